@@ -1,0 +1,59 @@
+import type { ChangeBlock, TableEvent, TrackedBatch, TransactionId } from '../model/change.ts';
+import type { Position } from '../model/position.ts';
+import type { TableName } from '../model/schema.ts';
+
+/**
+ * Where tracking stands, and the primary's own evidence that it is still the same history: a bookmark that the primary does
+ * not recognise (another server, a slot made anew, a file put back from a backup) is a gap, and is reported as one.
+ */
+export interface Bookmark {
+  readonly at: Position;
+  /** Opaque outside the primary's store. */
+  readonly evidence: string;
+}
+
+/**
+ * The durable log of changes between primary and shadow.
+ *
+ * - Order: batches are appended in the primary's commit order; reads of a table return it in that order.
+ * - Durability: what `append` resolved for survives a crash of process and machine. Only then may the primary be acknowledged.
+ * - Duplicates: a batch at or below the head is dropped. A batch that does not begin at the head is an error (JOURNAL_GAP).
+ * - Concurrency: one writer. Reads may run beside it and see whole batches only.
+ */
+export interface Journal extends AsyncDisposable {
+  /** Made with the journal. The shadow remembers it: another id means that the journal was replaced, which is a gap. */
+  readonly id: string;
+
+  /** Everything up to here is in. Null until `begin`. */
+  head(): Bookmark | null;
+
+  /** Starts an empty journal at a bookmark, or restarts one after a gap: what it held is dropped. */
+  begin(from: Bookmark): Promise<void>;
+
+  /**
+   * Pieces of one huge transaction (`complete: false`) are held back until its last piece arrives; a head that moves
+   * in between, or `begin`, discards them.
+   */
+  append(batch: TrackedBatch, evidence: string): Promise<void>;
+
+  /**
+   * The changes of one table in (`after`, `upTo`], in commit order, without touching those of other tables. Blocks at either end
+   * may hold transactions outside the range: readers skip them (`frame.ts` does). Throws JOURNAL_GAP where `after` was pruned.
+   */
+  read(table: TableName, after: Position, upTo: Position, signal: AbortSignal): AsyncIterable<ChangeBlock>;
+
+  /** The events of one table in (`after`, `upTo`], oldest first. */
+  events(table: TableName, after: Position, upTo: Position): Promise<readonly TableEvent[]>;
+
+  /** The newest boundary at or below the head at which the table changed; null if the journal holds nothing of it. */
+  lastChange(table: TableName): Promise<Position | null>;
+
+  /** Which of these transactions it holds at or below `upTo`. */
+  contains(ids: readonly TransactionId[], upTo: Position): Promise<ReadonlySet<TransactionId>>;
+
+  /** Drops the table's blocks that lie wholly at or below `through`. */
+  prune(table: TableName, through: Position): Promise<void>;
+
+  /** Bytes it occupies. */
+  size(): Promise<number>;
+}

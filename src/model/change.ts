@@ -1,0 +1,66 @@
+import type { Position } from './position.ts';
+import type { TableName } from './schema.ts';
+import type { KeyTuple, Tuple } from './tuple.ts';
+
+/**
+ * One row inserted, updated or deleted, or a table truncated.
+ *
+ * - `insert` and `update` carry the new row. An update without absent columns also stands for "this row now exists": a tracker
+ *   that reads rows by key (SQLite's key mode) cannot tell the two apart and always says update.
+ * - `update.oldKey` is set only where the key changed.
+ */
+export type Change =
+  | { readonly kind: 'insert'; readonly row: Tuple }
+  | { readonly kind: 'update'; readonly row: Tuple; readonly oldKey: KeyTuple | null }
+  | { readonly kind: 'delete'; readonly key: KeyTuple }
+  | { readonly kind: 'truncate' };
+
+/**
+ * Which transaction a change came from, and what a snapshot can be asked whether it includes: on PostgreSQL the 64-bit
+ * transaction id (commit order and visibility order differ there), on SQLite the sequence number of the poll.
+ */
+export type TransactionId = bigint & { readonly __brand: 'TransactionId' };
+
+export interface TransactionRef {
+  readonly id: TransactionId;
+  /** The boundary after its commit. */
+  readonly at: Position;
+  /** Microseconds since 1970-01-01 UTC, by the primary's clock. For people: no order is ever taken from it. */
+  readonly committedAtMicros: bigint;
+}
+
+/**
+ * The changes of one table in a stretch of the primary's commit order, as bytes (`journal/frame.ts`). `first` and `last` are the
+ * boundaries of the first and last transaction in it.
+ */
+export interface ChangeBlock {
+  readonly table: TableName;
+  readonly first: Position;
+  readonly last: Position;
+  readonly changes: number;
+  readonly bytes: Buffer;
+}
+
+/** Something happened to a table that rows do not express. In commit order with the rows, at `at`. */
+export interface TableEvent {
+  readonly kind:
+    | 'schema-changed' // its shape is no longer the one that was described
+    | 'dropped'
+    | 'identity-moved' // rows kept, identities reassigned (SQLite: VACUUM of a table without a key)
+    | 'gap'; // changes were lost (log dropped, file put back from a backup): only comparison can tell
+  readonly table: TableName;
+  readonly at: Position;
+  readonly reason: string;
+}
+
+/**
+ * What a primary hands to the journal: everything in (`after`, `through`]. A huge transaction comes as several batches with the
+ * same `after` and `through`, all but the last with `complete: false`; nothing of it counts before the last.
+ */
+export interface TrackedBatch {
+  readonly after: Position;
+  readonly through: Position;
+  readonly complete: boolean;
+  readonly blocks: readonly ChangeBlock[];
+  readonly events: readonly TableEvent[];
+}

@@ -1,0 +1,108 @@
+/**
+ * A tuple is one row (or one key) as packed bytes: `int16 columns`, then for each column `int32 length` and that many bytes,
+ * all big-endian. Length -1 is NULL; -2 is *absent*: the primary did not send the value because it did not change.
+ *
+ * Without absent columns this is exactly a row of PostgreSQL's binary COPY format
+ * (https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format"), so rows go from one server to another by copying
+ * bytes. What the bytes of a cell mean is known to the kind of store that made them: PostgreSQL's binary send format, or
+ * SQLite's storage class in one byte followed by the value (`stores/sqlite/cell.ts`).
+ */
+export type Tuple = Buffer & { readonly __brand: 'Tuple' };
+
+/** A tuple that holds only the key columns of a table, in the order of `TableSchema.key`. */
+export type KeyTuple = Tuple & { readonly __key: true };
+
+/** null is SQL's NULL, undefined is absent. */
+export type Cell = Buffer | null | undefined;
+
+const NULL = -1;
+const ABSENT = -2;
+
+export function packTuple(cells: readonly Cell[]): Tuple {
+  let size = 2;
+  for (const cell of cells) size += 4 + (cell?.length ?? 0);
+  const bytes = Buffer.allocUnsafe(size);
+  let at = bytes.writeInt16BE(cells.length, 0);
+  for (const cell of cells) {
+    if (cell === undefined) at = bytes.writeInt32BE(ABSENT, at);
+    else if (cell === null) at = bytes.writeInt32BE(NULL, at);
+    else {
+      at = bytes.writeInt32BE(cell.length, at);
+      at += cell.copy(bytes, at);
+    }
+  }
+  return bytes as Tuple;
+}
+
+/** Views on the tuple's own bytes; nothing is copied. */
+export function cellsOf(tuple: Tuple): Cell[] {
+  const count = tuple.readInt16BE(0);
+  const cells: Cell[] = Array.from({ length: count });
+  let at = 2;
+  for (let i = 0; i < count; i++) {
+    const length = tuple.readInt32BE(at);
+    at += 4;
+    if (length >= 0) {
+      cells[i] = tuple.subarray(at, at + length);
+      at += length;
+    } else cells[i] = length === NULL ? null : undefined;
+  }
+  return cells;
+}
+
+export function cellAt(tuple: Tuple, index: number): Cell {
+  let at = 2;
+  for (let i = 0; ; i++) {
+    const length = tuple.readInt32BE(at);
+    at += 4;
+    if (i === index) return length >= 0 ? tuple.subarray(at, at + length) : length === NULL ? null : undefined;
+    if (length > 0) at += length;
+  }
+}
+
+export function hasAbsent(tuple: Tuple): boolean {
+  const count = tuple.readInt16BE(0);
+  let at = 2;
+  for (let i = 0; i < count; i++) {
+    const length = tuple.readInt32BE(at);
+    if (length === ABSENT) return true;
+    at += 4 + (length > 0 ? length : 0);
+  }
+  return false;
+}
+
+/** `newer`, with its absent columns taken from `older`; both have the same columns. */
+export function fillAbsent(newer: Tuple, older: Tuple): Tuple {
+  const filled = cellsOf(newer);
+  const before = cellsOf(older);
+  for (let i = 0; i < filled.length; i++) if (filled[i] === undefined) filled[i] = before[i];
+  return packTuple(filled);
+}
+
+export function projectTuple(tuple: Tuple, columns: readonly number[]): Tuple {
+  if (columns.length === 1) {
+    const cell = cellAt(tuple, columns[0] as number);
+    return packTuple([cell]);
+  }
+  const cells = cellsOf(tuple);
+  return packTuple(columns.map((index) => cells[index]));
+}
+
+export function keyTuple(row: Tuple, key: readonly number[]): KeyTuple {
+  return projectTuple(row, key) as KeyTuple;
+}
+
+/**
+ * The identity of a row as a Map key: the bytes of its key, one character a byte. Two keys are the same identity only if
+ * their bytes are equal, so 64-bit integers and numerics stay exact.
+ */
+export type Identity = string & { readonly __brand: 'Identity' };
+
+export function identityOf(key: KeyTuple): Identity {
+  return key.toString('latin1') as Identity;
+}
+
+/** The key an identity was made of. */
+export function keyOfIdentity(identity: Identity): KeyTuple {
+  return Buffer.from(identity, 'latin1') as unknown as KeyTuple;
+}

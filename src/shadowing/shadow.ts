@@ -1,0 +1,145 @@
+import type { CaptureNumber, RowDifference } from '../model/capture.ts';
+import type { Finding } from '../model/errors.ts';
+import type { Element, ElementState, Progress } from '../model/progress.ts';
+import type { DataSetSchema, TableName, TableSchema } from '../model/schema.ts';
+import type { KeyTuple, Tuple } from '../model/tuple.ts';
+import type { ValueCodec } from '../model/values.ts';
+import type { RowChunk, RowLimit, StoreKind } from '../tracking/primary.ts';
+
+/**
+ * The second data store: the copy of the data set, and every capture of it.
+ *
+ * A mirrored table carries `_foreshadow_since`, the number of the capture its row was written for; a history table holds
+ * superseded versions as [since, until). A row's old version is saved only the first time it changes after a capture. The table as
+ * of capture N is: live rows with since <= N, and saved versions with since <= N < until.
+ *
+ * - Atomicity: `apply` is one transaction: rows, saved versions, states and progress together, or nothing.
+ * - Idempotence: an `apply` whose progress lies below the stored one in the same generation is refused (FENCED).
+ * - Foreign writes: a write by anybody else is stamped FOREIGN and saves the true version until FOREIGN; so no capture ever
+ *   contains one, and every read below returns the true rows.
+ * - Concurrency: one writer, which holds the claim; reads may run beside it, each in a snapshot of its own.
+ */
+export interface Shadow extends AsyncDisposable {
+  readonly kind: StoreKind;
+  readonly values: ValueCodec;
+
+  identity(signal: AbortSignal): Promise<string>;
+  /** Privileges, foreign tables in the way, how the guard is passed. Changes nothing. */
+  check(tables: readonly TableSchema[], signal: AbortSignal): Promise<readonly Finding[]>;
+
+  /**
+   * Becomes the only writer. Throws ALREADY_RUNNING, naming the holder, while another lives; the claim of a process that died
+   * counts for nothing. From here on writes by an older claim fail with FENCED.
+   */
+  claim(holder: string): Promise<void>;
+
+  /**
+   * Makes our own tables if they are missing (throws SHADOW_OCCUPIED where a table of the data set exists that is not ours), then an
+   * element for each table that has none: `copying`, fresh, at `progress`.
+   */
+  prepare(schema: DataSetSchema, progress: Progress): Promise<void>;
+
+  elements(): Promise<ReadonlyMap<TableName, Element>>;
+
+  /** All or nothing, in order. */
+  apply(works: readonly ApplyWork[], signal: AbortSignal): Promise<ApplyReport>;
+
+  /**
+   * Retires the table's present rows as a read-only segment that captures up to `progress.capture - 1` go on reading, and puts an
+   * empty table of the new schema in its place, at `progress` and `state`. Costs the same for any number of rows.
+   * A null schema retires without a successor (the table was dropped).
+   */
+  retire(table: TableName, schema: TableSchema | null, state: ElementState, progress: Progress): Promise<void>;
+
+  /**
+   * Rows of a table as of a capture, with keys above `after`, in the store's key order. The number of a capture in progress
+   * (`progress.capture`) reads the live state, without foreign writes.
+   * Throws CAPTURE_ABSENT_TABLE where the table did not exist then.
+   */
+  rows(table: TableName, at: CaptureNumber, after: KeyTuple | null, limit: RowLimit, signal: AbortSignal): Promise<RowChunk>;
+  rowsByKey(table: TableName, at: CaptureNumber, keys: readonly KeyTuple[], signal: AbortSignal): Promise<Tuple[]>;
+  /** The schema the table had at a capture. */
+  schemaAt(table: TableName, at: CaptureNumber): Promise<TableSchema | null>;
+
+  /**
+   * Rows that differ in their bytes between two captures, `from` < `to`, in slices of bounded size. Found from the versions, not by
+   * reading the table. Where the table's shape changed in between, every row of one side is a deletion, of the other an insertion.
+   */
+  diff(table: TableName, from: CaptureNumber, to: CaptureNumber, signal: AbortSignal): AsyncIterable<readonly RowDifference[]>;
+
+  /** Rows somebody else wrote: what stands there now, and the true row (null: there is none). */
+  foreignRows(table: TableName, limit: number, signal: AbortSignal): Promise<readonly ForeignRow[]>;
+  /** Puts the true rows back. Returns how many were undone. */
+  undoForeign(table: TableName, keys: readonly KeyTuple[]): Promise<number>;
+
+  /** The version of a key that a capture reads. */
+  versionAt(table: TableName, key: KeyTuple, at: CaptureNumber): Promise<RowVersion | null>;
+  /**
+   * Replaces a version that was never right, in place: same since and until, nothing saved. `row: null` removes it.
+   * Where the key has no version at `since`, a live one (until null) or a saved one is put there.
+   */
+  replaceVersion(
+    table: TableName,
+    key: KeyTuple,
+    version: { since: CaptureNumber; until: CaptureNumber | null },
+    row: Tuple | null,
+  ): Promise<void>;
+
+  /** The rows of a capture as SQL text of this engine, ready to be run. */
+  script(table: TableName, at: CaptureNumber, signal: AbortSignal): AsyncIterable<string>;
+
+  /**
+   * Runs one read-only statement with every table of the data set standing as of the capture. Rows come in slices, as values for
+   * people. Throws QUERY_FAILED with the engine's message.
+   */
+  query(at: CaptureNumber, sql: string, signal: AbortSignal): AsyncIterable<QuerySlice>;
+}
+
+/** One element's part of an `apply`. */
+export interface ApplyWork {
+  readonly table: TableName;
+  /** Staged and applied in this order, each with its deletes before its puts. Read while the transaction is open: keep it quick. */
+  readonly rows: Iterable<RowBatch> | AsyncIterable<RowBatch>;
+  /** Stored with the rows. */
+  readonly progress: Progress;
+  readonly state: ElementState;
+  /**
+   * Versions of rows whose since is at or below this are saved before they are overwritten: the newest capture, cut or being
+   * drained, that the element no longer writes for.
+   */
+  readonly savedThrough: CaptureNumber;
+}
+
+/** Keys are distinct within a batch, and no key is both put and deleted. Puts are whole rows: nothing absent. */
+export interface RowBatch {
+  readonly deletes: readonly KeyTuple[];
+  readonly puts: readonly Tuple[];
+  /** None of the puts' keys is in the table: the engine may skip looking. */
+  readonly fresh: boolean;
+}
+
+export interface ApplyReport {
+  readonly inserted: number;
+  readonly updated: number;
+  readonly deleted: number;
+  /** Foreign writes that the rows ran into, undone in favour of the primary. */
+  readonly conflicts: readonly { readonly table: TableName; readonly key: KeyTuple }[];
+}
+
+export interface ForeignRow {
+  readonly key: KeyTuple;
+  readonly found: Tuple | null;
+  readonly truth: Tuple | null;
+}
+
+export interface RowVersion {
+  readonly since: CaptureNumber;
+  /** Null: the live version. */
+  readonly until: CaptureNumber | null;
+  readonly row: Tuple;
+}
+
+export interface QuerySlice {
+  readonly columns: readonly string[];
+  readonly rows: readonly (readonly unknown[])[];
+}

@@ -1,0 +1,87 @@
+import type { Bookmark } from '../journal/journal.ts';
+import type { TrackedBatch, TransactionRef } from '../model/change.ts';
+import type { Finding } from '../model/errors.ts';
+import type { Position } from '../model/position.ts';
+import type { DataSetSchema, TableName, TableSchema } from '../model/schema.ts';
+import type { KeyTuple, Tuple } from '../model/tuple.ts';
+import type { ValueCodec } from '../model/values.ts';
+
+/**
+ * The data store that holds the data set and takes the application's writes. Opened for one data set: it knows the patterns of
+ * tables (`public.*`) and speaks of nothing else. It is never written to, except for what `install` names.
+ *
+ * - Order: `changes` yields whole transactions in commit order, each row once per change, in the order the transaction made them.
+ * - Duplicates: after a restart it repeats nothing at or below the bookmark it is given.
+ * - Durability: it keeps what was not acknowledged, and may forget the rest at once.
+ * - Concurrency: one `changes` at a time; snapshots and everything else may run beside it.
+ */
+export interface Primary extends AsyncDisposable {
+  readonly kind: StoreKind;
+  readonly values: ValueCodec;
+
+  /** Names this database for good: two URLs of one database give the same. */
+  identity(signal: AbortSignal): Promise<string>;
+
+  /** Settings, privileges, tables without identity. Changes nothing; throws only where it cannot ask at all. */
+  check(signal: AbortSignal): Promise<readonly Finding[]>;
+
+  /** The data set as it is now. Tables that have no usable identity are left out (`check` names them). */
+  describe(signal: AbortSignal): Promise<DataSetSchema>;
+
+  /**
+   * Slot and publication, or triggers and log. Idempotent; never makes an application's statement fail. Returns where `changes`
+   * can begin; asked again it returns a bookmark no older than the last acknowledged one.
+   */
+  install(tables: readonly TableSchema[], signal: AbortSignal): Promise<Bookmark>;
+
+  /** Whether `install` was done and stands. */
+  installed(signal: AbortSignal): Promise<boolean>;
+
+  /** Takes away everything `install` made. Idempotent. */
+  uninstall(signal: AbortSignal): Promise<void>;
+
+  /**
+   * The committed transactions after a bookmark, for ever, batched as they arrive; ends when `signal` aborts. A batch without
+   * blocks moves the position on while nothing happens. `evidence` goes with the batch into the journal.
+   * A bookmark it cannot continue from yields a batch with a 'gap' event per table, and then goes on from there.
+   */
+  changes(from: Bookmark, signal: AbortSignal): AsyncIterable<{ readonly batch: TrackedBatch; readonly evidence: string }>;
+
+  /** Durable in the journal up to here: the primary may forget. Monotonic; older positions are ignored. */
+  acknowledge(upTo: Position): Promise<void>;
+
+  /**
+   * A position that has everything committed before the call at or below it. Sees to it that `changes` gets there even
+   * when nobody writes.
+   */
+  now(signal: AbortSignal): Promise<Position>;
+
+  /** A snapshot that includes every transaction at or below `covering`. `changes` must be running while one is taken. */
+  snapshot(covering: Position, signal: AbortSignal): Promise<PrimarySnapshot>;
+}
+
+/** One exact moment of the primary. Keep it short: it holds back the primary's clean-up while it is open. */
+export interface PrimarySnapshot extends AsyncDisposable {
+  /** The fence's end: every transaction the snapshot includes is at or below it. */
+  readonly end: Position;
+  includes(transaction: TransactionRef): boolean;
+  /** The schema of one table inside the snapshot; null if it is gone. */
+  describe(table: TableName, signal: AbortSignal): Promise<TableSchema | null>;
+  /** Rows with keys above `after` (null: from the first), in the store's key order, as many as fit in the limit. */
+  rows(table: TableSchema, after: KeyTuple | null, limit: RowLimit, signal: AbortSignal): Promise<RowChunk>;
+  /** The rows of these keys that exist, in no particular order. */
+  rowsByKey(table: TableSchema, keys: readonly KeyTuple[], signal: AbortSignal): Promise<Tuple[]>;
+}
+
+export type StoreKind = 'memory' | 'sqlite' | 'postgres';
+
+export interface RowLimit {
+  readonly rows: number;
+  readonly bytes: number;
+}
+
+export interface RowChunk {
+  readonly rows: readonly Tuple[];
+  /** The key of the last row read, or null when the table's end was reached: the chunk is then open upwards. */
+  readonly through: KeyTuple | null;
+}
