@@ -21,15 +21,27 @@ export interface Progress {
 
 /**
  * What an element is doing.
- * - `copying`: keys up to `frontier` (null: none yet) stand as the primary had them at `low`; the rest is still to be read.
- *   An initial copy finds nothing there (`fresh`), a resync compares.
+ * - `copying`: being brought to equality with the primary in chunks. In the phase `primary` the chunks are the primary's rows: keys
+ *   up to `frontier` (null: none yet) are in. A resync then runs a phase `shadow` over the shadow's rows, for those that the
+ *   primary no longer has. `fresh`: the shadow holds nothing but chunks yet, so rows can be inserted without looking.
  * - `live`: everything is in up to `low`.
  * - `halted`: stopped with a reason; nothing is applied until it is resynced.
  */
 export type ElementState =
-  | { readonly kind: 'copying'; readonly frontier: KeyTuple | null; readonly fresh: boolean; readonly copiedRows: number }
+  | {
+      readonly kind: 'copying';
+      readonly phase: 'primary' | 'shadow';
+      readonly frontier: KeyTuple | null;
+      readonly fresh: boolean;
+      readonly copiedRows: number;
+    }
   | { readonly kind: 'live' }
   | { readonly kind: 'halted'; readonly reason: string };
+
+export const COPY_FROM_NOTHING: ElementState = { kind: 'copying', phase: 'primary', frontier: null, fresh: true, copiedRows: 0 };
+
+/** Resync: what stands there is compared, and only differences are written. */
+export const COPY_BY_COMPARISON: ElementState = { kind: 'copying', phase: 'primary', frontier: null, fresh: false, copiedRows: 0 };
 
 /** An element: a table of the shadow, with its shape, its state and its progress. */
 export interface Element {

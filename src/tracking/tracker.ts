@@ -1,0 +1,103 @@
+import type { Journal } from '../journal/journal.ts';
+import type { TrackedBatch } from '../model/change.ts';
+import { ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
+import type { Position } from '../model/position.ts';
+import { Pulse } from '../model/pulse.ts';
+import type { Primary } from './primary.ts';
+
+export interface TrackerParts {
+  readonly primary: Primary;
+  readonly journal: Journal;
+  /** Names a place where a test may kill the process. */
+  readonly failpoint: (name: string) => void;
+  /** Told of each failure that is retried. */
+  readonly onRetry: (error: unknown, waitMs: number) => void;
+}
+
+const RETRY_FIRST_MS = 250;
+const RETRY_LONGEST_MS = 15_000;
+
+/**
+ * Pumps changes from the primary into the journal: durable first, acknowledged second. It never waits for the shadow, so the
+ * primary's log is released promptly whatever the shadowing does.
+ */
+export class Tracker {
+  readonly #parts: TrackerParts;
+  readonly #appended = new Pulse();
+  readonly #listeners = new Set<(batch: TrackedBatch) => void>();
+  #failure: Error | null = null;
+
+  constructor(parts: TrackerParts) {
+    this.#parts = parts;
+  }
+
+  /** Everything up to here is durable in the journal. */
+  get head(): Position {
+    const head = this.#parts.journal.head();
+    if (head === null) throw new Error('tracking began before the journal had a beginning');
+    return head.at;
+  }
+
+  /** Called with each batch once it is durable, in order. Must not block. Returns how to stop it. */
+  onBatch(listener: (batch: TrackedBatch) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /** Resolves when the journal has reached a position; throws what ended tracking if it ended. */
+  async reached(at: Position, signal: AbortSignal): Promise<void> {
+    while (this.head < at) {
+      if (this.#failure !== null) throw this.#failure;
+      await this.#appended.next(signal);
+    }
+  }
+
+  /** Tracks until `signal` aborts. Rejects on a failure that repeating cannot mend. */
+  async run(signal: AbortSignal): Promise<void> {
+    let waitMs = RETRY_FIRST_MS;
+    while (!signal.aborted) {
+      try {
+        await this.#pump(signal, () => {
+          waitMs = RETRY_FIRST_MS;
+        });
+      } catch (error) {
+        if (signal.aborted || isAbort(error)) return;
+        if (!(error instanceof ForeshadowError && error.retry === 'later')) {
+          this.#failure = error instanceof Error ? error : new Error(messageOf(error));
+          this.#appended.beat();
+          throw error;
+        }
+        this.#parts.onRetry(error, waitMs);
+        await pause(waitMs, signal);
+        waitMs = Math.min(waitMs * 2, RETRY_LONGEST_MS);
+      }
+    }
+  }
+
+  async #pump(signal: AbortSignal, succeeded: () => void): Promise<void> {
+    const { primary, journal, failpoint } = this.#parts;
+    const from = journal.head();
+    if (from === null) throw new Error('tracking began before the journal had a beginning');
+    // What an earlier process made durable but did not live to acknowledge.
+    await primary.acknowledge(from.at);
+    for await (const { batch, evidence } of primary.changes(from, signal)) {
+      await journal.append(batch, evidence);
+      if (!batch.complete) continue;
+      failpoint('appended');
+      await primary.acknowledge(batch.through);
+      failpoint('acknowledged');
+      succeeded();
+      for (const listener of this.#listeners) listener(batch);
+      this.#appended.beat();
+    }
+  }
+}
+
+/** Sleeps, and wakes early without an error when aborted: the caller looks at the signal anyway. */
+async function pause(ms: number, signal: AbortSignal): Promise<void> {
+  try {
+    await new Pulse().next(signal, ms);
+  } catch (error) {
+    if (!signal.aborted) throw error;
+  }
+}
