@@ -1,0 +1,198 @@
+import { readFile } from 'node:fs/promises';
+import { basename, dirname, isAbsolute, resolve } from 'node:path';
+import { LineCounter, isPair, isScalar, isSeq, parseDocument, visit } from 'yaml';
+import type { Document } from 'yaml';
+import { ForeshadowError, messageOf } from '../model/errors.ts';
+import type { Selection } from '../model/selection.ts';
+import { configSchema } from './config-schema.ts';
+import type { ConfigDocument } from './config-schema.ts';
+import { pathText, plannedIn, problemsOf } from './config-problems.ts';
+import type { ConfigProblem } from './config-problems.ts';
+
+/** What `foreshadow.yaml` says, checked, with every path absolute and every duration in milliseconds. */
+export interface Config {
+  /** The config file, absolute. */
+  readonly path: string;
+  /** `.foreshadow` beside the config: state, journal, socket. */
+  readonly stateDirectory: string;
+  readonly dataSet: string;
+  /** May hold a password: show it only through `redactUrl`. */
+  readonly primary: string;
+  readonly shadow: string;
+  readonly selection: Selection;
+  readonly policy: {
+    readonly lagToleranceMs: number;
+    readonly conflict: 'primary-wins';
+    /** In the order of the file; the first pattern that matches a table counts. */
+    readonly perTable: readonly { readonly pattern: string; readonly lagToleranceMs: number | null }[];
+  };
+  readonly journal: { readonly path: string };
+  readonly captures: {
+    /** Null: only on demand. A null time zone is the machine's. */
+    readonly schedule: { readonly cron: string; readonly timeZone: string | null } | null;
+    readonly validate: 'none' | 'changed' | 'full';
+    readonly onInvalid: 'rollback' | 'repair' | 'halt';
+  };
+}
+
+/**
+ * Reads and checks a config. `env` fills `${NAME}`; a URL or password in it is never repeated in an error.
+ * Throws CONFIG_INVALID (naming file, line, path, what is wrong and what would be right), or NOT_BUILT for a planned setting.
+ */
+export async function loadConfig(path: string, env: Readonly<Record<string, string | undefined>>): Promise<Config> {
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (error) {
+    const missing = (error as NodeJS.ErrnoException).code === 'ENOENT';
+    throw new ForeshadowError('CONFIG_INVALID', missing ? `there is no ${path}` : `${path} cannot be read: ${messageOf(error)}`, {
+      remedy: missing
+        ? 'write one with: foreshadow init --primary URL --shadow URL, or name another with --config FILE'
+        : 'give this user permission to read it, or name another with --config FILE',
+      cause: error,
+    });
+  }
+  return parseConfig(text, path, env);
+}
+
+/** As `loadConfig`, for a text at hand. */
+export function parseConfig(text: string, path: string, env: Readonly<Record<string, string | undefined>>): Config {
+  const lines = new LineCounter();
+  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false });
+  const broken = document.errors[0];
+  if (broken !== undefined) {
+    throw new ForeshadowError(
+      'CONFIG_INVALID',
+      `${basename(path)} line ${lines.linePos(broken.pos[0]).line} is not YAML: ${broken.message}`,
+      {
+        remedy: 'correct that line; values with ": ", "#", "*" or "{" need quotes',
+        cause: broken,
+      },
+    );
+  }
+  const missing = substitute(document, env);
+  const raw: unknown = document.toJS({ maxAliasCount: 100 }) ?? {};
+  // A variable that is missing says more than what the checks would make of the text left in its place.
+  const planned = missing.length > 0 ? [] : plannedIn(raw);
+  const parsed = configSchema.safeParse(raw);
+  const problems = missing.length > 0 ? missing : parsed.success ? [] : problemsOf(parsed.error, raw);
+  const all = [...problems.filter((each) => !planned.some((other) => covers(other, each))), ...planned];
+  if (all.length > 0 || !parsed.success) throw refusal(all, path, document, lines);
+  return resolved(parsed.data, resolve(path));
+}
+
+/** A planned setting is also an unknown one to the schema: it is reported once. */
+function covers(planned: ConfigProblem, problem: ConfigProblem): boolean {
+  return planned.path.length <= problem.path.length && planned.path.every((part, index) => part === problem.path[index]);
+}
+
+/** Puts variables into every text value, after parsing: what one holds can never change the structure. `$${` stands for `${`. */
+function substitute(document: Document, env: Readonly<Record<string, string | undefined>>): ConfigProblem[] {
+  const missing: ConfigProblem[] = [];
+  visit(document, {
+    Scalar(key, node, ancestors) {
+      if (key === 'key' || typeof node.value !== 'string' || !node.value.includes('$')) return;
+      node.value = node.value.replace(/\$\$\{|\$\{([^}]*)\}/g, (whole, name: string | undefined) => {
+        if (name === undefined) return '${';
+        const value = env[name];
+        if (value !== undefined && value !== '') return value;
+        const path = pathOf(ancestors, key);
+        const state = value === undefined ? 'is not set' : 'is empty';
+        missing.push({ path, what: `the environment variable ${name} ${state}`, remedy: `set it: export ${name}=…`, notBuilt: false });
+        return whole;
+      });
+    },
+  });
+  return missing;
+}
+
+function pathOf(ancestors: readonly unknown[], last: unknown): PropertyKey[] {
+  return ancestors.flatMap((node, index): PropertyKey[] => {
+    if (isPair(node)) return isScalar(node.key) ? [String(node.key.value)] : [];
+    if (!isSeq(node)) return [];
+    // In a list the way on is the index of the next ancestor, or of the scalar itself.
+    const next = ancestors[index + 1];
+    return [next === undefined ? Number(last) : node.items.indexOf(next)];
+  });
+}
+
+function refusal(problems: readonly ConfigProblem[], path: string, document: Document, lines: LineCounter): ForeshadowError {
+  const file = basename(path);
+  const code = problems.every((each) => each.notBuilt) ? 'NOT_BUILT' : 'CONFIG_INVALID';
+  const located = problems.map((each) => {
+    const line = lineOf(each.path, document, lines);
+    const what = `${each.path.length === 0 ? 'the file' : pathText(each.path)}: ${each.what}`;
+    return { where: line === null ? file : `${file} line ${line}`, what, remedy: each.remedy };
+  });
+  const only = located[0];
+  if (located.length === 1 && only !== undefined) return new ForeshadowError(code, `${only.where}: ${only.what}`, { remedy: only.remedy });
+  const list = located.map((each) => `\n  ${each.where}: ${each.what}: ${each.remedy}`).join('');
+  return new ForeshadowError(code, `${file} has ${located.length} mistakes:${list}`, { remedy: `correct them in ${path}` });
+}
+
+function lineOf(path: readonly PropertyKey[], document: Document, lines: LineCounter): number | null {
+  for (let length = path.length; length > 0; length--) {
+    const node: unknown = document.getIn(path.slice(0, length), true);
+    const range = (node as { range?: readonly number[] | null } | undefined)?.range;
+    if (range?.[0] !== undefined) return lines.linePos(range[0]).line;
+  }
+  return null;
+}
+
+function resolved(document: ConfigDocument, path: string): Config {
+  const directory = dirname(path);
+  const primary = absoluteUrl(document.primary, directory);
+  const shadow = absoluteUrl(document.shadow, directory);
+  if (primary === shadow) {
+    throw new ForeshadowError('SHADOW_IS_PRIMARY', `${basename(path)}: primary and shadow are the same database (${redactUrl(primary)})`, {
+      remedy: 'give the shadow a database of its own',
+    });
+  }
+  if (schemeOf(primary) !== schemeOf(shadow)) {
+    throw new ForeshadowError(
+      'NOT_BUILT',
+      `${basename(path)}: shadow: a ${schemeOf(shadow)} shadow of a ${schemeOf(primary)} primary is not built yet`,
+      {
+        remedy: `use a ${schemeOf(primary)} database as the shadow; other pairs are planned`,
+      },
+    );
+  }
+  const { policy, captures } = document;
+  return {
+    path,
+    stateDirectory: resolve(directory, '.foreshadow'),
+    dataSet: document.dataSet,
+    primary,
+    shadow,
+    selection: { include: document.tables, exclude: policy.exclude },
+    policy: {
+      lagToleranceMs: policy.lagTolerance,
+      conflict: policy.conflict,
+      perTable: Object.entries(policy.perTable).map(([pattern, each]) => ({ pattern, lagToleranceMs: each.lagTolerance ?? null })),
+    },
+    journal: { path: resolve(directory, document.journal.path) },
+    captures: {
+      schedule: captures.schedule === undefined ? null : { cron: captures.schedule, timeZone: captures.timeZone ?? null },
+      validate: captures.validate,
+      onInvalid: captures.onInvalid,
+    },
+  };
+}
+
+function schemeOf(url: string): 'sqlite' | 'postgres' {
+  return url.startsWith('sqlite:') ? 'sqlite' : 'postgres';
+}
+
+/** A relative SQLite path becomes absolute; other URLs are left as they are. */
+export function absoluteUrl(url: string, directory: string): string {
+  if (!url.startsWith('sqlite:')) return url;
+  const path = url.slice('sqlite:'.length);
+  return isAbsolute(path) ? url : `sqlite:${resolve(directory, path)}`;
+}
+
+/** The URL as it may be shown: passwords, in the user part or in a parameter, become ***. */
+export function redactUrl(url: string): string {
+  if (url.startsWith('sqlite:')) return url;
+  const withoutUserPassword = url.replace(/^([a-z][a-z0-9+.-]*:\/\/[^/?#@:]*):.*@(?=[^@]*$)/is, '$1:***@');
+  return withoutUserPassword.replace(/([?&][^=&]*(?:password|secret|token|passfile|sslkey)[^=&]*=)[^&#]*/gi, '$1***');
+}
