@@ -1,0 +1,197 @@
+import { DatabaseError } from 'pg';
+
+/**
+ * Messages of PostgreSQL's protocol, version 3: a type byte, an int32 length that counts itself, a body
+ * (https://www.postgresql.org/docs/current/protocol-message-formats.html).
+ */
+
+/** Types sent by the server. */
+export const FROM_SERVER = {
+  bothCopy: 0x57, // W
+  commandComplete: 0x43, // C
+  copyData: 0x64, // d
+  copyDone: 0x63, // c
+  dataRow: 0x44, // D
+  error: 0x45, // E
+  ready: 0x5a, // Z
+  rowDescription: 0x54, // T
+} as const;
+
+/**
+ * Cuts what arrives into messages. Bodies are views on the chunks, which are ours once the socket handed them over; only a
+ * message that spans chunks is copied together, once.
+ */
+export class MessageReader {
+  /** The beginning of a message whose length is not known yet. At most 4 bytes. */
+  #header: Buffer = Buffer.alloc(0);
+  /** A message whose length is known, filled up to `#filled`. */
+  #partial: Buffer | null = null;
+  #filled = 0;
+
+  push(chunk: Buffer, receive: (type: number, body: Buffer) => void): void {
+    let at = 0;
+    if (this.#partial !== null) {
+      at = chunk.copy(this.#partial, this.#filled);
+      this.#filled += at;
+      if (this.#filled < this.#partial.length) return;
+      const whole = this.#partial;
+      this.#partial = null;
+      receive(whole[0] as number, whole.subarray(5));
+    }
+    let bytes = chunk;
+    if (this.#header.length > 0) {
+      bytes = Buffer.concat([this.#header, chunk.subarray(at)]);
+      at = 0;
+      this.#header = Buffer.alloc(0);
+    }
+    while (bytes.length - at >= 5) {
+      const end = at + 1 + bytes.readInt32BE(at + 1);
+      if (end < at + 5) throw new Error('the server sent a message of impossible length');
+      if (end > bytes.length) {
+        this.#partial = Buffer.allocUnsafe(end - at);
+        this.#filled = bytes.copy(this.#partial, 0, at);
+        return;
+      }
+      receive(bytes[at] as number, bytes.subarray(at + 5, end));
+      at = end;
+    }
+    if (at < bytes.length) this.#header = Buffer.from(bytes.subarray(at));
+  }
+}
+
+/** One message, ready to send. */
+export function message(type: string, ...parts: readonly Buffer[]): Buffer {
+  let length = 4;
+  for (const part of parts) length += part.length;
+  const bytes = Buffer.allocUnsafe(1 + length);
+  bytes[0] = type.charCodeAt(0);
+  let at = bytes.writeInt32BE(length, 1);
+  for (const part of parts) at += part.copy(bytes, at);
+  return bytes;
+}
+
+export function queryMessage(sql: string): Buffer {
+  return message('Q', zeroTerminated(sql));
+}
+
+/** A parameter of a statement, in binary. */
+export interface Parameter {
+  /** OID of its type; 0 lets the server infer it. */
+  readonly type: number;
+  readonly value: Buffer | null;
+}
+
+/** Parse, Bind, Execute, Sync in one: parameters and results in binary. */
+export function statementMessages(sql: string, parameters: readonly Parameter[]): Buffer {
+  const types = Buffer.alloc(2 + 4 * parameters.length);
+  types.writeInt16BE(parameters.length);
+  for (const [index, { type }] of parameters.entries()) types.writeUInt32BE(type, 2 + 4 * index);
+  const values: Buffer[] = [Buffer.from([0, 0, 0, 1, 0, 1, (parameters.length >> 8) & 0xff, parameters.length & 0xff])];
+  for (const { value } of parameters) {
+    const length = Buffer.alloc(4);
+    length.writeInt32BE(value === null ? -1 : value.length);
+    values.push(length);
+    if (value !== null) values.push(value);
+  }
+  values.push(Buffer.from([0, 1, 0, 1]));
+  return Buffer.concat([
+    message('P', Buffer.from([0]), zeroTerminated(sql), types),
+    message('B', ...values),
+    message('E', Buffer.alloc(5)),
+    message('S'),
+  ]);
+}
+
+export function zeroTerminated(text: string): Buffer {
+  if (text.includes('\0')) throw new RangeError('text for PostgreSQL cannot hold a zero byte');
+  return Buffer.from(`${text}\0`);
+}
+
+export function textAt(body: Buffer, at: number): { text: string; next: number } {
+  const end = body.indexOf(0, at);
+  return { text: body.toString('utf8', at, end), next: end + 1 };
+}
+
+const ERROR_FIELDS: Readonly<Record<string, keyof DatabaseError>> = {
+  S: 'severity',
+  C: 'code',
+  D: 'detail',
+  H: 'hint',
+  P: 'position',
+  p: 'internalPosition',
+  q: 'internalQuery',
+  W: 'where',
+  s: 'schema',
+  t: 'table',
+  c: 'column',
+  d: 'dataType',
+  n: 'constraint',
+  F: 'file',
+  L: 'line',
+  R: 'routine',
+};
+
+/** An ErrorResponse as the error that `pg` throws, so that both ways of talking to a server fail alike. */
+export function errorOf(body: Buffer): DatabaseError {
+  const fields: Record<string, string> = {};
+  for (let at = 0; at < body.length && body[at] !== 0; ) {
+    const kind = String.fromCharCode(body[at] as number);
+    const { text, next } = textAt(body, at + 1);
+    fields[kind] = text;
+    at = next;
+  }
+  const error = new DatabaseError(fields['M'] ?? 'unknown error of the server', body.length, 'error');
+  for (const [kind, name] of Object.entries(ERROR_FIELDS)) {
+    const value = fields[kind];
+    if (value !== undefined) Object.assign(error, { [name]: value });
+  }
+  return error;
+}
+
+/** What one statement of a simple query answered: cells as text. */
+export interface TextResult {
+  /** `UPDATE 3` */
+  readonly tag: string;
+  readonly columns: readonly string[];
+  readonly rows: readonly (readonly (string | null)[])[];
+}
+
+/** Collects the answers to a simple query. */
+export class TextResults {
+  readonly done: TextResult[] = [];
+  #columns: string[] = [];
+  #rows: (string | null)[][] = [];
+
+  take(type: number, body: Buffer): void {
+    if (type === FROM_SERVER.dataRow) this.#rows.push(textCells(body));
+    else if (type === FROM_SERVER.rowDescription) this.#columns = columnNames(body);
+    else if (type === FROM_SERVER.commandComplete) {
+      this.done.push({ tag: textAt(body, 0).text, columns: this.#columns, rows: this.#rows });
+      this.#columns = [];
+      this.#rows = [];
+    }
+  }
+}
+
+function columnNames(body: Buffer): string[] {
+  const names: string[] = [];
+  let at = 2;
+  for (let left = body.readInt16BE(0); left > 0; left--) {
+    const { text, next } = textAt(body, at);
+    names.push(text);
+    at = next + 18;
+  }
+  return names;
+}
+
+function textCells(body: Buffer): (string | null)[] {
+  const cells: (string | null)[] = [];
+  let at = 2;
+  for (let left = body.readInt16BE(0); left > 0; left--) {
+    const length = body.readInt32BE(at);
+    at += 4;
+    cells.push(length === -1 ? null : body.toString('utf8', at, at + length));
+    if (length > 0) at += length;
+  }
+  return cells;
+}
