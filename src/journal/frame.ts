@@ -20,6 +20,9 @@ const REKEY = 0x4b;
 const DELETE = 0x44;
 const TRUNCATE = 0x58;
 
+/** T, commit end, transaction id, commit time. */
+const TRANSACTION_BYTES = 25;
+
 /** Collects the changes of one table into blocks. One transaction after another, in commit order. */
 export class BlockWriter {
   readonly #table: TableName;
@@ -75,17 +78,19 @@ export class BlockWriter {
     this.#changes++;
   }
 
-  /** The block so far, or null if nothing was written; the writer starts afresh. */
+  /** The block so far, or null if it holds no change; the writer starts afresh. */
   take(): ChangeBlock | null {
-    if (this.#first === null || this.#last === null || this.#changes === 0) return null;
-    const block: ChangeBlock = {
-      table: this.#table,
-      first: this.#first,
-      last: this.#last,
-      changes: this.#changes,
-      bytes: this.#bytes.subarray(0, this.#length),
-    };
-    this.#bytes = Buffer.allocUnsafe(Math.min(Math.max(this.#length, 4096), 1 << 20));
+    const block: ChangeBlock | null =
+      this.#first === null || this.#last === null || this.#changes === 0
+        ? null
+        : {
+            table: this.#table,
+            first: this.#first,
+            last: this.#last,
+            changes: this.#changes,
+            bytes: this.#bytes.subarray(0, this.#length),
+          };
+    if (block !== null) this.#bytes = Buffer.allocUnsafe(Math.min(Math.max(this.#length, 4096), 1 << 20));
     this.#length = 0;
     this.#changes = 0;
     this.#first = null;
@@ -135,57 +140,99 @@ export function walkBlock(block: ChangeBlock, after: Position, upTo: Position, v
   let visited = 0;
   let take = false;
   const part = (): Tuple => {
-    const length = bytes.readUInt32BE(at);
-    at += 4;
-    if (at + length > bytes.length) throw new Error(`damaged block of ${block.table}: a tuple passes its end`);
-    const tuple = bytes.subarray(at, at + length) as Tuple;
-    at += length;
-    return tuple;
+    const start = at + 4;
+    at = partEnd(block, at);
+    return bytes.subarray(start, at) as Tuple;
   };
   while (at < bytes.length) {
-    const kind = bytes[at++];
+    const kind = bytes[at] as number;
     if (kind === TRANSACTION) {
-      const where = position(bytes.readBigUInt64BE(at));
-      if (where > upTo) return visited;
-      take =
-        where > after &&
-        visitor.transaction({
-          id: bytes.readBigUInt64BE(at + 8) as TransactionId,
-          at: where,
-          committedAtMicros: bytes.readBigInt64BE(at + 16),
-        });
-      at += 24;
+      const ref = transactionAt(block, at);
+      if (ref.at > upTo) return visited;
+      take = ref.at > after && visitor.transaction(ref);
+      at += TRANSACTION_BYTES;
       continue;
     }
-    if (take) visited++;
+    if (!take) {
+      at = recordEnd(block, at);
+      continue;
+    }
+    visited++;
+    at++;
     switch (kind) {
-      case INSERT: {
-        const row = part();
-        if (take) visitor.insert(row);
+      case INSERT:
+        visitor.insert(part());
         break;
-      }
-      case UPDATE: {
-        const row = part();
-        if (take) visitor.update(row, null);
+      case UPDATE:
+        visitor.update(part(), null);
         break;
-      }
       case REKEY: {
         const oldKey = part() as KeyTuple;
-        const row = part();
-        if (take) visitor.update(row, oldKey);
+        visitor.update(part(), oldKey);
         break;
       }
-      case DELETE: {
-        const key = part() as KeyTuple;
-        if (take) visitor.delete(key);
+      case DELETE:
+        visitor.delete(part() as KeyTuple);
         break;
-      }
       case TRUNCATE:
-        if (take) visitor.truncate();
+        visitor.truncate();
         break;
       default:
-        throw new Error(`damaged block of ${block.table}: record kind ${kind} at byte ${at - 1}`);
+        throw damaged(block, at - 1, `record kind ${kind}`);
     }
   }
   return visited;
+}
+
+/** The transactions of a block in its order, without looking at their changes. Throws as `walkBlock` does. */
+export function transactionsOf(block: ChangeBlock): TransactionRef[] {
+  const found: TransactionRef[] = [];
+  const { bytes } = block;
+  let at = 0;
+  while (at < bytes.length) {
+    if (bytes[at] === TRANSACTION) {
+      found.push(transactionAt(block, at));
+      at += TRANSACTION_BYTES;
+    } else at = recordEnd(block, at);
+  }
+  return found;
+}
+
+function transactionAt(block: ChangeBlock, at: number): TransactionRef {
+  const { bytes } = block;
+  if (at + TRANSACTION_BYTES > bytes.length) throw damaged(block, at, 'a transaction passes its end');
+  return {
+    id: bytes.readBigUInt64BE(at + 9) as TransactionId,
+    at: position(bytes.readBigUInt64BE(at + 1)),
+    committedAtMicros: bytes.readBigInt64BE(at + 17),
+  };
+}
+
+/** Where the record of a change at `at` ends. */
+function recordEnd(block: ChangeBlock, at: number): number {
+  switch (block.bytes[at]) {
+    case INSERT:
+    case UPDATE:
+    case DELETE:
+      return partEnd(block, at + 1);
+    case REKEY:
+      return partEnd(block, partEnd(block, at + 1));
+    case TRUNCATE:
+      return at + 1;
+    default:
+      throw damaged(block, at, `record kind ${block.bytes[at]}`);
+  }
+}
+
+/** Where the tuple whose length stands at `at` ends. */
+function partEnd(block: ChangeBlock, at: number): number {
+  const { bytes } = block;
+  const start = at + 4;
+  const end = start > bytes.length ? Number.POSITIVE_INFINITY : start + bytes.readUInt32BE(at);
+  if (end > bytes.length) throw damaged(block, at, 'a tuple passes its end');
+  return end;
+}
+
+function damaged(block: ChangeBlock, at: number, what: string): Error {
+  return new Error(`damaged block of ${block.table}: ${what} at byte ${at}`);
 }

@@ -18,6 +18,7 @@ export interface Bookmark {
  * - Order: batches are appended in the primary's commit order; reads of a table return it in that order.
  * - Durability: what `append` resolved for survives a crash of process and machine. Only then may the primary be acknowledged.
  * - Duplicates: a batch at or below the head is dropped. A batch that does not begin at the head is an error (JOURNAL_GAP).
+ *   An empty batch exactly at the head renews the evidence.
  * - Concurrency: one writer. Reads may run beside it and see whole batches only.
  */
 export interface Journal extends AsyncDisposable {
@@ -37,8 +38,15 @@ export interface Journal extends AsyncDisposable {
   append(batch: TrackedBatch, evidence: string): Promise<void>;
 
   /**
+   * Discards the pieces of a transaction whose last piece has not come. To be called before the primary is asked for changes
+   * again: it then repeats that transaction from its first piece, and pieces carry no number to tell a repeat by.
+   */
+  abandon(): Promise<void>;
+
+  /**
    * The changes of one table in (`after`, `upTo`], in commit order, without touching those of other tables. Blocks at either end
-   * may hold transactions outside the range: readers skip them (`frame.ts` does). Throws JOURNAL_GAP where `after` was pruned.
+   * may hold transactions outside the range: readers skip them (`frame.ts` does). Throws JOURNAL_GAP where changes after `after`
+   * were pruned, be it while they are read, and where the journal began later than `after`.
    */
   read(table: TableName, after: Position, upTo: Position, signal: AbortSignal): AsyncIterable<ChangeBlock>;
 
@@ -51,9 +59,9 @@ export interface Journal extends AsyncDisposable {
   /** Which of these transactions it holds at or below `upTo`. */
   contains(ids: readonly TransactionId[], upTo: Position): Promise<ReadonlySet<TransactionId>>;
 
-  /** Drops the table's blocks that lie wholly at or below `through`. */
+  /** Drops the table's blocks that lie wholly at or below `through`, and its events there. */
   prune(table: TableName, through: Position): Promise<void>;
 
-  /** Bytes it occupies. */
+  /** Bytes that what it holds occupies. Space that pruning freed for reuse does not count. */
   size(): Promise<number>;
 }

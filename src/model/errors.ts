@@ -22,7 +22,9 @@ export type ErrorCode =
   | 'CAPTURE_MISSING' // no such capture
   | 'CAPTURE_SKIPPED' // not taken: parked, or nothing is copied yet
   | 'CONFIG_INVALID'
+  | 'CONNECTION_LOST' // the running `start` ended before it answered
   | 'FENCED' // another instance took over
+  | 'JOURNAL_ACCESS' // it cannot be opened, read or written: permission, disk full, damage, a file that is not ours
   | 'JOURNAL_GAP' // changes are missing between the journal and what is to be appended
   | 'JOURNAL_REPLACED'
   | 'NOT_BUILT' // a setting or command whose feature does not exist yet
