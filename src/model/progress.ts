@@ -32,16 +32,31 @@ export type ElementState =
       readonly kind: 'copying';
       readonly phase: 'primary' | 'shadow';
       readonly frontier: KeyTuple | null;
+      readonly initial: boolean;
       readonly fresh: boolean;
       readonly copiedRows: number;
     }
   | { readonly kind: 'live' }
   | { readonly kind: 'halted'; readonly reason: string };
 
-export const COPY_FROM_NOTHING: ElementState = { kind: 'copying', phase: 'primary', frontier: null, fresh: true, copiedRows: 0 };
+export const COPY_FROM_NOTHING: ElementState = {
+  kind: 'copying',
+  phase: 'primary',
+  frontier: null,
+  initial: true,
+  fresh: true,
+  copiedRows: 0,
+};
 
 /** Resync: what stands there is compared, and only differences are written. */
-export const COPY_BY_COMPARISON: ElementState = { kind: 'copying', phase: 'primary', frontier: null, fresh: false, copiedRows: 0 };
+export const COPY_BY_COMPARISON: ElementState = {
+  kind: 'copying',
+  phase: 'primary',
+  frontier: null,
+  initial: false,
+  fresh: false,
+  copiedRows: 0,
+};
 
 /** An element: a table of the shadow, with its shape, its state and its progress. */
 export interface Element {

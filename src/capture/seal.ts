@@ -1,0 +1,80 @@
+import { hash } from 'node:crypto';
+import type { CaptureNumber, RowCounts, RowDifference, Seal } from '../model/capture.ts';
+import type { TableName } from '../model/schema.ts';
+import type { KeyTuple, Tuple } from '../model/tuple.ts';
+import type { Shadow } from '../shadowing/shadow.ts';
+import type { RowLimit } from '../tracking/primary.ts';
+
+const LANES = 8;
+export const PAGE: RowLimit = { rows: 20_000, bytes: 8 << 20 };
+
+/**
+ * The sums of a set of rows: each row's SHA-256, split into eight 32-bit lanes and added modulo 2^32. Addition commutes, so the sums of
+ * a capture follow from those of the one before and from what changed between them (AdHash, Bellare and Micciancio 1997). A tuple's
+ * cells carry their lengths, so no two different rows have the same bytes.
+ */
+export class Sums {
+  rows: bigint;
+  readonly #lanes = new Uint32Array(LANES);
+
+  constructor(from?: Seal) {
+    this.rows = from?.rows ?? 0n;
+    for (let lane = 0; lane < LANES; lane++) this.#lanes[lane] = from?.sums.readUInt32BE(lane * 4) ?? 0;
+  }
+
+  add(row: Tuple): void {
+    const digest = hash('sha256', row, 'buffer');
+    for (let lane = 0; lane < LANES; lane++) this.#lanes[lane] = (this.#lanes[lane] as number) + digest.readUInt32BE(lane * 4);
+    this.rows++;
+  }
+
+  subtract(row: Tuple): void {
+    const digest = hash('sha256', row, 'buffer');
+    for (let lane = 0; lane < LANES; lane++) this.#lanes[lane] = (this.#lanes[lane] as number) - digest.readUInt32BE(lane * 4);
+    this.rows--;
+  }
+
+  seal(table: TableName): Seal {
+    const sums = Buffer.alloc(LANES * 4);
+    for (let lane = 0; lane < LANES; lane++) sums.writeUInt32BE(this.#lanes[lane] as number, lane * 4);
+    return { table, rows: this.rows, sums };
+  }
+}
+
+export function sealsEqual(a: Seal, b: Seal): boolean {
+  return a.rows === b.rows && a.sums.equals(b.sums);
+}
+
+/** Every row of a table as of a capture, page by page. */
+export async function* rowsAt(shadow: Shadow, table: TableName, at: CaptureNumber, signal: AbortSignal): AsyncGenerator<readonly Tuple[]> {
+  let after: KeyTuple | null = null;
+  do {
+    const page = await shadow.rows(table, at, after, PAGE, signal);
+    if (page.rows.length > 0) yield page.rows;
+    after = page.through;
+  } while (after !== null);
+}
+
+/** The sums of a table as it reads at a capture: O(rows). */
+export async function sumsByReading(shadow: Shadow, table: TableName, at: CaptureNumber, signal: AbortSignal): Promise<Seal> {
+  const sums = new Sums();
+  for await (const rows of rowsAt(shadow, table, at, signal)) for (const row of rows) sums.add(row);
+  return sums.seal(table);
+}
+
+/** The sums of a table at `to` from those at an earlier capture and the versions between: O(distinct rows changed). */
+export async function sumsByDifference(
+  differences: AsyncIterable<readonly RowDifference[]>,
+  from: Seal,
+): Promise<{ seal: Seal; counts: RowCounts }> {
+  const sums = new Sums(from);
+  const counts = { inserted: 0, updated: 0, deleted: 0 };
+  for await (const slice of differences) {
+    for (const { before, after } of slice) {
+      if (before !== null) sums.subtract(before);
+      if (after !== null) sums.add(after);
+      counts[before === null ? 'inserted' : after === null ? 'deleted' : 'updated']++;
+    }
+  }
+  return { seal: sums.seal(from.table), counts };
+}

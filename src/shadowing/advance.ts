@@ -1,0 +1,294 @@
+import type { TableEvent } from '../model/change.ts';
+import { type CaptureNumber, captureNumber } from '../model/capture.ts';
+import { ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
+import { type Position, maxPosition } from '../model/position.ts';
+import {
+  COPY_BY_COMPARISON,
+  COPY_FROM_NOTHING,
+  type Element,
+  type ElementState,
+  type Generation,
+  type Progress,
+} from '../model/progress.ts';
+import { type TableName, tableOf } from '../model/schema.ts';
+import { type KeyTuple, identityOf, keyTuple } from '../model/tuple.ts';
+import type { RowLimit } from '../tracking/primary.ts';
+import { type Chunk, type ChunkScope, type Resolution, afterChunk, readChunk, resolve, toBatches } from './copy.ts';
+import type { Conflict, Drain, EngineParts } from './engine.ts';
+import type { Backlog } from './lag.ts';
+import { type FoldLimit, Pending, fold } from './pending.ts';
+import type { RowBatch } from './shadow.ts';
+
+/** What a step came to. A null element: the table is gone. */
+export interface Outcome {
+  readonly element: Element | null;
+  readonly rows: number;
+  readonly conflicts: readonly Conflict[];
+}
+
+interface OpenChunk {
+  readonly scope: ChunkScope;
+  readonly stop: AbortController;
+  outcome: { readonly chunk: Chunk } | { readonly error: unknown } | null;
+}
+
+interface Repair {
+  readonly keys: readonly KeyTuple[];
+  done: boolean;
+}
+
+/** Large folds coalesce more and write in key order: 50k is where the gain flattens (measured; research/postgres-speed.md §10). */
+const FOLD_LIMIT: FoldLimit = { changes: 100_000, bytes: 32 << 20 };
+const CHUNK_LIMIT: RowLimit = { rows: 20_000, bytes: 8 << 20 };
+/** Chunks read at the same time: each holds a snapshot of the primary and up to `CHUNK_LIMIT.bytes`. */
+const OPEN_CHUNKS_MAX = 2;
+
+/** Takes one element one step further: a fold, a chunk with its fold, or what an event demands. */
+export class Advance {
+  readonly #parts: EngineParts;
+  readonly #backlog: Backlog;
+  readonly #stir: () => void;
+  readonly #open = new Map<TableName, OpenChunk>();
+  readonly #repairs = new Map<TableName, Repair[]>();
+
+  constructor(parts: EngineParts, backlog: Backlog, stir: () => void) {
+    this.#parts = parts;
+    this.#backlog = backlog;
+    this.#stir = stir;
+  }
+
+  /** Returns whether it is done by now. */
+  requestRepair(table: TableName, keys: readonly KeyTuple[]): () => boolean {
+    const repair: Repair = { keys, done: false };
+    this.#repairs.set(table, [...(this.#repairs.get(table) ?? []), repair]);
+    return () => repair.done;
+  }
+
+  hasRepair(table: TableName): boolean {
+    return this.#repairs.has(table) || this.#open.has(table);
+  }
+
+  /** Null: there was nothing to do, or what is to be done waits for the primary. */
+  async step(element: Element, drain: Drain | null, savedThrough: CaptureNumber, signal: AbortSignal): Promise<Outcome | null> {
+    if (element.state.kind === 'halted') return null;
+    try {
+      return await this.#step(element, drain, savedThrough, signal);
+    } catch (error) {
+      if (isAbort(error) || signal.aborted) throw error;
+      if (error instanceof ForeshadowError && (error.retry === 'later' || error.code === 'FENCED')) throw error;
+      return this.#halt(element, error, signal);
+    }
+  }
+
+  async #step(element: Element, drain: Drain | null, savedThrough: CaptureNumber, signal: AbortSignal): Promise<Outcome | null> {
+    const { schema, progress, state } = element;
+    const target = drain?.at ?? this.#parts.tracker.head;
+    if (this.#backlog.hasEvent(schema.table, progress.low)) {
+      const outcome = await this.#meetEvents(element, target, drain, signal);
+      if (outcome !== null) return outcome;
+    }
+    const open = this.#open.get(schema.table);
+    if (open !== undefined) {
+      if (drain === null) return this.#stepChunk(element, open, savedThrough, signal);
+      // It would bring rows from beyond the capture: read again afterwards.
+      this.#close(schema.table);
+    } else if (state.kind === 'copying') return this.#begin(element, { kind: 'phase', state, extra: [] }, signal);
+    else if (drain === null && this.#repairs.has(schema.table)) {
+      const keys = (this.#repairs.get(schema.table) ?? []).flatMap((repair) => repair.keys);
+      return this.#begin(element, { kind: 'keys', keys }, signal);
+    }
+    if (!this.#backlog.has(schema.table, progress.low, target)) return null;
+    return this.#fold(element, { target, chunk: null, scope: null, drain, savedThrough }, signal);
+  }
+
+  #begin(element: Element, scope: ChunkScope, signal: AbortSignal): null {
+    if (this.#open.size >= OPEN_CHUNKS_MAX) return null;
+    const stop = new AbortController();
+    const open: OpenChunk = { scope, stop, outcome: null };
+    this.#open.set(element.schema.table, open);
+    const within = AbortSignal.any([signal, stop.signal]);
+    readChunk(this.#parts, element, scope, this.#parts.tracker.head, CHUNK_LIMIT, within)
+      .then(
+        (chunk) => {
+          open.outcome = { chunk };
+        },
+        (error: unknown) => {
+          open.outcome = { error };
+        },
+      )
+      .finally(this.#stir);
+    return null;
+  }
+
+  #close(table: TableName): void {
+    this.#open.get(table)?.stop.abort();
+    this.#open.delete(table);
+    this.#stir();
+  }
+
+  async #stepChunk(element: Element, open: OpenChunk, savedThrough: CaptureNumber, signal: AbortSignal): Promise<Outcome | null> {
+    const { outcome, scope } = open;
+    const head = this.#parts.tracker.head;
+    if (outcome === null) return null;
+    if ('error' in outcome) {
+      this.#close(element.schema.table);
+      throw outcome.error;
+    }
+    const { chunk } = outcome;
+    if (head < chunk.end) return null;
+    this.#close(element.schema.table);
+    this.#parts.failpoint('chunk-read');
+    if (chunk.low !== element.progress.low) return null;
+    if (chunk.shape !== element.schema.shape) return this.#reshape(element, maxPosition(element.progress.low, chunk.low), signal);
+    return this.#fold(element, { target: head, chunk, scope, drain: null, savedThrough }, signal);
+  }
+
+  async #fold(element: Element, task: FoldTask, signal: AbortSignal): Promise<Outcome | null> {
+    const { schema, progress, state } = element;
+    const range = { after: progress.low, upTo: task.target };
+    const blocks = this.#parts.journal.read(schema.table, range.after, range.upTo, signal);
+    const pending = await fold(blocks, range, new Pending(schema, range.after, FOLD_LIMIT));
+    const whole = pending.through === task.target;
+    // A fold that ends before the chunk's fence, or empties the table, leaves the chunk without its ground.
+    const chunk = whole && !pending.truncated ? task.chunk : null;
+    const resolution = await resolve(this.#parts.shadow, element, pending, chunk, signal);
+    if (resolution.missing.length > 0) return this.#readMissing(element, resolution, task, signal);
+    const touched = pending.entries.size > 0 || pending.truncated;
+    const next: Element = {
+      schema,
+      state: stateAfter(state, chunk, task.scope, touched),
+      progress: {
+        generation: progress.generation,
+        low: pending.through,
+        high: pending.through,
+        capture: task.drain !== null && whole ? captureNumber(task.drain.number + 1) : progress.capture,
+      },
+    };
+    const fresh = state.kind === 'copying' && state.fresh && !touched;
+    const batches = toBatches(resolution, fresh);
+    const rows = pending.truncated ? this.#emptied(element, batches, signal) : batches;
+    const report = await this.#parts.shadow.apply(
+      [{ table: schema.table, rows, progress: next.progress, state: next.state, savedThrough: task.savedThrough }],
+      signal,
+    );
+    this.#parts.failpoint(chunk === null ? 'applied' : 'chunk-applied');
+    this.#backlog.applied(schema.table, pending.through, pending.changes);
+    if (chunk !== null && task.scope?.kind === 'keys') this.#repaired(schema.table, task.scope.keys);
+    if (state.kind === 'copying' && next.state.kind === 'live') this.#parts.log('copied', { table: schema.table, rows: state.copiedRows });
+    return { element: next, rows: report.inserted + report.updated + report.deleted, conflicts: report.conflicts };
+  }
+
+  /** Rows that an incomplete image needs and the shadow lacks are read with the next chunk. */
+  #readMissing(element: Element, resolution: Resolution, task: FoldTask, signal: AbortSignal): null {
+    const { table } = element.schema;
+    const asked = task.chunk?.asked;
+    const again = resolution.missing.some((key) => asked?.has(identityOf(key)) === true);
+    if (again) throw new Error(`a changed row of ${table} is neither in the shadow nor in the primary`);
+    if (task.drain !== null) {
+      task.drain.leftOut.set(table, 'a changed row was missing from the shadow and must be read again');
+      return null;
+    }
+    const scope: ChunkScope =
+      element.state.kind === 'copying'
+        ? { kind: 'phase', state: element.state, extra: resolution.missing }
+        : { kind: 'keys', keys: resolution.missing };
+    return this.#begin(element, scope, signal);
+  }
+
+  #repaired(table: TableName, keys: readonly KeyTuple[]): void {
+    const covered = new Set(keys.map(identityOf));
+    const rest = (this.#repairs.get(table) ?? []).filter((repair) => {
+      repair.done = repair.keys.every((key) => covered.has(identityOf(key)));
+      return !repair.done;
+    });
+    if (rest.length === 0) this.#repairs.delete(table);
+    else this.#repairs.set(table, rest);
+  }
+
+  /** A truncated table: all it holds goes, page by page, before what came after. */
+  async *#emptied(element: Element, batches: Iterable<RowBatch>, signal: AbortSignal): AsyncGenerator<RowBatch> {
+    const { schema, progress } = element;
+    let after: KeyTuple | null = null;
+    do {
+      const page = await this.#parts.shadow.rows(schema.table, progress.capture, after, CHUNK_LIMIT, signal);
+      if (page.rows.length > 0) yield { deletes: page.rows.map((row) => keyTuple(row, schema.key)), puts: [], fresh: false };
+      after = page.through;
+    } while (after !== null);
+    // The puts of a fold that began with a truncate may meet a row deleted above: nothing may be skipped.
+    yield* batches;
+  }
+
+  async #meetEvents(element: Element, target: Position, drain: Drain | null, signal: AbortSignal): Promise<Outcome | null> {
+    const { schema, progress } = element;
+    for (const event of await this.#parts.journal.events(schema.table, progress.low, target)) {
+      const outcome = await this.#meet(element, event, signal);
+      if (outcome === null) continue;
+      drain?.leftOut.set(schema.table, event.reason);
+      this.#close(schema.table);
+      return outcome;
+    }
+    return null;
+  }
+
+  /** Null: the event asks for nothing. */
+  async #meet(element: Element, event: TableEvent, signal: AbortSignal): Promise<Outcome | null> {
+    this.#parts.log('something happened to a table', { table: event.table, kind: event.kind, reason: event.reason });
+    switch (event.kind) {
+      case 'dropped':
+        return this.#retire(element, null, event.at);
+      case 'schema-changed':
+        return this.#reshape(element, event.at, signal);
+      case 'gap':
+      case 'identity-moved': {
+        const progress = restarted(element.progress, event.at);
+        return this.#record({ ...element, state: COPY_BY_COMPARISON, progress }, signal);
+      }
+    }
+  }
+
+  /** The table's shape may have changed: if it has, a new segment begins, to be copied afresh. */
+  async #reshape(element: Element, at: Position, signal: AbortSignal): Promise<Outcome | null> {
+    const now = tableOf(await this.#parts.primary.describe(signal), element.schema.table);
+    if (now?.shape === element.schema.shape) return null;
+    return this.#retire(element, now ?? null, at);
+  }
+
+  async #retire(element: Element, schema: Element['schema'] | null, at: Position): Promise<Outcome> {
+    const progress = restarted(element.progress, at);
+    await this.#parts.shadow.retire(element.schema.table, schema, COPY_FROM_NOTHING, progress);
+    return { element: schema === null ? null : { schema, state: COPY_FROM_NOTHING, progress }, rows: 0, conflicts: [] };
+  }
+
+  async #halt(element: Element, error: unknown, signal: AbortSignal): Promise<Outcome> {
+    const reason = messageOf(error);
+    this.#parts.log('a table was halted', { table: element.schema.table, reason });
+    this.#close(element.schema.table);
+    return this.#record({ ...element, state: { kind: 'halted', reason } }, signal);
+  }
+
+  async #record(element: Element, signal: AbortSignal): Promise<Outcome> {
+    const { schema, progress, state } = element;
+    await this.#parts.shadow.apply([{ table: schema.table, rows: [], progress, state, savedThrough: captureNumber(0) }], signal);
+    return { element, rows: 0, conflicts: [] };
+  }
+}
+
+interface FoldTask {
+  readonly target: Position;
+  readonly chunk: Chunk | null;
+  readonly scope: ChunkScope | null;
+  readonly drain: Drain | null;
+  readonly savedThrough: CaptureNumber;
+}
+
+function stateAfter(state: ElementState, chunk: Chunk | null, scope: ChunkScope | null, touched: boolean): ElementState {
+  if (state.kind !== 'copying') return state;
+  if (chunk === null || scope?.kind !== 'phase') return { ...state, fresh: state.fresh && !touched };
+  return afterChunk(state, chunk, touched);
+}
+
+/** A resync is a new generation: what was applied before says nothing of what stands now. */
+function restarted(progress: Progress, at: Position): Progress {
+  const low = maxPosition(progress.low, at);
+  return { ...progress, generation: (progress.generation + 1) as Generation, low, high: low };
+}

@@ -1,0 +1,153 @@
+import type { Position } from '../model/position.ts';
+import type { Element, ElementState } from '../model/progress.ts';
+import { type Identity, type KeyTuple, type Tuple, fillAbsent, identityOf, keyOfIdentity, keyTuple } from '../model/tuple.ts';
+import type { Primary, RowLimit } from '../tracking/primary.ts';
+import type { Pending } from './pending.ts';
+import type { RowBatch, Shadow } from './shadow.ts';
+
+/**
+ * Initial copy, resync and repair are one mechanism: a chunk of keys, read from the primary while it is being written, brings those
+ * keys of the shadow to equality with it.
+ *
+ * Why it is exact. A chunk is read in a snapshot S that includes every transaction the journal held when it was taken, so all at or
+ * below the element's `low`; it is applied together with the fold of all journaled changes in (`low`, E], E at or past S's end.
+ * A key the fold speaks of stands at E as the fold says, whichever side of S its last change lies on. A key it does not speak of did
+ * not change in (`low`, E], and S lies between: what S shows is what stands at E. So no order between log positions and visibility is
+ * assumed (measured: they differ), and no key order of either server is.
+ */
+export interface Chunk {
+  /** What the primary shows for each key considered; null: it has no such row. */
+  readonly rows: ReadonlyMap<Identity, Tuple | null>;
+  /** Keys read because a fold up to `covering` lacked their row: S shows what that fold left. */
+  readonly asked: ReadonlySet<Identity>;
+  /** Where the next chunk of this phase begins; null: the phase is done. */
+  readonly through: KeyTuple | null;
+  readonly end: Position;
+  /** The element's `low` it was read for: the chunk is void once that has moved. */
+  readonly low: Position;
+  readonly shape: string | null;
+}
+
+export type ChunkScope =
+  | { readonly kind: 'phase'; readonly state: ElementState & { kind: 'copying' }; readonly extra: readonly KeyTuple[] }
+  | { readonly kind: 'keys'; readonly keys: readonly KeyTuple[] };
+
+export async function readChunk(
+  parts: { readonly primary: Primary; readonly shadow: Shadow },
+  element: Element,
+  scope: ChunkScope,
+  covering: Position,
+  limit: RowLimit,
+  signal: AbortSignal,
+): Promise<Chunk> {
+  const { schema, progress } = element;
+  await using snapshot = await parts.primary.snapshot(covering, signal);
+  const found = await snapshot.describe(schema.table, signal);
+  const rows = new Map<Identity, Tuple | null>();
+  const asked: KeyTuple[] = scope.kind === 'keys' ? [...scope.keys] : [...scope.extra];
+  const chunk = { rows, asked: new Set(asked.map(identityOf)), end: snapshot.end, low: progress.low, shape: found?.shape ?? null };
+  if (found?.shape !== schema.shape) return { ...chunk, through: null };
+  let through: KeyTuple | null = null;
+  if (scope.kind === 'phase' && scope.state.phase === 'shadow') {
+    const page = await parts.shadow.rows(schema.table, progress.capture, scope.state.frontier, limit, signal);
+    asked.push(...page.rows.map((row) => keyTuple(row, schema.key)));
+    through = page.through;
+  }
+  for (const key of asked) rows.set(identityOf(key), null);
+  const read = (row: Tuple): unknown => rows.set(identityOf(keyTuple(row, schema.key)), row);
+  if (asked.length > 0) for (const row of await snapshot.rowsByKey(schema, asked, signal)) read(row);
+  if (scope.kind === 'phase' && scope.state.phase === 'primary') {
+    const page = await snapshot.rows(schema, scope.state.frontier, limit, signal);
+    for (const row of page.rows) read(row);
+    through = page.through;
+  }
+  return { ...chunk, through };
+}
+
+/** What a fold, and a chunk with it, come to in whole rows. */
+export interface Resolution {
+  readonly puts: Tuple[];
+  readonly deletes: KeyTuple[];
+  /** Keys whose row the shadow should have had and has not: to be read from the primary before this can be applied. */
+  readonly missing: KeyTuple[];
+}
+
+/**
+ * Fills absent columns from the shadow's rows (or the chunk's), and adds the chunk's rows for keys the fold does not speak of. Where
+ * the shadow may hold rows already, only differences are written.
+ */
+export async function resolve(
+  shadow: Shadow,
+  element: Element,
+  pending: Pending,
+  chunk: Chunk | null,
+  signal: AbortSignal,
+): Promise<Resolution> {
+  const { schema, progress, state } = element;
+  const bare = state.kind === 'copying' && state.fresh && pending.entries.size === 0;
+  const wanted = new Set<Identity>();
+  for (const entry of pending.entries.values()) if (entry.kind === 'put' && entry.from !== null) wanted.add(entry.from);
+  if (chunk !== null && !bare) for (const identity of chunk.rows.keys()) if (!pending.entries.has(identity)) wanted.add(identity);
+  const standing = new Map<Identity, Tuple>();
+  if (wanted.size > 0) {
+    const keys = Array.from(wanted, keyOfIdentity);
+    for (const row of await shadow.rowsByKey(schema.table, progress.capture, keys, signal)) {
+      standing.set(identityOf(keyTuple(row, schema.key)), row);
+    }
+  }
+  const resolution: Resolution = { puts: [], deletes: [], missing: [] };
+  for (const [identity, entry] of pending.entries) {
+    if (entry.kind === 'delete') resolution.deletes.push(keyOfIdentity(identity));
+    else if (entry.from === null) resolution.puts.push(entry.row);
+    else {
+      const base = baseOf(identity, entry.from, element, chunk, standing);
+      if (base !== null) resolution.puts.push(fillAbsent(entry.row, base));
+      else resolution.missing.push(keyOfIdentity(identity));
+    }
+  }
+  for (const [identity, row] of chunk?.rows ?? []) {
+    if (pending.entries.has(identity)) continue;
+    const stands = standing.get(identity);
+    if (row === null) {
+      if (stands !== undefined) resolution.deletes.push(keyOfIdentity(identity));
+    } else if (stands === undefined || !stands.equals(row)) resolution.puts.push(row);
+  }
+  return resolution;
+}
+
+/** The row whose columns an incomplete image inherits, or null if it must be read from the primary. */
+function baseOf(
+  identity: Identity,
+  from: Identity,
+  element: Element,
+  chunk: Chunk | null,
+  standing: ReadonlyMap<Identity, Tuple>,
+): Tuple | null {
+  if (from === identity) return chunk?.rows.get(identity) ?? standing.get(identity) ?? null;
+  // The row moved here from another key. During a resync what stands under that key may be stale, and may never be looked at again.
+  const trusted = element.state.kind !== 'copying' || element.state.initial;
+  const moved = trusted ? standing.get(from) : undefined;
+  return moved ?? (chunk?.asked.has(identity) ? (chunk.rows.get(identity) ?? null) : null);
+}
+
+const BATCH_ROWS = 50_000;
+
+/** Deletes first, all of them: a put may take a key that its store holds equal to a deleted one (1.0 and 1.00). */
+export function* toBatches(resolution: Resolution, fresh: boolean): Generator<RowBatch> {
+  const { puts, deletes } = resolution;
+  if (deletes.length + puts.length <= BATCH_ROWS) {
+    if (deletes.length + puts.length > 0) yield { deletes, puts, fresh };
+    return;
+  }
+  for (let at = 0; at < deletes.length; at += BATCH_ROWS) yield { deletes: deletes.slice(at, at + BATCH_ROWS), puts: [], fresh };
+  for (let at = 0; at < puts.length; at += BATCH_ROWS) yield { deletes: [], puts: puts.slice(at, at + BATCH_ROWS), fresh };
+}
+
+/** The state after a chunk was applied. */
+export function afterChunk(state: ElementState & { kind: 'copying' }, chunk: Chunk, touched: boolean): ElementState {
+  const copiedRows = state.copiedRows + chunk.rows.size;
+  const fresh = state.fresh && !touched;
+  if (chunk.through !== null) return { ...state, frontier: chunk.through, fresh, copiedRows };
+  if (state.phase === 'primary' && !state.initial) return { ...state, phase: 'shadow', frontier: null, fresh, copiedRows };
+  return { kind: 'live' };
+}

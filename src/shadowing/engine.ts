@@ -1,0 +1,356 @@
+import type { Journal } from '../journal/journal.ts';
+import type { TrackedBatch } from '../model/change.ts';
+import { type CaptureNumber, captureNumber } from '../model/capture.ts';
+import { ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
+import { type Position, maxPosition } from '../model/position.ts';
+import type { Element, Generation } from '../model/progress.ts';
+import { Pulse } from '../model/pulse.ts';
+import type { TableName } from '../model/schema.ts';
+import type { KeyTuple } from '../model/tuple.ts';
+import { Turns } from '../model/turns.ts';
+import type { Primary } from '../tracking/primary.ts';
+import type { Tracker } from '../tracking/tracker.ts';
+import { Advance } from './advance.ts';
+import { Backlog } from './lag.ts';
+import type { ApplyWork, Shadow } from './shadow.ts';
+
+export interface EngineParts {
+  readonly primary: Primary;
+  readonly journal: Journal;
+  readonly tracker: Tracker;
+  readonly shadow: Shadow;
+  /** Names a place where a test may kill the process. */
+  readonly failpoint: (name: string) => void;
+  readonly log: (message: string, fields: Readonly<Record<string, unknown>>) => void;
+  /** The shortest time between two folds of live changes: longer means fewer writes of hot rows, and more lag. */
+  readonly foldEveryMs: number;
+}
+
+/** A capture that elements are crossing: each applies to exactly `at`, then writes for the next. */
+export interface Drain {
+  readonly number: CaptureNumber;
+  readonly at: Position;
+  /** Tables that cannot reach it, with the reason. */
+  readonly leftOut: Map<TableName, string>;
+}
+
+export interface Conflict {
+  readonly table: TableName;
+  readonly key: KeyTuple;
+}
+
+const CONFLICTS_KEPT = 1000;
+const RETRY_FIRST_MS = 250;
+const RETRY_LONGEST_MS = 15_000;
+
+/**
+ * Moves changes from the journal into the shadow, each element in its own order, and copies what is not there yet. One loop does
+ * all writing; others ask it to drain for a capture, to repair keys, or to stand still while they look.
+ */
+export class Engine {
+  readonly #parts: EngineParts;
+  readonly #elements: Map<TableName, Element>;
+  readonly #backlog: Backlog;
+  readonly #advance: Advance;
+  readonly #turns = new Turns();
+  readonly #wake = new Pulse();
+  readonly #settled = new Pulse();
+  /** What should not wait for changes to gather. */
+  readonly #urgent = new Pulse();
+  #stirred = true;
+  #drain: Drain | null = null;
+  #lastCut: CaptureNumber;
+  #parked = false;
+  #failure: Error | null = null;
+  #appliedRows = 0;
+  #conflicts: Conflict[] = [];
+  readonly #stopListening: () => void;
+
+  private constructor(parts: EngineParts, elements: ReadonlyMap<TableName, Element>, backlog: Backlog, lastCut: CaptureNumber) {
+    this.#parts = parts;
+    this.#elements = new Map(elements);
+    this.#backlog = backlog;
+    this.#lastCut = lastCut;
+    this.#advance = new Advance(parts, backlog, () => this.#stir());
+    this.#stopListening = parts.tracker.onBatch((batch) => this.#heard(batch));
+  }
+
+  /** Reads where the shadow stands. `drain` is a capture that an earlier process did not live to cut. */
+  static async open(
+    parts: EngineParts,
+    at: { readonly lastCut: CaptureNumber; readonly drain: Drain | null; readonly parked: boolean },
+    signal: AbortSignal,
+  ): Promise<Engine> {
+    const elements = await parts.shadow.elements();
+    const backlog = await Backlog.read(parts.journal, elements, parts.tracker.head, signal);
+    const engine = new Engine(parts, elements, backlog, at.lastCut);
+    engine.#drain = at.drain;
+    engine.#parked = at.parked;
+    return engine;
+  }
+
+  get elements(): ReadonlyMap<TableName, Element> {
+    return this.#elements;
+  }
+
+  get backlog(): Backlog {
+    return this.#backlog;
+  }
+
+  /** Rows written to the shadow since this process began. */
+  get appliedRows(): number {
+    return this.#appliedRows;
+  }
+
+  get parked(): boolean {
+    return this.#parked;
+  }
+
+  /** Shadows until `signal` aborts. Rejects on a failure that repeating cannot mend. */
+  async run(signal: AbortSignal): Promise<void> {
+    let waitMs = RETRY_FIRST_MS;
+    try {
+      while (!signal.aborted) {
+        this.#stirred = false;
+        try {
+          const worked = await this.#round(signal);
+          waitMs = RETRY_FIRST_MS;
+          this.#settled.beat();
+          if (!worked && !this.#stirred) await this.#wake.next(signal);
+          else if (worked && !this.#hurried()) await this.#urgent.next(signal, this.#parts.foldEveryMs);
+        } catch (error) {
+          if (signal.aborted || isAbort(error)) return;
+          if (!(error instanceof ForeshadowError && error.retry === 'later')) throw error;
+          this.#parts.log('shadowing will be tried again', { code: error.code, reason: error.message, waitMs });
+          await this.#wake.next(signal, waitMs).catch(() => undefined);
+          waitMs = Math.min(waitMs * 2, RETRY_LONGEST_MS);
+        }
+      }
+    } catch (error) {
+      if (signal.aborted) return;
+      this.#failure = error instanceof Error ? error : new Error(messageOf(error));
+      throw error;
+    } finally {
+      this.#stopListening();
+      this.#settled.beat();
+    }
+  }
+
+  /** Begins to bring every element to exactly `drain.at`. Elements that are not live are left out at once. */
+  beginDrain(drain: Drain): void {
+    this.#drain = drain;
+    this.#stir();
+    this.#urgent.beat();
+  }
+
+  /** Resolves when every element has crossed or is left out; after `deadlineMs` the rest is left out. */
+  async drained(deadlineMs: number, signal: AbortSignal): Promise<Drain> {
+    const drain = this.#drain;
+    if (drain === null) throw new Error('nothing is draining');
+    const due = performance.now() + deadlineMs;
+    for (;;) {
+      const waiting = this.#uncrossed(drain);
+      if (waiting.length === 0) return drain;
+      if (this.#failure !== null) throw this.#failure;
+      const leftMs = due - performance.now();
+      if (leftMs <= 0) {
+        // Between turns, so that no element is half-way over.
+        await this.#turns.take(async () => {
+          for (const table of this.#uncrossed(drain)) drain.leftOut.set(table, 'did not reach the capture before the drain deadline');
+        });
+        continue;
+      }
+      await this.#settled.next(signal, leftMs);
+    }
+  }
+
+  /** The capture was cut: what was left out goes on in the next. Or it was aborted: `cut` false. */
+  endDrain(cut: boolean): void {
+    const drain = this.#drain;
+    if (drain === null) return;
+    if (cut) {
+      this.#lastCut = drain.number;
+      for (const table of drain.leftOut.keys()) {
+        const element = this.#elements.get(table);
+        if (element === undefined || element.progress.capture > drain.number) continue;
+        this.#elements.set(table, { ...element, progress: { ...element.progress, capture: captureNumber(drain.number + 1) } });
+      }
+    }
+    this.#drain = null;
+    this.#stir();
+  }
+
+  /** Resolves when every element that is not halted has everything up to `at`, copies included. */
+  async caughtUp(at: Position, signal: AbortSignal, onRound?: () => void): Promise<void> {
+    for (;;) {
+      if (this.#failure !== null) throw this.#failure;
+      onRound?.();
+      const behind = Array.from(this.#elements.values()).some(
+        ({ state, progress, schema }) =>
+          state.kind === 'copying' || (state.kind === 'live' && this.#backlog.has(schema.table, progress.low, at)),
+      );
+      if (!behind) return;
+      await this.#settled.next(signal, 1000);
+    }
+  }
+
+  /** Reads these keys from the primary again and brings the shadow's rows to equality with it. */
+  async repair(table: TableName, keys: readonly KeyTuple[], signal: AbortSignal): Promise<void> {
+    const done = this.#advance.requestRepair(table, keys);
+    this.#stir();
+    this.#urgent.beat();
+    while (!done()) {
+      if (this.#failure !== null) throw this.#failure;
+      await this.#settled.next(signal);
+    }
+  }
+
+  /** Foreign writes that apply ran into since it was last asked, the first ones by key. */
+  takeConflicts(): readonly Conflict[] {
+    const conflicts = this.#conflicts;
+    this.#conflicts = [];
+    return conflicts;
+  }
+
+  /** Runs `work` while the engine stands still: nothing is applied meanwhile. Keep it short. */
+  still<T>(work: (elements: ReadonlyMap<TableName, Element>) => Promise<T>): Promise<T> {
+    return this.#turns.take(() => work(this.#elements));
+  }
+
+  /**
+   * Writes what is not a fold: a rollback, a change of state. All or nothing, while the engine stands still.
+   * The works' progress becomes the elements'.
+   */
+  async write(works: readonly ApplyWork[], signal: AbortSignal): Promise<void> {
+    await this.#parts.shadow.apply(works, signal);
+    for (const work of works) {
+      const element = this.#elements.get(work.table);
+      if (element !== undefined) this.#elements.set(work.table, { ...element, state: work.state, progress: work.progress });
+      this.#backlog.rewound(work.table);
+    }
+    this.#stir();
+  }
+
+  /** Parked: tracking goes on, nothing is applied. */
+  park(parked: boolean): void {
+    this.#parked = parked;
+    this.#stir();
+  }
+
+  /** The newest capture whose rows an element may no longer overwrite unsaved. */
+  savedThrough(element: Element): CaptureNumber {
+    const drain = this.#drain;
+    if (drain !== null && element.progress.capture > drain.number) return drain.number;
+    return this.#lastCut;
+  }
+
+  /** The lowest number a next capture may have, as far as the elements are concerned. */
+  get nextNumber(): CaptureNumber {
+    let next = captureNumber(this.#lastCut + 1);
+    for (const { progress } of this.#elements.values()) if (progress.capture > next) next = progress.capture;
+    return next;
+  }
+
+  get generation(): Generation {
+    let generation = 1;
+    for (const { progress } of this.#elements.values()) generation = Math.max(generation, progress.generation);
+    return generation as Generation;
+  }
+
+  /** Every element's high: a cut lies past all of them. */
+  get high(): Position {
+    let high = '' as Position;
+    for (const { progress } of this.#elements.values()) high = maxPosition(high, progress.high);
+    return high;
+  }
+
+  async #round(signal: AbortSignal): Promise<boolean> {
+    if (this.#parked && this.#drain === null) return false;
+    let worked = false;
+    for (const table of this.#order()) {
+      if (signal.aborted) return false;
+      const moved = await this.#turns.take(() => this.#step(table, signal));
+      worked ||= moved;
+      if (moved) this.#settled.beat();
+    }
+    const drain = this.#drain;
+    if (drain !== null) await this.#turns.take(() => this.#crossQuiet(drain, signal));
+    return worked;
+  }
+
+  async #step(table: TableName, signal: AbortSignal): Promise<boolean> {
+    const element = this.#elements.get(table);
+    if (element === undefined) return false;
+    const drain = this.#drain !== null && element.progress.capture <= this.#drain.number ? this.#drain : null;
+    if (drain?.leftOut.has(table)) return false;
+    if (drain !== null && element.state.kind !== 'live') {
+      drain.leftOut.set(table, element.state.kind === 'halted' ? element.state.reason : 'still being copied');
+      return true;
+    }
+    if (this.#parked) return false;
+    const outcome = await this.#advance.step(element, drain, this.savedThrough(element), signal);
+    if (outcome === null) return false;
+    this.#appliedRows += outcome.rows;
+    this.#note(outcome.conflicts);
+    if (outcome.element === null) this.#elements.delete(table);
+    else this.#elements.set(table, outcome.element);
+    return true;
+  }
+
+  /** Elements without changes up to the capture cross together, in one transaction. */
+  async #crossQuiet(drain: Drain, signal: AbortSignal): Promise<void> {
+    const quiet = this.#uncrossed(drain)
+      .map((table) => this.#elements.get(table) as Element)
+      .filter(({ schema, state, progress }) => state.kind === 'live' && !this.#backlog.has(schema.table, progress.low, drain.at));
+    if (quiet.length === 0) return;
+    const works = quiet.map((element): ApplyWork => {
+      const low = maxPosition(element.progress.low, drain.at);
+      const progress = { ...element.progress, low, high: low, capture: captureNumber(drain.number + 1) };
+      return { table: element.schema.table, rows: [], progress, state: element.state, savedThrough: this.savedThrough(element) };
+    });
+    await this.#parts.shadow.apply(works, signal);
+    this.#parts.failpoint('crossed');
+    for (const work of works) {
+      const element = this.#elements.get(work.table) as Element;
+      this.#elements.set(work.table, { ...element, progress: work.progress });
+    }
+    this.#settled.beat();
+  }
+
+  #uncrossed(drain: Drain): TableName[] {
+    return Array.from(this.#elements.values())
+      .filter(({ schema, progress }) => progress.capture <= drain.number && !drain.leftOut.has(schema.table))
+      .map(({ schema }) => schema.table);
+  }
+
+  /** The element whose oldest change has waited longest comes first; copies come last. */
+  #order(): TableName[] {
+    const waiting = Array.from(this.#elements.values()).filter(
+      ({ schema, state }) =>
+        state.kind === 'copying' || this.#backlog.isDirty(schema.table) || this.#advance.hasRepair(schema.table) || this.#drain !== null,
+    );
+    const since = (element: Element): number => this.#backlog.waitingSinceMs(element.schema.table) ?? Number.POSITIVE_INFINITY;
+    return waiting.toSorted((a, b) => since(a) - since(b)).map(({ schema }) => schema.table);
+  }
+
+  /** Whether there is reason not to let changes gather before the next fold. */
+  #hurried(): boolean {
+    if (this.#drain !== null || this.#backlog.isLarge) return true;
+    return Array.from(this.#elements.values()).some(({ state }) => state.kind === 'copying');
+  }
+
+  #note(conflicts: readonly Conflict[]): void {
+    for (const { table } of conflicts) this.#parts.log('a foreign write in the shadow was undone: the primary wins', { table });
+    this.#conflicts.push(...conflicts.slice(0, CONFLICTS_KEPT - this.#conflicts.length));
+  }
+
+  #heard(batch: TrackedBatch): void {
+    this.#backlog.add(batch);
+    this.#stir();
+  }
+
+  #stir(): void {
+    this.#stirred = true;
+    this.#wake.beat();
+  }
+}
