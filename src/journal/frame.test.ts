@@ -36,7 +36,7 @@ const someTransactions = array(
   });
 });
 
-function ref(end: bigint): TransactionRef {
+function refTo(end: bigint): TransactionRef {
   return { id: end as TransactionId, at: position(end), committedAtMicros: 0n };
 }
 
@@ -124,7 +124,7 @@ describe('frames', () => {
 
   test('a visitor that declines a transaction is spared its changes', () => {
     const row = packTuple([Buffer.from('x')]);
-    const block = blockOf([1n, 2n, 3n].map((end) => ({ ref: ref(end), changes: [{ kind: 'insert', row }] })));
+    const block = blockOf([1n, 2n, 3n].map((end) => ({ ref: refTo(end), changes: [{ kind: 'insert', row }] })));
     const rows: Tuple[] = [];
     const count = walkBlock(block, ORIGIN, END, {
       transaction: (each) => each.id !== 2n,
@@ -138,7 +138,7 @@ describe('frames', () => {
 
   test('a transaction that goes on in the next block names itself again there', () => {
     const writer = new BlockWriter(TABLE);
-    const huge = ref(9n);
+    const huge = refTo(9n);
     for (let piece = 0; piece < 2; piece++) {
       writer.transaction(huge);
       writer.transaction(huge);
@@ -149,9 +149,9 @@ describe('frames', () => {
 
   test('a writer without changes gives no block, and forgets the transactions it was told of', () => {
     const writer = new BlockWriter(TABLE);
-    writer.transaction(ref(1n));
+    writer.transaction(refTo(1n));
     expect(writer.take()).toBeNull();
-    writer.transaction(ref(2n));
+    writer.transaction(refTo(2n));
     writer.truncate();
     expect(writer.take()).toMatchObject({ first: position(2n), last: position(2n), changes: 1 });
   });
