@@ -1,0 +1,49 @@
+import type { Command } from 'commander';
+import type { StatusReport } from '../../app/operations.ts';
+import { EXIT } from '../failure.ts';
+import { newCommand, operationsOf } from '../invocation.ts';
+import type { Act } from '../invocation.ts';
+import { tableText } from '../table.ts';
+import { count, duration, localTime, number, size } from '../words.ts';
+
+export function statusCommand(act: Act): Command {
+  return newCommand('status', 'lag by table, journal, next capture, known-good', ['foreshadow status', 'foreshadow status --json']).action(
+    act(async (invocation) => {
+      await using operations = await operationsOf(invocation);
+      const report = await operations.status(invocation.signal);
+      if (invocation.json) await invocation.out.json(report);
+      else await invocation.out.write(statusText(report));
+      return EXIT.done;
+    }),
+  );
+}
+
+function statusText(report: StatusReport): string {
+  const { captures, journal, nextCapture } = report;
+  const lines = [
+    `data set    ${report.dataSet} (${report.running ? 'running' : 'not running: foreshadow start'})`,
+    `lag         ${report.lagMs === null ? 'unknown while nothing tracks' : duration(report.lagMs)}`,
+    `captures    last ${captures.last ?? 'none'}, known-good ${captures.knownGood ?? 'none'}${parked(captures.parkedAt)}`,
+    `next        ${nextCapture === null ? 'none scheduled' : localTime(nextCapture.at)}${forecast(nextCapture?.forecastResidualRows ?? null)}`,
+    `journal     ${journal.path}, ${size(journal.bytes)}${journal.onPrimaryHost === true ? ', on the host of the primary: lost together with it' : ''}`,
+  ];
+  const table = tableText(
+    [{ title: 'table' }, { title: 'state' }, { title: 'lag', right: true }, { title: 'pending', right: true }, { title: 'reason' }],
+    report.tables.map((each) => [
+      each.table,
+      each.state === 'copying' && each.copiedRows !== null ? `copying (${count(each.copiedRows, 'row')} so far)` : each.state,
+      each.lagMs === null ? '-' : duration(each.lagMs),
+      number(each.pendingRows),
+      each.reason ?? '',
+    ]),
+  );
+  return `${lines.join('\n')}\n\n${table}`;
+}
+
+function parked(at: number | null): string {
+  return at === null ? '' : `; parked at capture ${at} until: foreshadow resume`;
+}
+
+function forecast(rows: number | null): string {
+  return rows === null ? '' : `, about ${count(rows, 'row')} left to move then`;
+}

@@ -1,0 +1,36 @@
+import type { Systems } from '../app/local-system.ts';
+import { EXIT } from './failure.ts';
+import { Output } from './output.ts';
+import { runProgram } from './program.ts';
+
+/** Loaded only when a command needs it: help and mistakes stay quick. */
+const SYSTEM: string = '../app/system.ts';
+const systems = (): Promise<Systems> => import(SYSTEM) as Promise<Systems>;
+
+/** Runs the process's command line and sets its exit code. */
+export async function main(): Promise<void> {
+  const out = new Output(process.stdout);
+  const err = new Output(process.stderr);
+  const interrupted = new AbortController();
+  const onSignal = (): void => {
+    // The second Ctrl-C means now.
+    if (interrupted.signal.aborted) process.exit(EXIT.interrupted);
+    interrupted.abort();
+  };
+  process.on('SIGINT', onSignal);
+  process.on('SIGTERM', onSignal);
+  out.closed.addEventListener('abort', () => interrupted.abort(out.closed.reason));
+  const exit = await runProgram(process.argv.slice(2), {
+    env: process.env,
+    directory: process.cwd(),
+    out,
+    err,
+    signal: interrupted.signal,
+    systems,
+  });
+  await out.flush();
+  await err.flush();
+  process.exitCode = exit;
+  process.off('SIGINT', onSignal);
+  process.off('SIGTERM', onSignal);
+}
