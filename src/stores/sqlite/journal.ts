@@ -15,7 +15,8 @@ import { type JournalFile, journalFailure, openJournalFile } from './journal-fil
 const READ_AHEAD_BYTES = 1 << 20;
 const READ_AHEAD_FRAMES = 256;
 
-/** Frames deleted in one transaction: an append waits for no more than that. */
+/** Deleting goes in transactions of about this long, for an append waits for one: frames may be tiny or of megabytes. */
+const DELETE_SLICE_MS = 10;
 const DELETE_SLICE_FRAMES = 32;
 
 /** The journal in one SQLite file, which is made if it is missing. See `openJournalFile` for what it refuses. */
@@ -207,11 +208,8 @@ class SqliteJournal implements Journal {
     this.#write(() => this.#sql.setFloor.run(floor, known.number));
     known.floor = floor;
     known.prunedId = Math.max(known.prunedId, top.id);
-    let deleted: number | bigint;
-    do {
-      deleted = this.#write(() => this.#sql.pruneFrames.run(known.number, floor, top.id, DELETE_SLICE_FRAMES).changes);
-      await nextTurn();
-    } while (deleted === DELETE_SLICE_FRAMES);
+    const { id } = top;
+    await this.#inSlices((frames) => this.#sql.pruneFrames.run(known.number, floor, id, frames).changes);
     this.#write(() => this.#sql.pruneEvents.run(known.number, floor, top.id));
   }
 
@@ -225,16 +223,24 @@ class SqliteJournal implements Journal {
   async clear(): Promise<void> {
     const { firstId, lastId } = this.#state;
     this.#write(() => this.#sql.dropEventsOutside.run(firstId, lastId));
-    for (const [statement, bound] of [
-      [this.#sql.dropFramesBelow, firstId],
-      [this.#sql.dropFramesAbove, lastId],
-    ] as const) {
-      while (this.#write(() => statement.run(bound, DELETE_SLICE_FRAMES).changes) === DELETE_SLICE_FRAMES) await nextTurn();
-    }
+    await this.#inSlices((frames) => this.#sql.dropFramesBelow.run(firstId, frames).changes);
+    await this.#inSlices((frames) => this.#sql.dropFramesAbove.run(lastId, frames).changes);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#file[Symbol.dispose]();
+  }
+
+  async #inSlices(drop: (frames: number) => number | bigint): Promise<void> {
+    let frames = DELETE_SLICE_FRAMES;
+    for (;;) {
+      const began = performance.now();
+      const limit = frames;
+      if (Number(this.#write(() => drop(limit))) < limit) return;
+      const tookMs = performance.now() - began;
+      frames = tookMs < DELETE_SLICE_MS ? frames * 2 : Math.max(1, Math.floor(frames / 2));
+      await nextTurn();
+    }
   }
 
   #fetch(table: number, at: Position, id: number, to: Position, lastId: number): FrameRow[] {
