@@ -12,7 +12,7 @@ import type { Primary } from '../tracking/primary.ts';
 import type { Tracker } from '../tracking/tracker.ts';
 import { Advance } from './advance.ts';
 import { Backlog } from './lag.ts';
-import type { ApplyWork, Shadow } from './shadow.ts';
+import type { ApplyReport, ApplyWork, Shadow } from './shadow.ts';
 
 export interface EngineParts {
   readonly primary: Primary;
@@ -221,14 +221,16 @@ export class Engine {
    * Writes what is not a fold: a rollback, a change of state. All or nothing, while the engine stands still.
    * The works' progress becomes the elements'.
    */
-  async write(works: readonly ApplyWork[], signal: AbortSignal): Promise<void> {
-    await this.#parts.shadow.apply(works, signal);
+  async write(works: readonly ApplyWork[], signal: AbortSignal): Promise<ApplyReport> {
+    const report = await this.#parts.shadow.apply(works, signal);
+    const stored = await this.#parts.shadow.elements();
     for (const work of works) {
-      const element = this.#elements.get(work.table);
-      if (element !== undefined) this.#elements.set(work.table, { ...element, state: work.state, progress: work.progress });
+      const element = stored.get(work.table);
+      if (element !== undefined) this.#elements.set(work.table, element);
       this.#backlog.rewound(work.table);
     }
     this.#stir();
+    return report;
   }
 
   /** Parked: tracking goes on, nothing is applied. */

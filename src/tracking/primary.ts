@@ -60,7 +60,10 @@ export interface Primary extends AsyncDisposable {
   snapshot(covering: Position, signal: AbortSignal): Promise<PrimarySnapshot>;
 }
 
-/** One exact moment of the primary. Keep it short: it holds back the primary's clean-up while it is open. */
+/**
+ * One exact moment of the primary. Keep it short: it holds back the primary's clean-up while it is open. `end` and `includes` stay
+ * usable after it is closed.
+ */
 export interface PrimarySnapshot extends AsyncDisposable {
   /** The fence's end: every transaction the snapshot includes is at or below it. */
   readonly end: Position;

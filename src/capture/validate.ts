@@ -1,0 +1,145 @@
+import type { Coverage } from '../model/capture.ts';
+import type { TableName, TableSchema } from '../model/schema.ts';
+import type { KeyTuple } from '../model/tuple.ts';
+import { type CompareOutcome, type CompareParts, type CompareScope, type Stand, type Unequal, compareChunk } from './compare.ts';
+
+/** Where the rolling comparison of a table goes on: which pass, and above which key. */
+export interface Cursor {
+  readonly pass: 'primary' | 'shadow';
+  readonly after: KeyTuple | null;
+}
+
+export interface TableToValidate {
+  readonly schema: TableSchema;
+  /** Keys that are compared whatever the budget, slice by slice; null: the whole table is. */
+  readonly changedKeys: AsyncIterable<readonly KeyTuple[]> | null;
+  /** Where the rolling share of the rest begins. */
+  readonly cursor: Cursor;
+}
+
+export interface ValidationRequest {
+  readonly tables: readonly TableToValidate[];
+  readonly skipped: Coverage['skipped'];
+  /** Runs one comparison against a stand that does not move meanwhile. */
+  readonly stand: <T>(table: TableName, work: (stand: Stand) => Promise<T>) => Promise<T>;
+  /** Milliseconds for the rolling share, over all tables. */
+  readonly budgetMs: number;
+  readonly onProgress: (table: TableName, rows: number) => void;
+}
+
+export interface TableDifference extends Unequal {
+  readonly schema: TableSchema;
+}
+
+export interface ValidationOutcome {
+  readonly coverage: Coverage;
+  readonly differences: readonly TableDifference[];
+  /** Differences found beyond those kept. */
+  readonly more: number;
+  readonly cursors: ReadonlyMap<TableName, Cursor>;
+}
+
+const DIFFERENCES_KEPT = 10_000;
+
+export const FROM_THE_START: Cursor = { pass: 'primary', after: null };
+
+/** One validation: table by table, chunk by chunk, each at a fence of its own; differences count only if a second fence shows them too. */
+export class Validation {
+  readonly #parts: CompareParts;
+  readonly #request: ValidationRequest;
+  readonly #differences: TableDifference[] = [];
+  readonly #skipped: Array<Coverage['skipped'][number]>;
+  readonly #cursors = new Map<TableName, Cursor>();
+  #rows = 0;
+  #witnessed = 0;
+  #more = 0;
+  #leftMs: number;
+
+  constructor(parts: CompareParts, request: ValidationRequest) {
+    this.#parts = parts;
+    this.#request = request;
+    this.#skipped = [...request.skipped];
+    this.#leftMs = request.budgetMs;
+  }
+
+  async run(signal: AbortSignal): Promise<ValidationOutcome> {
+    for (const table of this.#request.tables) {
+      const reason = await this.#table(table, signal);
+      if (reason !== null) this.#skipped.push({ table: table.schema.table, reason });
+    }
+    const coverage: Coverage = {
+      tables: this.#request.tables.length,
+      rows: this.#rows,
+      witnessed: this.#witnessed,
+      skipped: this.#skipped,
+    };
+    return { coverage, differences: this.#differences, more: this.#more, cursors: this.#cursors };
+  }
+
+  /** Why the table could not be compared, or null. */
+  async #table({ schema, changedKeys, cursor }: TableToValidate, signal: AbortSignal): Promise<string | null> {
+    if (changedKeys === null) return this.#roll(schema, FROM_THE_START, null, signal);
+    for await (const keys of changedKeys) {
+      const outcome = await this.#compare(schema, { kind: 'keys', keys }, signal);
+      if (outcome.inconclusive !== null) return outcome.inconclusive;
+    }
+    return this.#roll(schema, cursor, FROM_THE_START, signal);
+  }
+
+  /**
+   * Compares the rest of the table from a cursor on: the primary's rows, then the shadow's. Without a `restart` to the very end;
+   * with one within the budget, and at most once around.
+   */
+  async #roll(schema: TableSchema, from: Cursor, restart: Cursor | null, signal: AbortSignal): Promise<string | null> {
+    let cursor: Cursor | null = from;
+    let around = from.pass === 'primary' && from.after === null;
+    const unbounded = restart === null;
+    while (cursor !== null) {
+      if (!unbounded && this.#leftMs <= 0) break;
+      const begunMs = performance.now();
+      const scope: CompareScope = { kind: cursor.pass, after: cursor.after };
+      const outcome = await this.#compare(schema, scope, signal);
+      if (outcome.inconclusive !== null) return outcome.inconclusive;
+      cursor = following(cursor, outcome.through);
+      if (cursor === null && !around) {
+        around = true;
+        cursor = restart;
+      }
+      this.#leftMs -= performance.now() - begunMs;
+    }
+    this.#cursors.set(schema.table, cursor ?? FROM_THE_START);
+    return null;
+  }
+
+  async #compare(schema: TableSchema, scope: CompareScope, signal: AbortSignal): Promise<CompareOutcome> {
+    const outcome = await this.#chunk(schema, scope, signal);
+    // The shadow's pass looks for strays only: its rows were counted by the primary's pass.
+    if (scope.kind !== 'shadow') {
+      this.#rows += outcome.compared;
+      this.#witnessed += outcome.witnessed;
+    }
+    this.#request.onProgress(schema.table, outcome.compared + outcome.witnessed);
+    if (outcome.unequal.length > 0) await this.#confirm(schema, outcome.unequal, signal);
+    return outcome;
+  }
+
+  /** A difference that a later fence does not show was none. */
+  async #confirm(schema: TableSchema, unequal: readonly Unequal[], signal: AbortSignal): Promise<void> {
+    const known = new Set(this.#differences.filter((each) => each.schema === schema).map(({ key }) => key.toString('latin1')));
+    const again = await this.#chunk(schema, { kind: 'keys', keys: unequal.map(({ key }) => key) }, signal);
+    for (const each of again.unequal) {
+      if (known.has(each.key.toString('latin1'))) continue;
+      if (this.#differences.length < DIFFERENCES_KEPT) this.#differences.push({ ...each, schema });
+      else this.#more++;
+    }
+  }
+
+  #chunk(schema: TableSchema, scope: CompareScope, signal: AbortSignal): Promise<CompareOutcome> {
+    return this.#request.stand(schema.table, (stand) => compareChunk(this.#parts, schema, stand, scope, signal));
+  }
+}
+
+function following(cursor: Cursor, through: KeyTuple | null): Cursor | null {
+  if (through !== null) return { pass: cursor.pass, after: through };
+  return cursor.pass === 'primary' ? { pass: 'shadow', after: null } : null;
+}
