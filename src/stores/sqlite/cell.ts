@@ -1,6 +1,6 @@
 import { isUtf8 } from 'node:buffer';
 import type { SQLInputValue, SQLOutputValue } from 'node:sqlite';
-import type { Cell, Tuple } from '../../model/tuple.ts';
+import { type Cell, type Tuple, packTuple } from '../../model/tuple.ts';
 
 /**
  * The cells of SQLite's stores: one byte for the storage class, then the value.
@@ -40,6 +40,19 @@ export function packValues(values: readonly SQLOutputValue[], from = 0, to = val
   const tuple = Buffer.allocUnsafe(at);
   scratch.copy(tuple, 0, 0, at);
   return tuple as Tuple;
+}
+
+/**
+ * As `packValues`, from values read in pairs: the value, with text cast to a blob, and 1 where it was text. Slower, but text that
+ * is not valid UTF-8 stays as it is.
+ */
+export function packExact(values: readonly SQLOutputValue[], from = 0, to = values.length): Tuple {
+  const cells: Cell[] = [];
+  for (let i = from; i < to; i += 2) {
+    const value = values[i] as SQLOutputValue;
+    cells.push(values[i + 1] === 1n ? textCell(value as Uint8Array) : encodeCell(value));
+  }
+  return packTuple(cells);
 }
 
 function writeCell(value: SQLOutputValue, start: number): number {

@@ -72,6 +72,36 @@ export function quoteText(text: string): string {
   return `'${text.replaceAll("'", "''")}'`;
 }
 
+/**
+ * Names the database in a file for good: by the id that tracking left in it, else by the file itself. Paths and links to one file
+ * give the same. (Ask after tracking was installed: installing gives a database its id.)
+ */
+export function sqliteIdentity(path: string, role: SqliteOptions['role']): string {
+  if (!existsSync(path)) return `sqlite:${resolve(path)}`;
+  using db = openSqlite(path, { role, readOnly: true });
+  const tracked = db.prepare("SELECT 1 FROM sqlite_schema WHERE name = '_foreshadow_state'").get();
+  const stored = tracked === undefined ? undefined : db.prepare("SELECT value FROM _foreshadow_state WHERE name = 'id'").get();
+  if (stored !== undefined) return `sqlite:${(stored as { value: string }).value}`;
+  const { dev, ino } = statSync(path, { bigint: true });
+  return `sqlite:${dev}:${ino}`;
+}
+
+/** Which file stands at the path: another one after a rename over it. Empty if there is none. */
+export function fileAt(path: string): string {
+  const stat = statSync(path, { bigint: true, throwIfNoEntry: false });
+  return stat === undefined ? '' : `${stat.dev}:${stat.ino}`;
+}
+
+/** Runs `read` in a read transaction: all of it sees one moment. */
+export function reading<T>(db: DatabaseSync, read: (db: DatabaseSync) => T): T {
+  db.exec('BEGIN');
+  try {
+    return read(db);
+  } finally {
+    if (db.isTransaction) db.exec('ROLLBACK');
+  }
+}
+
 /** SQLite's primary result code, or null for an error that is not SQLite's. */
 export function resultCode(error: unknown): number | null {
   const code = (error as { errcode?: unknown } | null)?.errcode;

@@ -1,0 +1,283 @@
+import type { DatabaseSync } from 'node:sqlite';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Bookmark } from '../../journal/journal.ts';
+import type { TrackedBatch } from '../../model/change.ts';
+import { isAbort } from '../../model/errors.ts';
+import { type Position, position } from '../../model/position.ts';
+import type { TableName } from '../../model/schema.ts';
+import { bookmark, markOf, notInstalled } from './bookmark.ts';
+import { fileAt, isBusy, isSchemaChanged, openSqlite, reading } from './connection.ts';
+import {
+  type LogMark,
+  type Standing,
+  holdsMark,
+  inWriteTransaction,
+  isInstalled,
+  lastMark,
+  readStanding,
+  schemaVersion,
+  settle,
+} from './log.ts';
+import { readPoll } from './poll.ts';
+import { SqliteSnapshot } from './snapshot.ts';
+import { BatchStream, type StreamedBatch, bytesOf } from './stream.ts';
+
+/** How often the file is asked whether anybody wrote. One asking costs about 10 µs. */
+const PAUSE_MS = 10;
+const IDLE_PAUSE_MS = 25;
+const IDLE_AFTER_MS = 10_000;
+
+/** A poll is read up to this many bytes before any of it is handed on, so that its read transaction is short. */
+const POLL_BYTES_AHEAD = 32 << 20;
+
+/** What may wait for the reader of `changes`. */
+const STREAM_BYTES = 8 << 20;
+
+/**
+ * Follows the log: polls it, and serialises that with the snapshots, each of which is a poll too. `last` is the end of the newest
+ * poll; every poll begins there, on whatever connection it runs.
+ */
+export class Follower implements AsyncDisposable {
+  readonly #path: string;
+  readonly #lockWaitMs: number;
+  #db: DatabaseSync | null = null;
+  #file = '';
+  #standing: Standing | null = null;
+  #last = 0n;
+  /** A row that the log must hold, or it is another log than the one that was read. */
+  #proof: LogMark = { seq: 0n, mark: 0n };
+  /** The tables tracked last, to install again where a file without triggers was put in place. */
+  #names: readonly TableName[] | null = null;
+  #stream: BatchStream | null = null;
+  #started = Promise.withResolvers<void>();
+  #turn: Promise<unknown> = Promise.resolve();
+  #wake: () => void = () => {};
+  #woken = false;
+
+  constructor(path: string, lockWaitMs: number) {
+    this.#path = path;
+    this.#lockWaitMs = lockWaitMs;
+  }
+
+  async *changes(from: Bookmark, signal: AbortSignal): AsyncGenerator<StreamedBatch> {
+    if (this.#stream !== null) throw new Error('the changes of this primary are being read already');
+    const stream = new BatchStream(STREAM_BYTES);
+    const stopping = new AbortController();
+    const stop = () => {
+      stopping.abort();
+      stream.end(null);
+      this.wake();
+    };
+    if (signal.aborted) return;
+    signal.addEventListener('abort', stop, { once: true });
+    this.#stream = stream;
+    this.#proof = markOf(from);
+    this.#last = this.#proof.seq;
+    this.#standing = null;
+    this.#started.resolve();
+    const following = this.#follow(stream, stopping.signal);
+    try {
+      for (let item = await stream.next(); item !== null; item = await stream.next()) yield item;
+    } finally {
+      signal.removeEventListener('abort', stop);
+      stop();
+      await following;
+      this.#stream = null;
+      this.#started = Promise.withResolvers<void>();
+    }
+  }
+
+  async snapshot(covering: Position, signal: AbortSignal): Promise<SqliteSnapshot> {
+    for (;;) {
+      await unlessAborted(this.#started.promise, signal);
+      const snapshot = await this.#inTurn(() => this.#trySnapshot(signal));
+      if (snapshot !== null && snapshot.end >= covering) return snapshot;
+      await snapshot?.[Symbol.asyncDispose]();
+      await sleep(PAUSE_MS, undefined, { signal });
+    }
+  }
+
+  /** Ends `changes` with this error; when it resolves nothing of the follower touches the file any more. */
+  async stop(error: unknown): Promise<void> {
+    this.#stream?.end(error);
+    this.wake();
+    await this.#turn;
+  }
+
+  /** Polls soon, without waiting for the end of a pause. */
+  wake(): void {
+    this.#woken = true;
+    this.#wake();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop(null);
+    this.#db?.close();
+    this.#db = null;
+  }
+
+  async #follow(stream: BatchStream, signal: AbortSignal): Promise<void> {
+    try {
+      while (!signal.aborted && !stream.ended) {
+        this.#woken = false;
+        const before = this.#dataVersion();
+        await this.#inTurn(() => this.#poll(stream, signal));
+        await this.#untilWritten(before, signal);
+      }
+    } catch (error) {
+      stream.end(isAbort(error) ? null : error);
+    }
+  }
+
+  async #poll(stream: BatchStream, signal: AbortSignal): Promise<void> {
+    while (!signal.aborted && !stream.ended) {
+      try {
+        await this.#ready(signal);
+        const db = this.#connection();
+        db.exec('BEGIN');
+        if (this.#stands(db)) return await this.#deliver(db, stream, true);
+        this.#standing = null;
+      } catch (error) {
+        // A writer without WAL, recovering or changing the schema is in the way for a moment.
+        if (!isBusy(error) && !isSchemaChanged(error)) throw error;
+        await this.#pause(PAUSE_MS);
+      } finally {
+        if (this.#db?.isTransaction === true) this.#db.exec('ROLLBACK');
+      }
+    }
+  }
+
+  /** Null where it has to be tried again. */
+  async #trySnapshot(signal: AbortSignal): Promise<SqliteSnapshot | null> {
+    const stream = this.#stream;
+    signal.throwIfAborted();
+    if (stream === null || stream.ended) return null;
+    let db: DatabaseSync | null = null;
+    try {
+      await this.#ready(signal);
+      db = openSqlite(this.#path, { role: 'primary', busyTimeoutMs: 50 });
+      db.exec('BEGIN');
+      if (this.#stands(db)) {
+        await this.#deliver(db, stream, false);
+        const snapshot = new SqliteSnapshot(db, position(this.#last));
+        db = null;
+        return snapshot;
+      }
+      this.#standing = null;
+    } catch (error) {
+      if (!isBusy(error) && !isSchemaChanged(error)) throw error;
+    } finally {
+      db?.close();
+    }
+    return null;
+  }
+
+  /** Triggers and schema are as they were, and the log is the one that was read. Must be the transaction's first reading. */
+  #stands(db: DatabaseSync): boolean {
+    return this.#standing !== null && schemaVersion(db) === this.#standing.schemaVersion && isInstalled(db) && holdsMark(db, this.#proof);
+  }
+
+  /** Sees to it that there is a standing: reads it, or brings log and triggers in order where something moved. */
+  async #ready(signal: AbortSignal): Promise<void> {
+    const db = this.#connection();
+    if (this.#standing !== null) return;
+    const { standing, installed } = reading(db, () => ({
+      standing: isInstalled(db) && holdsMark(db, this.#proof) ? readStanding(db) : null,
+      installed: isInstalled(db),
+    }));
+    if (!installed && this.#names === null) throw notInstalled(this.#path);
+    if (standing === null) {
+      using writer = openSqlite(this.#path, { role: 'primary', busyTimeoutMs: 50 });
+      const options = { wanted: installed ? null : this.#names, from: this.#proof };
+      this.#standing = await inWriteTransaction(writer, this.#lockWaitMs, signal, () => {
+        const settled = settle(writer, options);
+        // If the log is another one, what was just written into it lies above all that was read, and proves it from now on.
+        this.#proof = lastMark(writer);
+        return settled;
+      });
+    } else this.#standing = standing;
+    this.#names = this.#standing.tables.map((each) => each.table.schema.table);
+  }
+
+  async #deliver(db: DatabaseSync, stream: BatchStream, release: boolean): Promise<void> {
+    const end = lastMark(db);
+    if (end.seq === this.#last) return;
+    const { evidence } = bookmark(end);
+    const ahead: TrackedBatch[] = [];
+    let bytes = 0;
+    for (const batch of readPoll(db, (this.#standing as Standing).tables, { after: this.#last, through: end.seq })) {
+      ahead.push(batch);
+      bytes += bytesOf(batch);
+      if (bytes < POLL_BYTES_AHEAD) continue;
+      for (const each of ahead.splice(0)) await stream.push({ batch: each, evidence });
+    }
+    if (release) db.exec('ROLLBACK');
+    for (const each of ahead) await stream.push({ batch: each, evidence });
+    this.#last = end.seq;
+    this.#proof = end;
+  }
+
+  async #untilWritten(before: string, signal: AbortSignal): Promise<void> {
+    const since = performance.now();
+    while (!signal.aborted && this.#stream?.ended === false && !this.#woken) {
+      if (this.#dataVersion() !== before) return;
+      await this.#pause(performance.now() - since > IDLE_AFTER_MS ? IDLE_PAUSE_MS : PAUSE_MS);
+    }
+  }
+
+  /** Changes whenever another connection commits, and when another file is put at the path. */
+  #dataVersion(): string {
+    try {
+      const row = this.#connection().prepare('PRAGMA data_version').get() as { data_version: bigint };
+      return `${this.#file} ${row.data_version}`;
+    } catch (error) {
+      if (isBusy(error)) return 'busy';
+      throw error;
+    }
+  }
+
+  /** The connection that polls; opened anew where the file was replaced. */
+  #connection(): DatabaseSync {
+    const file = fileAt(this.#path);
+    // While nothing stands at the path the old file is still open: somebody is about to put another in its place.
+    if (this.#db !== null && (file === this.#file || file === '')) return this.#db;
+    this.#db?.close();
+    this.#db = null;
+    this.#standing = null;
+    this.#db = openSqlite(this.#path, { role: 'primary', busyTimeoutMs: 50 });
+    this.#file = file;
+    return this.#db;
+  }
+
+  async #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const mine = this.#turn.then(work);
+    // Whoever asked gets the error; the next in line only needs to know that this turn is over.
+    this.#turn = mine.then(
+      () => undefined,
+      () => undefined,
+    );
+    return mine;
+  }
+
+  async #pause(ms: number): Promise<void> {
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      this.#wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+}
+
+async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  signal.throwIfAborted();
+  const aborted = Promise.withResolvers<never>();
+  const abort = () => aborted.reject(signal.reason);
+  signal.addEventListener('abort', abort, { once: true });
+  try {
+    return await Promise.race([promise, aborted.promise]);
+  } finally {
+    signal.removeEventListener('abort', abort);
+  }
+}

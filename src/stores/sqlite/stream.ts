@@ -1,0 +1,67 @@
+import type { TrackedBatch } from '../../model/change.ts';
+
+export interface StreamedBatch {
+  readonly batch: TrackedBatch;
+  readonly evidence: string;
+}
+
+/**
+ * Hands batches from those who poll (the follower, and snapshots) to the one who reads `changes`. Bounded: `push` waits while what
+ * is queued holds more than `bytesMax`.
+ */
+export class BatchStream {
+  readonly #bytesMax: number;
+  readonly #queue: StreamedBatch[] = [];
+  #bytes = 0;
+  #ended: { error: unknown } | null = null;
+  #changed = Promise.withResolvers<void>();
+
+  constructor(bytesMax: number) {
+    this.#bytesMax = bytesMax;
+  }
+
+  get ended(): boolean {
+    return this.#ended !== null;
+  }
+
+  /** Throws if the reader has gone. */
+  async push(item: StreamedBatch): Promise<void> {
+    while (this.#bytes > this.#bytesMax && this.#ended === null) await this.#changed.promise;
+    if (this.#ended !== null) throw new DOMException('the stream of changes has ended', 'AbortError');
+    this.#queue.push(item);
+    this.#bytes += bytesOf(item.batch);
+    this.#signal();
+  }
+
+  /** The next batch; null once the stream was ended without an error, else that error is thrown. */
+  async next(): Promise<StreamedBatch | null> {
+    for (;;) {
+      if (this.#ended !== null) {
+        if (this.#ended.error !== null) throw this.#ended.error;
+        return null;
+      }
+      const item = this.#queue.shift();
+      if (item !== undefined) {
+        this.#bytes -= bytesOf(item.batch);
+        this.#signal();
+        return item;
+      }
+      await this.#changed.promise;
+    }
+  }
+
+  /** Ends both sides at once; what is still queued is dropped. */
+  end(error: unknown): void {
+    this.#ended ??= { error };
+    this.#signal();
+  }
+
+  #signal(): void {
+    this.#changed.resolve();
+    this.#changed = Promise.withResolvers<void>();
+  }
+}
+
+export function bytesOf(batch: TrackedBatch): number {
+  return batch.blocks.reduce((sum, block) => sum + block.bytes.length, 256);
+}
