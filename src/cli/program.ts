@@ -2,6 +2,7 @@ import { Command, CommanderError } from 'commander';
 import { ForeshadowError } from '../model/errors.ts';
 import { captureCommand } from './commands/capture.ts';
 import { capturesCommand } from './commands/captures.ts';
+import { demoCommand } from './commands/demo.ts';
 import { diffCommand } from './commands/diff.ts';
 import { doctorCommand } from './commands/doctor.ts';
 import { initCommand } from './commands/init.ts';
@@ -37,6 +38,7 @@ const COMMANDS: readonly ((act: Act) => Command)[] = [
   resumeCommand,
   tailCommand,
   uninstallCommand,
+  demoCommand,
 ];
 
 /** The program with all its commands. `act` decides what a command's work runs in. */
