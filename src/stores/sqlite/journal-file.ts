@@ -49,7 +49,7 @@ const SCHEMA = `
     lowest_transaction TEXT NOT NULL, highest_transaction TEXT NOT NULL, crc INTEGER NOT NULL, bytes BLOB NOT NULL
   ) STRICT;
   CREATE INDEX frames_of_table ON frames (tbl, last);
-  CREATE INDEX frames_of_transaction ON frames (highest_transaction);
+  CREATE INDEX frames_of_transaction ON frames (highest_transaction, lowest_transaction);
   CREATE TABLE events (
     id INTEGER PRIMARY KEY, tbl INTEGER NOT NULL, at TEXT NOT NULL, kind TEXT NOT NULL, reason TEXT NOT NULL
   ) STRICT;

@@ -1,5 +1,5 @@
 import { statSync } from 'node:fs';
-import type { DatabaseSync, StatementSync } from 'node:sqlite';
+import type { DatabaseSync } from 'node:sqlite';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { crc32 } from 'node:zlib';
 import { transactionsOf } from '../../journal/frame.ts';
@@ -10,6 +10,15 @@ import { ForeshadowError } from '../../model/errors.ts';
 import { ORIGIN, type Position, maxPosition, minPosition, parsePosition } from '../../model/position.ts';
 import type { TableName } from '../../model/schema.ts';
 import { type JournalFile, journalFailure, openJournalFile } from './journal-file.ts';
+import {
+  type EventRow,
+  type FrameRow,
+  type PruneRow,
+  type StateRow,
+  type Statements,
+  type TableRow,
+  prepareStatements,
+} from './journal-statements.ts';
 
 /** A read fetches frames ahead up to this many bytes: the bound of its memory, but for a single frame that is larger. */
 const READ_AHEAD_BYTES = 1 << 20;
@@ -48,15 +57,6 @@ interface State {
   readonly lastId: number;
 }
 
-interface FrameRow {
-  readonly id: number;
-  readonly first: string;
-  readonly last: string;
-  readonly changes: number;
-  readonly crc: number;
-  readonly bytes: Uint8Array;
-}
-
 class SqliteJournal implements Journal {
   readonly id: string;
   readonly #file: JournalFile;
@@ -72,7 +72,7 @@ class SqliteJournal implements Journal {
   constructor(file: JournalFile) {
     this.#file = file;
     this.#db = file.db;
-    this.#sql = prepare(file.db);
+    this.#sql = prepareStatements(file.db);
     const row = this.#sql.state.get() as unknown as StateRow | undefined;
     if (row === undefined) throw new ForeshadowError('JOURNAL_ACCESS', `the journal ${file.path} is damaged: its state is gone`, DAMAGE);
     this.id = row.id;
@@ -182,10 +182,14 @@ class SqliteJournal implements Journal {
     const wanted = new Set(ids);
     const found = new Set<TransactionId>();
     if (wanted.size === 0) return found;
-    const ordered = ids.map(transactionText).toSorted();
     const { firstId, lastId } = this.#state;
-    const rows = this.#reading(() => this.#sql.framesWith.all(ordered[0] as string, ordered.at(-1) as string, upTo, firstId, lastId));
-    for (const { id } of rows as unknown as { id: number }[]) {
+    // Asked one by one: together with an old transaction that is still open, the newest would span all frames in between.
+    const frames = new Set<number>();
+    for (const text of [...wanted].map(transactionText)) {
+      const rows = this.#reading(() => this.#sql.framesWith.all(text, upTo, firstId, lastId));
+      for (const { id } of rows as unknown as { id: number }[]) frames.add(id);
+    }
+    for (const id of frames) {
       if (found.size === wanted.size) break;
       const row = this.#reading(() => this.#sql.frame.get(id)) as unknown as (FrameRow & { name: TableName }) | undefined;
       if (row === undefined) continue;
@@ -328,71 +332,7 @@ const DAMAGE = {
   remedy: 'Move the file away and start again: tracking begins anew, and the tables are resynced by comparison.',
 };
 
-interface StateRow {
-  readonly id: string;
-  readonly began: string | null;
-  readonly head: string | null;
-  readonly evidence: string | null;
-  readonly first_id: number;
-  readonly last_id: number;
-}
-
-interface TableRow {
-  readonly number: number;
-  readonly name: TableName;
-  readonly floor: string;
-}
-
-interface EventRow {
-  readonly kind: TableEvent['kind'];
-  readonly at: string;
-  readonly reason: string;
-}
-
-interface PruneRow {
-  readonly id: number | null;
-  readonly last: string | null;
-}
-
-type Statements = ReturnType<typeof prepare>;
-
 /** Text of fixed width, so that its order is the order of unsigned 64-bit ids, which SQLite's integers do not hold. */
 function transactionText(id: bigint): string {
   return id.toString(16).padStart(16, '0');
-}
-
-function prepare(db: DatabaseSync) {
-  const sql = (text: string): StatementSync => db.prepare(text);
-  return {
-    state: sql('SELECT id, began, head, evidence, first_id, last_id FROM state'),
-    saveState: sql('UPDATE state SET began = ?, head = ?, evidence = ?, first_id = ?, last_id = ?'),
-    tables: sql('SELECT number, name, floor FROM tables'),
-    insertTable: sql('INSERT INTO tables (number, name, floor) VALUES (?, ?, ?)'),
-    setFloor: sql('UPDATE tables SET floor = ? WHERE number = ?'),
-    resetFloors: sql('UPDATE tables SET floor = ?'),
-    insertFrame: sql('INSERT INTO frames VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)'),
-    insertEvent: sql('INSERT INTO events VALUES (?, ?, ?, ?, ?)'),
-    // A frame that goes on with the transaction the last one ended in has the same `last` and a higher id.
-    read: sql(`
-      SELECT id, first, last, changes, crc, bytes FROM frames INDEXED BY frames_of_table
-      WHERE tbl = ?1 AND last >= ?2 AND (last > ?2 OR ?3 > 0 AND id > ?3) AND id BETWEEN ?4 AND ?5
-      ORDER BY last, id`),
-    frame: sql(`SELECT frames.*, tables.name FROM frames JOIN tables ON number = tbl WHERE id = ?`),
-    framesWith: sql(`
-      SELECT id FROM frames INDEXED BY frames_of_transaction
-      WHERE highest_transaction >= ? AND lowest_transaction <= ? AND first <= ? AND id BETWEEN ? AND ?`),
-    events: sql('SELECT kind, at, reason FROM events WHERE tbl = ? AND at > ? AND at <= ? AND id BETWEEN ? AND ? ORDER BY at, id'),
-    lastChange: sql('SELECT last FROM frames WHERE tbl = ? AND id BETWEEN ? AND ? ORDER BY last DESC LIMIT 1'),
-    pruneTop: sql(`
-      SELECT max(id) AS id, max(last) AS last FROM (
-        SELECT max(id) AS id, max(last) AS last FROM frames WHERE tbl = ?1 AND last <= ?2 AND id BETWEEN ?3 AND ?4
-        UNION ALL SELECT max(id), max(at) FROM events WHERE tbl = ?1 AND at <= ?2 AND id BETWEEN ?3 AND ?4)`),
-    pruneFrames: sql(`
-      DELETE FROM frames WHERE id IN (SELECT id FROM frames WHERE tbl = ? AND last <= ? AND id <= ? ORDER BY last, id LIMIT ?)`),
-    pruneEvents: sql('DELETE FROM events WHERE tbl = ? AND at <= ? AND id <= ?'),
-    dropPieces: sql('DELETE FROM frames WHERE id > ?'),
-    dropFramesBelow: sql('DELETE FROM frames WHERE id IN (SELECT id FROM frames WHERE id < ? ORDER BY id LIMIT ?)'),
-    dropFramesAbove: sql('DELETE FROM frames WHERE id IN (SELECT id FROM frames WHERE id > ? ORDER BY id LIMIT ?)'),
-    dropEventsOutside: sql('DELETE FROM events WHERE id NOT BETWEEN ? AND ?'),
-  };
 }
