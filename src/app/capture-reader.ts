@@ -1,0 +1,151 @@
+import { restore, schemaOf } from '../capture/restore.ts';
+import { sealsEqual, sumsByReading } from '../capture/seal.ts';
+import type { Coverage, RowDifference } from '../model/capture.ts';
+import type { DdlStatement, TableName } from '../model/schema.ts';
+import { type Config, redactUrl } from './config.ts';
+import type {
+  CaptureListing,
+  DiffReport,
+  DiffRow,
+  ProgressListener,
+  QueryReport,
+  RestoreReport,
+  RestoreRequest,
+  ValidateReport,
+} from './operations.ts';
+import { listing, readable, round } from './reports.ts';
+import { type OpenShadow, openRestoreTarget } from './stores.ts';
+
+interface TableSlice {
+  readonly table: TableName;
+  readonly slice: readonly RowDifference[];
+}
+
+/** What can be done with captures by reading the shadow alone: no claim, no primary, beside a running `start`. */
+export class CaptureReader {
+  readonly #config: Config;
+  readonly #open: () => Promise<OpenShadow>;
+
+  constructor(config: Config, open: () => Promise<OpenShadow>) {
+    this.#config = config;
+    this.#open = open;
+  }
+
+  async list(signal: AbortSignal): Promise<readonly CaptureListing[]> {
+    const { catalog } = await this.#open();
+    signal.throwIfAborted();
+    return (await catalog.exists()) ? (await catalog.list()).map(listing) : [];
+  }
+
+  /** A capture against its own seal. */
+  async validate(number: number, progress: ProgressListener, signal: AbortSignal): Promise<ValidateReport> {
+    const begunMs = performance.now();
+    const { shadow, catalog } = await this.#open();
+    const record = await readable(catalog, number);
+    const seals = await catalog.seals(record.number);
+    const skipped: Array<Coverage['skipped'][number]> = [...record.absent];
+    let rows = 0;
+    let broken = 0;
+    for (const seal of seals) {
+      const now = await sumsByReading(shadow, seal.table, record.number, signal);
+      rows += Number(now.rows);
+      progress({ phase: 'adding up', table: seal.table, done: rows, total: null, unit: 'rows' });
+      if (sealsEqual(seal, now)) continue;
+      broken++;
+      skipped.push({
+        table: seal.table,
+        reason: `its rows no longer add up to the seal: ${seal.rows} rows were sealed, ${now.rows} are read`,
+      });
+    }
+    return {
+      against: 'seal',
+      capture: number,
+      verdict: broken > 0 ? 'INVALID' : seals.length === 0 || record.absent.length > 0 ? 'INCONCLUSIVE' : 'VALID',
+      coverage: { tables: seals.length, rows, witnessed: 0, skipped },
+      differences: [],
+      moreDifferences: 0,
+      elapsedMs: round(performance.now() - begunMs),
+    };
+  }
+
+  async diff(from: number, to: number, signal: AbortSignal): Promise<DiffReport> {
+    const tables = new Map<string, { inserted: number; updated: number; deleted: number }>();
+    for await (const { table, slice } of this.#differences(from, to, signal)) {
+      const counts = tables.get(table) ?? { inserted: 0, updated: 0, deleted: 0 };
+      for (const { before, after } of slice) counts[before === null ? 'inserted' : after === null ? 'deleted' : 'updated']++;
+      tables.set(table, counts);
+    }
+    return { from, to, tables: Array.from(tables, ([table, counts]) => ({ table, ...counts })) };
+  }
+
+  async *diffRows(from: number, to: number, signal: AbortSignal): AsyncIterable<DiffRow> {
+    const { shadow, catalog } = await this.#open();
+    const shapes = [(await readable(catalog, from)).number, (await readable(catalog, to)).number] as const;
+    for await (const { table, slice } of this.#differences(from, to, signal)) {
+      const earlier = await shadow.schemaAt(table, shapes[0]);
+      const later = await shadow.schemaAt(table, shapes[1]);
+      for (const { key, before, after } of slice) {
+        const schema = after === null ? earlier : later;
+        if (schema === null) continue;
+        yield {
+          table,
+          key: shadow.values.key(schema, key),
+          before: before === null || earlier === null ? null : shadow.values.row(earlier, before),
+          after: after === null || later === null ? null : shadow.values.row(later, after),
+        };
+      }
+    }
+  }
+
+  /** Slices of differences, every table of both captures in turn. A table with none gives one empty slice. */
+  async *#differences(from: number, to: number, signal: AbortSignal): AsyncGenerator<TableSlice> {
+    const { shadow, catalog } = await this.#open();
+    const [a, b] = [await readable(catalog, from), await readable(catalog, to)];
+    if (a.number > b.number) {
+      for await (const { table, slice } of this.#differences(to, from, signal)) {
+        yield { table, slice: slice.map(({ key, before, after }) => ({ key, before: after, after: before })) };
+      }
+      return;
+    }
+    const names = new Set<TableName>();
+    for (const { number } of [a, b]) for (const { table } of (await catalog.schema(number))?.tables ?? []) names.add(table);
+    for (const table of names) {
+      yield { table, slice: [] };
+      if (a.number === b.number) continue;
+      for await (const slice of shadow.diff(table, a.number, b.number, signal)) yield { table, slice };
+    }
+  }
+
+  async *query(capture: number, sql: string, signal: AbortSignal): AsyncIterable<QueryReport> {
+    const { shadow, catalog } = await this.#open();
+    yield* shadow.query((await readable(catalog, capture)).number, sql, signal);
+  }
+
+  async restore(request: RestoreRequest, progress: ProgressListener, signal: AbortSignal): Promise<RestoreReport> {
+    const begunMs = performance.now();
+    const { shadow, catalog } = await this.#open();
+    const record = await readable(catalog, request.capture);
+    await using target = await openRestoreTarget(this.#config, request.to);
+    const onRows = (table: TableName, done: number): void => progress({ phase: 'restoring', table, done, total: null, unit: 'rows' });
+    const outcome = await restore({ shadow, catalog }, record, request.table as TableName | null, target, onRows, signal);
+    return { capture: request.capture, to: redactUrl(request.to), ...outcome, elapsedMs: round(performance.now() - begunMs) };
+  }
+
+  async *script(capture: number, table: string | null, signal: AbortSignal): AsyncIterable<string> {
+    const { shadow, catalog } = await this.#open();
+    const record = await readable(catalog, capture);
+    const schema = await schemaOf(catalog, record, table as TableName | null);
+    yield `-- capture ${record.number} of ${this.#config.dataSet}, cut at ${record.cutAt}\n`;
+    yield* statements(schema.before);
+    for (const each of schema.tables) {
+      yield* statements(each.create);
+      yield* shadow.script(each.table, record.number, signal);
+    }
+    for (const each of schema.tables) yield* statements(each.finish);
+    yield* statements(schema.after);
+  }
+}
+
+function* statements(list: readonly DdlStatement[]): Generator<string> {
+  for (const { sql } of list) yield `${sql.trimEnd().replace(/;$/, '')};\n`;
+}

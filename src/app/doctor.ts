@@ -1,0 +1,67 @@
+import { type Finding, ForeshadowError } from '../model/errors.ts';
+import type { TableSchema } from '../model/schema.ts';
+import { type Config, redactUrl } from './config.ts';
+import type { SystemOptions } from './local-system.ts';
+import type { DoctorReport } from './operations.ts';
+import { openPrimary, openShadow } from './stores.ts';
+
+/** What stands in the way, each finding with a remedy. Changes nothing; an end that cannot be reached is a finding too. */
+export async function doctor(config: Config, signal: AbortSignal): Promise<DoctorReport> {
+  const findings: Finding[] = [];
+  let primaryIdentity: string | null = null;
+  let tables: readonly TableSchema[] = [];
+  await attempt(findings, redactUrl(config.primary), async () => {
+    await using primary = await openPrimary(config, async () => new Set());
+    findings.push(...(await primary.check(signal)));
+    primaryIdentity = await primary.identity(signal);
+    ({ tables } = await primary.describe(signal));
+    if (tables.length === 0) findings.push(noTables(config));
+  });
+  await attempt(findings, redactUrl(config.shadow), async () => {
+    const opened = await openShadow(config);
+    await using shadow = opened.shadow;
+    if (primaryIdentity !== null && (await shadow.identity(signal)) === primaryIdentity) findings.push(sameDatabase(config));
+    else findings.push(...(await shadow.check(tables, signal)));
+  });
+  return { findings };
+}
+
+async function attempt(findings: Finding[], subject: string, ask: () => Promise<void>): Promise<void> {
+  try {
+    await ask();
+  } catch (error) {
+    if (!(error instanceof ForeshadowError)) throw error;
+    findings.push({ severity: 'error', code: error.code, subject, message: error.message, remedy: error.remedy });
+  }
+}
+
+function noTables(config: Config): Finding {
+  return {
+    severity: 'error',
+    code: 'TABLE_MISSING',
+    subject: 'tables',
+    message: `no table of the primary matches ${config.selection.include.join(', ')}`,
+    remedy: 'Correct `tables` (or `policy.exclude`) in the config; * stands for any run of characters.',
+  };
+}
+
+function sameDatabase(config: Config): Finding {
+  return {
+    severity: 'error',
+    code: 'SHADOW_IS_PRIMARY',
+    subject: redactUrl(config.shadow),
+    message: 'the shadow is the primary itself',
+    remedy: 'Give the shadow a database of its own, best on another machine.',
+  };
+}
+
+/** Takes away what was installed on the primary. Idempotent. The shadow and its captures stay. */
+export async function uninstall(config: Config, options: SystemOptions, signal: AbortSignal): Promise<void> {
+  await using primary = await openPrimary(config, async () => new Set());
+  const { catalog, ...opened } = await openShadow(config);
+  await using shadow = opened.shadow;
+  // Refused while another instance lives: it would go on tracking what is no longer there.
+  if (await catalog.exists()) await shadow.claim(`foreshadow uninstall, process ${process.pid}`);
+  await primary.uninstall(signal);
+  options.log('info', 'uninstalled', { primary: redactUrl(config.primary) });
+}

@@ -1,0 +1,147 @@
+import { isReadable, knownGood } from '../capture/states.ts';
+import type { DiagnosedDifference } from '../capture/diagnose.ts';
+import type { CaptureOutcome } from '../capture/orchestrator.ts';
+import type { Catalog } from '../capture/catalog.ts';
+import { type CaptureNumber, type CaptureRecord, captureNumber } from '../model/capture.ts';
+import { type ChangeVisitor, walkBlock } from '../journal/frame.ts';
+import type { TrackedBatch, TransactionRef } from '../model/change.ts';
+import { ForeshadowError } from '../model/errors.ts';
+import type { TableName, TableSchema } from '../model/schema.ts';
+import { type KeyTuple, keyTuple } from '../model/tuple.ts';
+import type { ValueCodec } from '../model/values.ts';
+import type { CaptureListing, CaptureReport, DifferenceReport, TailLine } from './operations.ts';
+
+/** Turns what the parts return into the reports of `operations.ts`. */
+
+export function listing(record: CaptureRecord): CaptureListing {
+  const { number, state, cutAt, verdict, rows, absent, note } = record;
+  return { number, state, at: cutAt, verdict, rows, absent, note, holds: [] };
+}
+
+export function differenceReports(differences: readonly DiagnosedDifference[], values: ValueCodec): DifferenceReport[] {
+  return differences
+    .slice(0, DIFFERENCES_SHOWN)
+    .map(({ schema, key, diagnosis }) => ({ table: schema.table, key: values.key(schema, key), diagnosis }));
+}
+
+/** Beyond this many, differences are counted and not listed. */
+export const DIFFERENCES_SHOWN = 1000;
+
+export function captureReport(
+  outcome: CaptureOutcome,
+  schemas: ReadonlyMap<TableName, TableSchema>,
+  values: ValueCodec,
+  leaves: string | null,
+): CaptureReport {
+  const { record, conflicts } = outcome;
+  const { verdict, cutAt, rows, timings, coverage } = record;
+  if (verdict === null || cutAt === null || rows === null || timings === null || coverage === null) {
+    throw new Error(`capture ${record.number} is not sealed`);
+  }
+  return {
+    number: record.number,
+    verdict,
+    at: cutAt,
+    rows,
+    residualRows: timings.residualRows,
+    drainMs: round(timings.drainMs),
+    cutMs: round(timings.cutMs),
+    validateMs: round(timings.validateMs),
+    elapsedMs: round(timings.elapsedMs),
+    coverage,
+    differences: differenceReports(outcome.differences, values),
+    conflicts: conflicts.slice(0, DIFFERENCES_SHOWN).map(({ table, key }) => ({ table, key: shownKey(schemas.get(table), key, values) })),
+    cure: outcome.cure,
+    leaves,
+  };
+}
+
+function shownKey(schema: TableSchema | undefined, key: KeyTuple, values: ValueCodec): Readonly<Record<string, unknown>> {
+  return schema === undefined ? {} : values.key(schema, key);
+}
+
+/** Milliseconds with one decimal: more would claim what a clock cannot tell. */
+export function round(ms: number): number {
+  return Math.round(ms * 10) / 10;
+}
+
+/** A capture that can be read; CAPTURE_MISSING names those that can. */
+export async function readable(catalog: Catalog, number: number): Promise<CaptureRecord> {
+  const records = (await catalog.exists()) ? (await catalog.list()).filter(isReadable) : [];
+  const record = records.find((each) => each.number === number);
+  if (record !== undefined) return record;
+  const last = records.at(-1);
+  throw new ForeshadowError('CAPTURE_MISSING', `there is no capture ${number}`, {
+    remedy:
+      last === undefined
+        ? 'Take the first with `foreshadow capture`.'
+        : `Captures reach from ${records[0]?.number} to ${last.number}, known-good is ${knownGood(records)?.number ?? 'none'}: see \`foreshadow captures\`.`,
+  });
+}
+
+/** The number of a capture in progress: reading at it reads the live state. */
+export function inProgress(records: readonly CaptureRecord[]): CaptureNumber {
+  return captureNumber((records.at(-1)?.number ?? 0) + 1);
+}
+
+/** The changes of a batch as lines for people, in the order of the journal: by table within a batch. */
+export function* tailLines(
+  batch: TrackedBatch,
+  schemas: (table: TableName) => TableSchema | undefined,
+  values: ValueCodec,
+): Generator<TailLine> {
+  for (const block of batch.blocks) {
+    const schema = schemas(block.table);
+    if (schema === undefined) continue;
+    const lines = new TailWriter(schema, values);
+    walkBlock(block, batch.after, batch.through, lines);
+    yield* lines.lines;
+  }
+}
+
+class TailWriter implements ChangeVisitor {
+  readonly lines: TailLine[] = [];
+  readonly #schema: TableSchema;
+  readonly #values: ValueCodec;
+  #ref: TransactionRef | null = null;
+
+  constructor(schema: TableSchema, values: ValueCodec) {
+    this.#schema = schema;
+    this.#values = values;
+  }
+
+  transaction(ref: TransactionRef): boolean {
+    this.#ref = ref;
+    return true;
+  }
+
+  insert(row: Parameters<ChangeVisitor['insert']>[0]): void {
+    this.#line('insert', keyTuple(row, this.#schema.key), row);
+  }
+
+  update(row: Parameters<ChangeVisitor['update']>[0], oldKey: KeyTuple | null): void {
+    this.#line('update', oldKey ?? keyTuple(row, this.#schema.key), row);
+  }
+
+  delete(key: KeyTuple): void {
+    this.#line('delete', key, null);
+  }
+
+  truncate(): void {
+    this.#line('truncate', null, null);
+  }
+
+  #line(kind: TailLine['kind'], key: KeyTuple | null, row: Parameters<ChangeVisitor['insert']>[0] | null): void {
+    const ref = this.#ref;
+    if (ref === null) return;
+    this.lines.push({
+      table: this.#schema.table,
+      kind,
+      key: key === null ? null : this.#values.key(this.#schema, key),
+      row: row === null ? null : this.#values.row(this.#schema, row),
+      transaction: ref.id.toString(),
+      position: ref.at,
+      committedAt: new Date(Number(ref.committedAtMicros / 1000n)).toISOString(),
+    });
+  }
+}

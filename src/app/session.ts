@@ -1,0 +1,247 @@
+import { hostname } from 'node:os';
+import type { Catalog } from '../capture/catalog.ts';
+import { Orchestrator } from '../capture/orchestrator.ts';
+import { lastReadable, toState } from '../capture/states.ts';
+import type { Journal } from '../journal/journal.ts';
+import { type CaptureNumber, NO_CAPTURE, captureNumber } from '../model/capture.ts';
+import { type ErrorCode, type Finding, ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
+import type { Position } from '../model/position.ts';
+import { COPY_BY_COMPARISON, COPY_FROM_NOTHING, type Element, type Generation, type Progress } from '../model/progress.ts';
+import { type DataSetSchema, tableOf } from '../model/schema.ts';
+import { Engine } from '../shadowing/engine.ts';
+import type { Shadow } from '../shadowing/shadow.ts';
+import type { Primary } from '../tracking/primary.ts';
+import { Tracker } from '../tracking/tracker.ts';
+import { type Config, redactUrl } from './config.ts';
+import { failpoint } from './failpoint.ts';
+import type { SystemOptions } from './local-system.ts';
+import { openJournal, openPrimary, openShadow } from './stores.ts';
+
+interface DataSetDocument {
+  readonly name: string;
+  readonly primaryIdentity: string;
+  readonly journalId: string;
+}
+
+/** Live changes gather this long before they are written: hot rows are then written once for many changes. */
+const FOLD_EVERY_MS = 200;
+const DRAIN_DEADLINE_MS = 60_000;
+const ROLLING_BUDGET_MS = 2_000;
+
+/** A data set being tracked, shadowed and captured by this process: it holds the shadow's claim until it is closed. */
+export class Session implements AsyncDisposable {
+  readonly primary: Primary;
+  readonly shadow: Shadow;
+  readonly catalog: Catalog;
+  readonly journal: Journal;
+  readonly tracker: Tracker;
+  readonly engine: Engine;
+  readonly orchestrator: Orchestrator;
+  readonly #lifetime: AbortController;
+  readonly #resources: AsyncDisposableStack;
+  readonly #loops: Promise<unknown>;
+
+  private constructor(
+    parts: { primary: Primary; shadow: Shadow; catalog: Catalog; journal: Journal; tracker: Tracker; engine: Engine },
+    orchestrator: Orchestrator,
+    running: { lifetime: AbortController; loops: Promise<unknown>; resources: AsyncDisposableStack },
+  ) {
+    this.primary = parts.primary;
+    this.shadow = parts.shadow;
+    this.catalog = parts.catalog;
+    this.journal = parts.journal;
+    this.tracker = parts.tracker;
+    this.engine = parts.engine;
+    this.orchestrator = orchestrator;
+    this.#lifetime = running.lifetime;
+    this.#loops = running.loops;
+    this.#resources = running.resources;
+  }
+
+  /** Aborts when the session is closed, or when a loop has failed for good: the reason is then the failure. */
+  get signal(): AbortSignal {
+    return this.#lifetime.signal;
+  }
+
+  /** Checks both ends, claims the shadow, installs on the primary, and begins to track and shadow. */
+  static async open(config: Config, options: SystemOptions, signal: AbortSignal): Promise<Session> {
+    await using resources = new AsyncDisposableStack();
+    const journal = resources.use(await openJournal(config.journal.path));
+    const primary = resources.use(await openPrimary(config, (ids, upTo) => journal.contains(ids, upTo)));
+    const { shadow, catalog } = await openShadow(config);
+    resources.use(shadow);
+    await refuseSame(config, primary, shadow, signal);
+    refuseErrors(await primary.check(signal));
+    const described = await describe(config, primary, signal);
+    refuseErrors(await shadow.check(described.tables, signal));
+    await shadow.claim(`foreshadow on ${hostname()}, process ${process.pid}`);
+    await prepare({ config, primary, shadow, catalog, journal, described }, options, signal);
+    return Session.#start(config, options, { primary, shadow, catalog, journal }, resources.move(), signal);
+  }
+
+  static async #start(
+    config: Config,
+    options: SystemOptions,
+    stores: { primary: Primary; shadow: Shadow; catalog: Catalog; journal: Journal },
+    resources: AsyncDisposableStack,
+    signal: AbortSignal,
+  ): Promise<Session> {
+    const lifetime = new AbortController();
+    const log = (message: string, fields: Readonly<Record<string, unknown>>): void => options.log('info', message, fields);
+    try {
+      const onRetry = (error: unknown, waitMs: number): void =>
+        options.log('warn', 'tracking will be tried again', { reason: messageOf(error), waitMs });
+      const tracker = new Tracker({ ...stores, failpoint, onRetry });
+      const parked = await stores.catalog.read('parked');
+      const foldEveryMs = Math.max(1, Math.min(FOLD_EVERY_MS, config.policy.lagToleranceMs / 2));
+      const engine = await Engine.open(
+        { ...stores, tracker, failpoint, log, foldEveryMs },
+        { ...(await whereCapturesStand(stores.catalog)), parked: parked !== null && parked !== undefined },
+        signal,
+      );
+      const policy = {
+        validate: config.captures.validate,
+        onInvalid: config.captures.onInvalid,
+        drainDeadlineMs: DRAIN_DEADLINE_MS,
+        rollingBudgetMs: ROLLING_BUDGET_MS,
+      };
+      const orchestrator = new Orchestrator({ ...stores, tracker, engine, policy, lifetime: lifetime.signal, failpoint, log });
+      const loops = Promise.all([tracker.run(lifetime.signal), engine.run(lifetime.signal)]).catch((error: unknown) => {
+        if (!isAbort(error)) options.log('error', 'stopped', { reason: messageOf(error) });
+        lifetime.abort(error);
+      });
+      const session = new Session({ ...stores, tracker, engine }, orchestrator, { lifetime, loops, resources });
+      try {
+        await orchestrator.recover(AbortSignal.any([signal, lifetime.signal]));
+      } catch (error) {
+        await session[Symbol.asyncDispose]();
+        throw error;
+      }
+      return session;
+    } catch (error) {
+      lifetime.abort();
+      await resources.disposeAsync();
+      throw error;
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#lifetime.abort();
+    await this.#loops;
+    await this.#resources.disposeAsync();
+  }
+}
+
+async function refuseSame(config: Config, primary: Primary, shadow: Shadow, signal: AbortSignal): Promise<void> {
+  if ((await primary.identity(signal)) !== (await shadow.identity(signal))) return;
+  throw new ForeshadowError('SHADOW_IS_PRIMARY', `the shadow ${redactUrl(config.shadow)} is the primary itself`, {
+    remedy: 'Give the shadow a database of its own, best on another machine.',
+  });
+}
+
+/** The first error among findings, thrown: what `doctor` would list. */
+function refuseErrors(findings: readonly Finding[]): void {
+  const error = findings.find(({ severity }) => severity === 'error');
+  if (error === undefined) return;
+  throw new ForeshadowError(error.code as ErrorCode, error.message, {
+    remedy: error.remedy ?? 'Run `foreshadow doctor` for all findings.',
+  });
+}
+
+async function describe(config: Config, primary: Primary, signal: AbortSignal): Promise<DataSetSchema> {
+  const described = await primary.describe(signal);
+  if (described.tables.length > 0) return described;
+  throw new ForeshadowError('TABLE_MISSING', `no table of the primary matches ${config.selection.include.join(', ')}`, {
+    remedy: 'Correct `tables` (or `policy.exclude`) in the config; * stands for any run of characters.',
+  });
+}
+
+interface PrepareParts {
+  readonly config: Config;
+  readonly primary: Primary;
+  readonly shadow: Shadow;
+  readonly catalog: Catalog;
+  readonly journal: Journal;
+  readonly described: DataSetSchema;
+}
+
+/** Makes primary, journal and shadow of one mind: installs, begins the journal, and marks for resync whatever has a gap. */
+async function prepare(parts: PrepareParts, options: SystemOptions, signal: AbortSignal): Promise<void> {
+  const { config, primary, shadow, catalog, journal, described } = parts;
+  const known = (await catalog.exists()) ? ((await catalog.read('data-set')) as DataSetDocument | null | undefined) : null;
+  const primaryIdentity = await primary.identity(signal);
+  if (known) refuseOther(config, known, primaryIdentity);
+  const bookmark = await primary.install(described.tables, signal);
+  failpoint('installed');
+  const lost = known ? known.journalId !== journal.id || journal.head() === null : false;
+  if (!known || lost) await journal.begin(bookmark);
+  const head = journal.head()?.at;
+  if (head === undefined) throw new Error('the journal has no beginning');
+  const elements = known ? await shadow.elements() : new Map<never, Element>();
+  const capture = await nextCapture(catalog, elements.values(), known !== null && known !== undefined);
+  await shadow.prepare(described, { generation: 1 as Generation, low: head, high: head, capture });
+  if (lost) await abortDraining(catalog);
+  await reconcile(parts, elements.values(), head, lost, options, signal);
+  await catalog.write('data-set', { name: config.dataSet, primaryIdentity, journalId: journal.id } satisfies DataSetDocument);
+}
+
+function refuseOther(config: Config, known: DataSetDocument, primaryIdentity: string): void {
+  if (known.name !== config.dataSet) {
+    throw new ForeshadowError('SHADOW_OCCUPIED', `the shadow holds the data set ${known.name}, not ${config.dataSet}`, {
+      remedy: `Use a database of its own for each data set, or name this one ${known.name}.`,
+    });
+  }
+  if (known.primaryIdentity !== primaryIdentity) {
+    throw new ForeshadowError('PRIMARY_REPLACED', `${redactUrl(config.primary)} is not the database that this shadow follows`, {
+      remedy: 'Point `primary` at the database it was made from, or begin a new shadow in an empty database.',
+    });
+  }
+}
+
+async function nextCapture(catalog: Catalog, elements: Iterable<Element>, known: boolean): Promise<CaptureNumber> {
+  let next = 1;
+  if (known) for (const { number } of await catalog.list()) next = Math.max(next, number + 1);
+  for (const { progress } of elements) next = Math.max(next, progress.capture);
+  return captureNumber(next);
+}
+
+/** What changed while nothing ran: tables that went, tables of another shape, a journal that was lost. */
+async function reconcile(
+  { described, shadow }: PrepareParts,
+  elements: Iterable<Element>,
+  head: Position,
+  lost: boolean,
+  options: SystemOptions,
+  signal: AbortSignal,
+): Promise<void> {
+  for (const { schema, progress } of elements) {
+    const now = tableOf(described, schema.table);
+    const restarted: Progress = { ...progress, generation: (progress.generation + 1) as Generation, low: head, high: head };
+    if (now?.shape !== schema.shape) {
+      options.log('warn', now === undefined ? 'a table left the data set' : 'a table has a new shape and is copied again', {
+        table: schema.table,
+      });
+      await shadow.retire(schema.table, now ?? null, COPY_FROM_NOTHING, restarted);
+    } else if (lost) {
+      options.log('warn', 'the journal was lost: the table is resynced by comparison', { table: schema.table });
+      const work = { table: schema.table, rows: [], progress: restarted, state: COPY_BY_COMPARISON, savedThrough: NO_CAPTURE };
+      await shadow.apply([work], signal);
+    }
+  }
+}
+
+/** Without the journal, what was draining cannot be brought to its position any more. What crossed stays crossed. */
+async function abortDraining(catalog: Catalog): Promise<void> {
+  for (const record of await catalog.list()) {
+    if (record.state === 'draining') await catalog.save(toState(record, 'aborted', { note: 'the journal was lost before it was cut' }));
+  }
+}
+
+async function whereCapturesStand(
+  catalog: Catalog,
+): Promise<{ lastCut: CaptureNumber; drain: { number: CaptureNumber; at: Position; leftOut: Map<never, string> } | null }> {
+  const records = await catalog.list();
+  const draining = records.find(({ state }) => state === 'draining');
+  const drain = draining?.position ? { number: draining.number, at: draining.position, leftOut: new Map<never, string>() } : null;
+  return { lastCut: lastReadable(records)?.number ?? NO_CAPTURE, drain };
+}

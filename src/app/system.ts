@@ -1,0 +1,312 @@
+import { stat } from 'node:fs/promises';
+import { rollback } from '../capture/rollback.ts';
+import { Schedule } from '../capture/schedule.ts';
+import { knownGood, lastReadable } from '../capture/states.ts';
+import type { TrackedBatch } from '../model/change.ts';
+import { ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
+import { COPY_BY_COMPARISON, type Generation } from '../model/progress.ts';
+import { Pulse } from '../model/pulse.ts';
+import type { TableName, TableSchema } from '../model/schema.ts';
+import { CaptureReader } from './capture-reader.ts';
+import type { Config } from './config.ts';
+import { checkLive } from './live-check.ts';
+import type { LocalSystem, SystemOptions } from './local-system.ts';
+import type {
+  CaptureListing,
+  CaptureReport,
+  DiffReport,
+  DiffRow,
+  ProgressListener,
+  QueryReport,
+  RestoreReport,
+  RestoreRequest,
+  ResumeReport,
+  RollbackReport,
+  StatusReport,
+  TailLine,
+  ValidateReport,
+} from './operations.ts';
+import { captureReport, readable, round, tailLines } from './reports.ts';
+import { Session } from './session.ts';
+import { type OpenShadow, openShadow, schemeOf } from './stores.ts';
+
+/** Opens both ends and the journal. Installs nothing and claims nothing until something is asked that needs it. */
+export async function openSystem(config: Config, options: SystemOptions): Promise<LocalSystem> {
+  return new System(config, options);
+}
+
+/** A tail that falls behind by more batches than this is ended rather than allowed to fill memory. */
+const TAIL_BATCHES_MAX = 10_000;
+
+class System implements LocalSystem {
+  readonly #config: Config;
+  readonly #options: SystemOptions;
+  readonly #closing = new AbortController();
+  #session: Promise<Session> | null = null;
+  #reader: Promise<OpenShadow> | null = null;
+  #schedule: Schedule | null = null;
+  readonly #captures: CaptureReader;
+
+  constructor(config: Config, options: SystemOptions) {
+    this.#config = config;
+    this.#options = options;
+    this.#captures = new CaptureReader(config, () => this.#reading());
+  }
+
+  async run(signal: AbortSignal): Promise<void> {
+    const session = await this.#open();
+    const ended = AbortSignal.any([signal, session.signal]);
+    const { schedule } = this.#config.captures;
+    if (schedule !== null) this.#schedule = new Schedule(schedule.cron, schedule.timeZone);
+    try {
+      for (;;) {
+        const due = this.#schedule?.next(new Date()) ?? null;
+        // A timer holds 2^31 ms at most; waking early just asks again.
+        const waitMs = due === null ? undefined : Math.min(due.getTime() - Date.now(), 2 ** 31 - 1);
+        await new Pulse().next(ended, waitMs);
+        if (due !== null && Date.now() >= due.getTime()) await this.#captureOnSchedule(session, ended);
+      }
+    } catch (error) {
+      if (signal.aborted) return;
+      throw session.signal.aborted ? session.signal.reason : error;
+    }
+  }
+
+  async #captureOnSchedule(session: Session, signal: AbortSignal): Promise<void> {
+    const { log } = this.#options;
+    try {
+      if (session.engine.parked) {
+        await session.orchestrator.skip('the shadow is parked after a rollback');
+        log('warn', 'a scheduled capture was skipped: the shadow is parked; run foreshadow resume');
+        return;
+      }
+      const { record } = await session.orchestrator.capture(() => {}, signal);
+      log(record.verdict === 'VALID' ? 'info' : 'warn', 'captured', { capture: record.number, verdict: record.verdict, note: record.note });
+    } catch (error) {
+      if (isAbort(error)) throw error;
+      log('error', 'a scheduled capture failed', { reason: messageOf(error) });
+    }
+  }
+
+  async status(signal: AbortSignal): Promise<StatusReport> {
+    const session = this.#session === null ? null : await this.#session;
+    const { shadow, catalog } = await this.#reading();
+    const exists = await catalog.exists();
+    const records = exists ? await catalog.list() : [];
+    const elements = session?.engine.elements ?? (exists ? await shadow.elements() : new Map());
+    const backlog = session?.engine.backlog ?? null;
+    const parked = exists ? ((await catalog.read('parked')) as { at: number } | null | undefined) : null;
+    const tables = Array.from(elements.values(), ({ schema, state }) => ({
+      table: schema.table,
+      state: state.kind,
+      reason: state.kind === 'halted' ? state.reason : null,
+      lagMs: backlog === null ? null : Math.round(backlog.lagMs(schema.table)),
+      pendingRows: backlog?.pendingRows(schema.table) ?? 0,
+      copiedRows: state.kind === 'copying' ? state.copiedRows : null,
+    }));
+    const next = this.#schedule?.next(new Date()) ?? null;
+    signal.throwIfAborted();
+    return {
+      dataSet: this.#config.dataSet,
+      running: session !== null,
+      lagMs: backlog === null ? null : Math.max(0, ...tables.map(({ lagMs }) => lagMs ?? 0)),
+      tables,
+      captures: {
+        last: lastReadable(records)?.number ?? null,
+        knownGood: knownGood(records)?.number ?? null,
+        parkedAt: parked?.at ?? null,
+      },
+      nextCapture: next === null ? null : { at: next.toISOString(), forecastResidualRows: null },
+      journal: {
+        path: this.#config.journal.path,
+        bytes: session === null ? await fileBytes(this.#config.journal.path) : await session.journal.size(),
+        onPrimaryHost: schemeOf(this.#config.primary) === 'sqlite' ? true : null,
+      },
+    };
+  }
+
+  async capture(progress: ProgressListener, signal: AbortSignal): Promise<CaptureReport> {
+    const session = await this.#open(signal);
+    const within = AbortSignal.any([signal, session.signal]);
+    const outcome = await session.orchestrator.capture(phases(progress), within);
+    return captureReport(outcome, schemasOf(session), session.shadow.values, this.#leaves());
+  }
+
+  /** What stays on the primary when nothing runs on. */
+  #leaves(): string | null {
+    if (this.#schedule !== null) return null;
+    return schemeOf(this.#config.primary) === 'sqlite'
+      ? 'triggers go on logging changed keys in the primary (about 15 bytes a change) until the next capture or start'
+      : 'the replication slot holds back WAL on the primary until the next capture or start; foreshadow uninstall drops it';
+  }
+
+  captures(signal: AbortSignal): Promise<readonly CaptureListing[]> {
+    return this.#captures.list(signal);
+  }
+
+  async validate(capture: number | null, progress: ProgressListener, signal: AbortSignal): Promise<ValidateReport> {
+    if (capture !== null) return this.#captures.validate(capture, progress, signal);
+    const { catalog } = await this.#reading();
+    if (!(await catalog.exists())) {
+      throw new ForeshadowError('NOT_INSTALLED', 'there is no shadow to validate yet', {
+        remedy: 'Run `foreshadow capture` or `foreshadow start` first.',
+      });
+    }
+    const session = await this.#open(signal);
+    return checkLive(session, progress, AbortSignal.any([signal, session.signal]));
+  }
+
+  diff(from: number, to: number, signal: AbortSignal): Promise<DiffReport> {
+    return this.#captures.diff(from, to, signal);
+  }
+
+  diffRows(from: number, to: number, signal: AbortSignal): AsyncIterable<DiffRow> {
+    return this.#captures.diffRows(from, to, signal);
+  }
+
+  query(capture: number, sql: string, signal: AbortSignal): AsyncIterable<QueryReport> {
+    return this.#captures.query(capture, sql, signal);
+  }
+
+  restore(request: RestoreRequest, progress: ProgressListener, signal: AbortSignal): Promise<RestoreReport> {
+    return this.#captures.restore(request, progress, signal);
+  }
+
+  script(capture: number, table: string | null, signal: AbortSignal): AsyncIterable<string> {
+    return this.#captures.script(capture, table, signal);
+  }
+
+  async rollback(to: number, progress: ProgressListener, signal: AbortSignal): Promise<RollbackReport> {
+    const begunMs = performance.now();
+    const record = await readable((await this.#reading()).catalog, to);
+    const session = await this.#open(signal);
+    const { engine, catalog, orchestrator } = session;
+    // The capture cut first keeps what stands now: nothing is lost, whatever is rolled back.
+    const before = engine.parked ? null : (await orchestrator.capture(phases(progress), signal, { validate: false })).record.number;
+    await catalog.write('parked', { at: to, since: new Date().toISOString() });
+    engine.park(true);
+    progress({ phase: 'rolling back', table: null, done: 0, total: null, unit: 'rows' });
+    const outcome = await rollback({ shadow: session.shadow, catalog, engine, failpoint: () => {} }, record, session.signal);
+    for (const table of outcome.untouched) this.#options.log('warn', 'a table that the capture lacks was left as it stands', { table });
+    return { to, rows: outcome.rows, proved: outcome.proved, parked: true, before, elapsedMs: round(performance.now() - begunMs) };
+  }
+
+  async resume(progress: ProgressListener, signal: AbortSignal): Promise<ResumeReport> {
+    const begunMs = performance.now();
+    const session = await this.#open(signal);
+    const { engine, catalog, tracker } = session;
+    const parked = (await catalog.read('parked')) as { at: number } | null | undefined;
+    if (!parked) {
+      throw new ForeshadowError('USAGE', 'the shadow is not parked', { remedy: 'It follows the primary already: nothing is to be done.' });
+    }
+    const before = engine.appliedRows;
+    const method = (await reachable(session, signal)) ? 'replay' : 'resync';
+    if (method === 'resync') await resync(session, signal);
+    await catalog.write('parked', null);
+    engine.park(false);
+    const report = (): void => progress({ phase: method, table: null, done: engine.appliedRows - before, total: null, unit: 'rows' });
+    await engine.caughtUp(tracker.head, AbortSignal.any([signal, session.signal]), report);
+    return { from: parked.at, method, rows: engine.appliedRows - before, elapsedMs: round(performance.now() - begunMs) };
+  }
+
+  async *tail(signal: AbortSignal): AsyncIterable<TailLine> {
+    const session = await this.#open(signal);
+    const within = AbortSignal.any([signal, session.signal]);
+    const arrived = new Pulse();
+    const queue: TrackedBatch[] = [];
+    let lost = false;
+    const stop = session.tracker.onBatch((batch) => {
+      if (batch.blocks.length === 0) return;
+      if (queue.length >= TAIL_BATCHES_MAX) lost = true;
+      else queue.push(batch);
+      arrived.beat();
+    });
+    try {
+      for (;;) {
+        const batch = queue.shift();
+        if (batch !== undefined) yield* tailLines(batch, (table) => session.engine.elements.get(table)?.schema, session.shadow.values);
+        else if (lost) {
+          throw new ForeshadowError('USAGE', 'the reader of tail fell too far behind', {
+            remedy: 'Read faster, or run tail again: it goes on from now.',
+          });
+        } else await arrived.next(within);
+      }
+    } catch (error) {
+      if (!signal.aborted) throw error;
+    } finally {
+      stop();
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closing.abort();
+    const session = await this.#session?.catch(() => null);
+    await session?.[Symbol.asyncDispose]();
+    if (this.#reader !== null) await (await this.#reader).shadow[Symbol.asyncDispose]();
+  }
+
+  /** The session of this process, opened when it is first needed. A failure is not kept: the next call tries again. */
+  #open(signal: AbortSignal = this.#closing.signal): Promise<Session> {
+    this.#session ??= Session.open(this.#config, this.#options, AbortSignal.any([signal, this.#closing.signal])).catch((error: unknown) => {
+      this.#session = null;
+      throw error;
+    });
+    return this.#session;
+  }
+
+  /** The shadow for reading: the session's if there is one. */
+  async #reading(): Promise<OpenShadow> {
+    if (this.#session !== null) return this.#session;
+    this.#reader ??= openShadow(this.#config).catch((error: unknown) => {
+      this.#reader = null;
+      throw error;
+    });
+    return this.#reader;
+  }
+}
+
+function phases(progress: ProgressListener): (phase: string, table: string | null, done: number, total: number | null) => void {
+  return (phase, table, done, total) => progress({ phase, table, done, total, unit: 'rows' });
+}
+
+function schemasOf(session: Session): Map<TableName, TableSchema> {
+  return new Map(Array.from(session.engine.elements.values(), ({ schema }) => [schema.table, schema]));
+}
+
+/** Whether the journal still reaches back to where every element stands. */
+async function reachable({ engine, journal, tracker }: Session, signal: AbortSignal): Promise<boolean> {
+  try {
+    for (const { schema, progress } of engine.elements.values()) {
+      const blocks = journal.read(schema.table, progress.low, tracker.head, signal)[Symbol.asyncIterator]();
+      await blocks.next();
+      await blocks.return?.();
+    }
+    return true;
+  } catch (error) {
+    if (error instanceof ForeshadowError && error.code === 'JOURNAL_GAP') return false;
+    throw error;
+  }
+}
+
+async function resync({ engine, tracker }: Session, signal: AbortSignal): Promise<void> {
+  const generation = (engine.generation + 1) as Generation;
+  await engine.still((elements) => {
+    const works = Array.from(elements.values(), (element) => ({
+      table: element.schema.table,
+      rows: [],
+      progress: { ...element.progress, generation, low: tracker.head, high: tracker.head },
+      state: COPY_BY_COMPARISON,
+      savedThrough: engine.savedThrough(element),
+    }));
+    return engine.write(works, signal);
+  });
+}
+
+async function fileBytes(path: string): Promise<number> {
+  try {
+    return (await stat(path)).size;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return 0;
+    throw error;
+  }
+}
