@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 import { configJsonSchema } from './config-keys.ts';
 import { configReferencePage } from './config-reference.ts';
 
-// `npx vitest run -u src/app/config-reference.test.ts` writes both anew.
+// `npx vitest run src/app/config-reference.test.ts -u` writes both anew.
 test('the reference page says what the schema says', async () => {
   await expect(configReferencePage()).toMatchFileSnapshot('../../docs/reference/config.md');
 });

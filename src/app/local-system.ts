@@ -14,7 +14,7 @@ export interface SystemOptions {
   readonly log: Log;
 }
 
-/** What `app/system.ts` exports. */
+/** What commands ask for: `app/system.ts` and `app/doctor.ts` together. */
 export interface Systems {
   /** Opens both ends and the journal. Installs nothing and claims nothing until something is asked that needs it. */
   readonly openSystem: (config: Config, options: SystemOptions) => Promise<LocalSystem>;

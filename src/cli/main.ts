@@ -3,9 +3,11 @@ import { EXIT } from './failure.ts';
 import { Output } from './output.ts';
 import { runProgram } from './program.ts';
 
-/** Loaded only when a command needs it: help and mistakes stay quick. */
-const SYSTEM: string = '../app/system.ts';
-const systems = (): Promise<Systems> => import(SYSTEM) as Promise<Systems>;
+/** Loaded only when a command needs them: help and mistakes stay quick. */
+async function systems(): Promise<Systems> {
+  const [{ openSystem }, { doctor, uninstall }] = await Promise.all([import('../app/system.ts'), import('../app/doctor.ts')]);
+  return { openSystem, doctor, uninstall };
+}
 
 /** Runs the process's command line and sets its exit code. */
 export async function main(): Promise<void> {

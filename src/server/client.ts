@@ -69,6 +69,12 @@ export async function greetingOf(path: string): Promise<Greeting | null> {
   }
 }
 
+export function alreadyServing({ pid, dataSet }: Greeting): ForeshadowError {
+  return new ForeshadowError('ALREADY_RUNNING', `a foreshadow start (process ${pid}) already serves data set ${dataSet}`, {
+    remedy: `use it, or end it first: kill ${pid}`,
+  });
+}
+
 /** `Operations`, done by the running `start`. Closing it ends nothing there. */
 class RemoteOperations implements Operations {
   readonly #path: string;

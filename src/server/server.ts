@@ -4,7 +4,7 @@ import { createServer } from 'node:http';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Operations, ProgressListener } from '../app/operations.ts';
 import { ForeshadowError, isAbort } from '../model/errors.ts';
-import { greetingOf } from './client.ts';
+import { alreadyServing, greetingOf } from './client.ts';
 import { PROTOCOL, isOperationName, requests, toRemoteError } from './protocol.ts';
 import type { AnswerLine, Greeting, OperationArguments, OperationName } from './protocol.ts';
 import { prepareSocketDirectory, socketPath } from './socket-path.ts';
@@ -55,11 +55,7 @@ async function listen(server: Server, path: string): Promise<void> {
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE' || attempt > 2) throw error;
       const other = await greetingOf(path);
-      if (other !== null) {
-        throw new ForeshadowError('ALREADY_RUNNING', `a foreshadow start (process ${other.pid}) already serves data set ${other.dataSet}`, {
-          remedy: `use it, or end it first: kill ${other.pid}`,
-        });
-      }
+      if (other !== null) throw alreadyServing(other);
       await unlink(path).catch((cause: unknown) => {
         if ((cause as NodeJS.ErrnoException).code !== 'ENOENT') throw cause;
       });
