@@ -1,0 +1,328 @@
+import { randomUUID } from 'node:crypto';
+import { BlockWriter } from '../../journal/frame.ts';
+import type { Bookmark } from '../../journal/journal.ts';
+import type { Change, ChangeBlock, TableEvent, TrackedBatch, TransactionId, TransactionRef } from '../../model/change.ts';
+import { type Finding, ForeshadowError } from '../../model/errors.ts';
+import { ORIGIN, type Position, commitEndOf, position } from '../../model/position.ts';
+import { Pulse } from '../../model/pulse.ts';
+import { type DataSetSchema, type TableName, type TableSchema, tableOf } from '../../model/schema.ts';
+import { type Identity, type KeyTuple, type Tuple, identityOf, keyOfIdentity, keyTuple } from '../../model/tuple.ts';
+import type { Primary, PrimarySnapshot, RowChunk, RowLimit } from '../../tracking/primary.ts';
+import { compareKeys, memoryValues } from './values.ts';
+
+/** What a transaction did, in its order. */
+export type MemoryOperation = { readonly table: TableName } & (
+  | { readonly kind: 'put'; readonly row: Tuple }
+  | { readonly kind: 'delete'; readonly key: KeyTuple }
+  | { readonly kind: 'truncate' }
+);
+
+type Rows = Map<Identity, Tuple>;
+
+interface Logged {
+  readonly at: Position;
+  readonly transaction: TransactionRef;
+  readonly changes: readonly { readonly table: TableName; readonly change: Change }[];
+  readonly events: readonly TableEvent[];
+}
+
+/** A primary in memory: obviously right, and able to show what real ones show rarely. For tests of everything above it. */
+export class MemoryPrimary implements Primary {
+  readonly kind = 'memory';
+  readonly values = memoryValues;
+  #id = randomUUID();
+  #schema: DataSetSchema;
+  #tables = new Map<TableName, Rows>();
+  #tracked: ReadonlySet<TableName> | null = null;
+  #log: Logged[] = [];
+  /** What the log still reaches back to. */
+  #floor: Position = ORIGIN;
+  #end: Position = ORIGIN;
+  #nextCommitEnd = 1n;
+  #nextTransaction = 100n;
+  /** In the log, but not yet visible to snapshots. */
+  readonly #unseen = new Map<TransactionId, { readonly at: Position; readonly operations: readonly MemoryOperation[] }>();
+  readonly #pulse = new Pulse();
+  #reading = false;
+
+  constructor(tables: readonly TableSchema[]) {
+    this.#schema = { tables, before: [], after: [] };
+    for (const table of tables) this.#tables.set(table.table, new Map());
+  }
+
+  /** Commits, and is visible at once. */
+  transaction(operations: readonly MemoryOperation[]): TransactionRef {
+    const logged = this.#commit(operations);
+    this.#apply(operations);
+    this.#pulse.beat();
+    return logged.transaction;
+  }
+
+  /**
+   * Commits, but snapshots do not include it until it is released: on PostgreSQL commits enter the log in one order and become
+   * visible in another (a "long fork"). Until then no other transaction may touch its rows.
+   */
+  transactionUnseen(operations: readonly MemoryOperation[]): { readonly transaction: TransactionRef; release(): void } {
+    const { transaction, at } = this.#commit(operations);
+    this.#unseen.set(transaction.id, { at, operations });
+    this.#pulse.beat();
+    const release = () => {
+      if (!this.#unseen.delete(transaction.id)) return;
+      this.#apply(operations);
+      this.#pulse.beat();
+    };
+    return { transaction, release };
+  }
+
+  /** Gives a table another shape, and the rows that go with it; null drops it. In the log as an event. */
+  alter(name: TableName, schema: TableSchema | null, rows: readonly Tuple[] = []): void {
+    const others = this.#schema.tables.filter((table) => table.table !== name);
+    this.#schema = { ...this.#schema, tables: schema === null ? others : [...others, schema] };
+    this.#tables.delete(name);
+    if (schema !== null) this.#tables.set(name, new Map(rows.map((row) => [identityOf(keyTuple(row, schema.key)), row])));
+    this.#commit([], (at) => [{ kind: schema === null ? 'dropped' : 'schema-changed', table: name, at, reason: 'altered' }]);
+    this.#pulse.beat();
+  }
+
+  /** Drops the log, as a primary does that ran out of room for it: whoever has not read it all has a gap. */
+  loseLog(): void {
+    this.#id = randomUUID();
+    this.#log = [];
+    this.#floor = this.#end;
+    this.#pulse.beat();
+  }
+
+  /** All rows of a table as a new snapshot would see them, by key. */
+  rowsNow(name: TableName): Tuple[] {
+    this.#require(name);
+    return sorted(this.#tables.get(name) ?? new Map());
+  }
+
+  async identity(): Promise<string> {
+    return 'memory:primary';
+  }
+
+  async check(): Promise<readonly Finding[]> {
+    return [{ severity: 'ok', code: 'MEMORY', subject: 'memory', message: 'a primary in memory', remedy: null }];
+  }
+
+  async describe(): Promise<DataSetSchema> {
+    return this.#schema;
+  }
+
+  async install(tables: readonly TableSchema[]): Promise<Bookmark> {
+    this.#tracked = new Set(tables.map((table) => table.table));
+    return { at: this.#end, evidence: this.#id };
+  }
+
+  async installed(): Promise<boolean> {
+    return this.#tracked !== null;
+  }
+
+  async uninstall(): Promise<void> {
+    this.#tracked = null;
+    this.#log = [];
+    this.#floor = this.#end;
+  }
+
+  async *changes(from: Bookmark, signal: AbortSignal): ReturnType<Primary['changes']> {
+    if (this.#tracked === null) throw notInstalled();
+    if (this.#reading) throw new Error('the changes of this primary are being read already');
+    this.#reading = true;
+    try {
+      let { at, evidence } = from;
+      while (!signal.aborted) {
+        if (evidence !== this.#id || at < this.#floor) {
+          const batch = this.#gap(at);
+          ({ at, evidence } = { at: batch.through, evidence: this.#id });
+          yield { batch, evidence };
+        }
+        const batch = this.#batch(at);
+        if (batch === null) await this.#beatOr(signal);
+        else {
+          at = batch.through;
+          yield { batch, evidence };
+        }
+      }
+    } finally {
+      this.#reading = false;
+    }
+  }
+
+  async acknowledge(upTo: Position): Promise<void> {
+    if (upTo <= this.#floor) return;
+    this.#floor = upTo;
+    this.#log = this.#log.filter((logged) => logged.at > upTo);
+  }
+
+  async now(): Promise<Position> {
+    if (this.#tracked === null) throw notInstalled();
+    return this.#end;
+  }
+
+  async snapshot(covering: Position, signal: AbortSignal): Promise<PrimarySnapshot> {
+    const isCovered = () => this.#end >= covering && ![...this.#unseen.values()].some(({ at }) => at <= covering);
+    while (!isCovered()) {
+      await this.#pulse.next(signal);
+    }
+    const tables = new Map([...this.#tables].map(([name, rows]) => [name, new Map(rows)]));
+    return new MemorySnapshot(this.#schema, tables, this.#end, new Set(this.#unseen.keys()));
+  }
+
+  /** What is in memory outlives the closing, as a database does. */
+  async [Symbol.asyncDispose](): Promise<void> {}
+
+  /** Being told to stop is no failure of `changes`. */
+  async #beatOr(signal: AbortSignal): Promise<void> {
+    try {
+      await this.#pulse.next(signal);
+    } catch (error) {
+      if (!signal.aborted) throw error;
+    }
+  }
+
+  #commit(operations: readonly MemoryOperation[], eventsAt: (at: Position) => readonly TableEvent[] = () => []): Logged {
+    const at = position(this.#nextCommitEnd++);
+    const transaction: TransactionRef = {
+      id: this.#nextTransaction++ as TransactionId,
+      at,
+      committedAtMicros: BigInt(Date.now()) * 1000n,
+    };
+    const changes = operations.map((operation) => ({ table: operation.table, change: this.#changeOf(operation) }));
+    const logged = { at, transaction, changes, events: eventsAt(at) };
+    this.#end = at;
+    if (this.#tracked === null) this.#floor = at;
+    else this.#log.push(logged);
+    return logged;
+  }
+
+  #changeOf(operation: MemoryOperation): Change {
+    const table = this.#require(operation.table);
+    for (const { operations } of this.#unseen.values()) {
+      if (operations.some((other) => other.table === operation.table && touches(table, other, operation))) {
+        throw new Error(`a row of ${operation.table} is locked by a transaction that is not visible yet`);
+      }
+    }
+    if (operation.kind === 'truncate') return { kind: 'truncate' };
+    if (operation.kind === 'delete') return { kind: 'delete', key: operation.key };
+    const known = this.#tables.get(operation.table)?.has(identityOf(keyTuple(operation.row, table.key)));
+    return known === true ? { kind: 'update', row: operation.row, oldKey: null } : { kind: 'insert', row: operation.row };
+  }
+
+  #apply(operations: readonly MemoryOperation[]): void {
+    for (const operation of operations) {
+      const table = this.#require(operation.table);
+      const rows = this.#tables.get(operation.table) as Rows;
+      if (operation.kind === 'put') rows.set(identityOf(keyTuple(operation.row, table.key)), operation.row);
+      else if (operation.kind === 'delete') rows.delete(identityOf(operation.key));
+      else rows.clear();
+    }
+  }
+
+  #batch(after: Position): TrackedBatch | null {
+    const logged = this.#log.filter((each) => each.at > after);
+    const last = logged.at(-1);
+    if (last === undefined) return null;
+    const writers = new Map<TableName, BlockWriter>();
+    for (const { transaction, changes } of logged) {
+      for (const { table, change } of changes) {
+        if (this.#tracked?.has(table) !== true) continue;
+        const writer = writers.get(table) ?? new BlockWriter(table);
+        writers.set(table, writer);
+        writer.transaction(transaction);
+        write(writer, change);
+      }
+    }
+    const blocks = [...writers.values()].map((writer) => writer.take()).filter((block): block is ChangeBlock => block !== null);
+    return { after, through: last.at, complete: true, blocks, events: logged.flatMap((each) => each.events) };
+  }
+
+  /** Positions keep rising: the gap has one of its own. */
+  #gap(after: Position): TrackedBatch {
+    if (this.#end <= after) this.#nextCommitEnd = commitEndOf(after) + 1n;
+    const { at } = this.#commit([]);
+    this.#floor = this.#end;
+    this.#log = [];
+    const reason = 'the log was lost';
+    const events = [...(this.#tracked ?? [])].map((table): TableEvent => ({ kind: 'gap', table, at, reason }));
+    return { after, through: at, complete: true, blocks: [], events };
+  }
+
+  #require(name: TableName): TableSchema {
+    const table = tableOf(this.#schema, name);
+    if (table === undefined) throw new Error(`the primary has no table ${name}`);
+    return table;
+  }
+}
+
+class MemorySnapshot implements PrimarySnapshot {
+  readonly end: Position;
+  readonly #schema: DataSetSchema;
+  readonly #tables: ReadonlyMap<TableName, Rows>;
+  readonly #unseen: ReadonlySet<TransactionId>;
+
+  constructor(schema: DataSetSchema, tables: ReadonlyMap<TableName, Rows>, end: Position, unseen: ReadonlySet<TransactionId>) {
+    this.#schema = schema;
+    this.#tables = tables;
+    this.end = end;
+    this.#unseen = unseen;
+  }
+
+  includes(transaction: TransactionRef): boolean {
+    return transaction.at <= this.end && !this.#unseen.has(transaction.id);
+  }
+
+  async describe(table: TableName): Promise<TableSchema | null> {
+    return tableOf(this.#schema, table) ?? null;
+  }
+
+  async rows(table: TableSchema, after: KeyTuple | null, limit: RowLimit): Promise<RowChunk> {
+    const rows: Tuple[] = [];
+    let bytes = 0;
+    for (const row of sorted(this.#tables.get(table.table) ?? new Map())) {
+      if (after !== null && compareKeys(keyTuple(row, table.key), after) <= 0) continue;
+      if (rows.length >= limit.rows || (rows.length > 0 && bytes >= limit.bytes)) {
+        return { rows, through: keyTuple(rows.at(-1) as Tuple, table.key) };
+      }
+      rows.push(row);
+      bytes += row.length;
+    }
+    return { rows, through: null };
+  }
+
+  async rowsByKey(table: TableSchema, keys: readonly KeyTuple[]): Promise<Tuple[]> {
+    return keys.map((key) => this.#tables.get(table.table)?.get(identityOf(key))).filter((row) => row !== undefined);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#tables.forEach((rows) => rows.clear());
+  }
+}
+
+function write(writer: BlockWriter, change: Change): void {
+  switch (change.kind) {
+    case 'insert':
+      return writer.insert(change.row);
+    case 'update':
+      return writer.update(change.row, change.oldKey);
+    case 'delete':
+      return writer.delete(change.key);
+    case 'truncate':
+      return writer.truncate();
+  }
+}
+
+function touches(table: TableSchema, a: MemoryOperation, b: MemoryOperation): boolean {
+  if (a.kind === 'truncate' || b.kind === 'truncate') return true;
+  const keyOf = (operation: typeof a) =>
+    operation.kind === 'delete' ? operation.key : keyTuple((operation as { row: Tuple }).row, table.key);
+  return keyOf(a).equals(keyOf(b));
+}
+
+function sorted(rows: ReadonlyMap<Identity, Tuple>): Tuple[] {
+  return [...rows].toSorted(([a], [b]) => compareKeys(keyOfIdentity(a), keyOfIdentity(b))).map(([, row]) => row);
+}
+
+function notInstalled(): ForeshadowError {
+  return new ForeshadowError('NOT_INSTALLED', 'the primary in memory is not tracked', { remedy: 'Install tracking first.' });
+}
