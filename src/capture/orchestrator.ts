@@ -307,14 +307,14 @@ export class Orchestrator {
   }
 
   async #validate(cut: CaptureRecord, onPhase: OnPhase, signal: AbortSignal): Promise<ValidationOutcome> {
-    const { catalog, policy } = this.#parts;
+    const { catalog, policy, shadow } = this.#parts;
     const stand = { at: cut.number, position: cut.position as Position };
     const before = lastReadable(await catalog.list(), cut.number);
     const tables: TableToValidate[] = [];
     for (const schema of (await catalog.schema(cut.number))?.tables ?? []) {
       const cursor = await this.#cursor(schema.table);
-      const changedKeys =
-        policy.validate === 'full' || before === null ? null : this.#changedKeys(schema.table, before.number, cut.number, signal);
+      const had = before !== null && !isAbsent(before, schema.table) && (await shadow.schemaAt(schema.table, before.number)) !== null;
+      const changedKeys = policy.validate === 'full' || !had ? null : this.#changedKeys(schema.table, before.number, cut.number, signal);
       tables.push({ schema, changedKeys, cursor });
     }
     let compared = 0;
@@ -372,6 +372,10 @@ function verdictOf(cut: CaptureRecord, outcome: ValidationOutcome | null): Verdi
   if (outcome === null) return 'INCONCLUSIVE';
   if (outcome.differences.length > 0) return 'INVALID';
   return outcome.coverage.skipped.length > 0 || cut.note !== null ? 'INCONCLUSIVE' : 'VALID';
+}
+
+function isAbsent(record: CaptureRecord, table: TableName): boolean {
+  return record.absent.some((each) => each.table === table);
 }
 
 function notValidated(cut: CaptureRecord, tables: number): Coverage {

@@ -76,6 +76,7 @@ export class Advance {
     } catch (error) {
       if (isAbort(error) || signal.aborted) throw error;
       if (error instanceof ForeshadowError && (error.retry === 'later' || error.code === 'FENCED')) throw error;
+      if (error instanceof ForeshadowError && error.code === 'JOURNAL_GAP') return this.#resync(element, messageOf(error), signal);
       return this.#halt(element, error, signal);
     }
   }
@@ -161,7 +162,7 @@ export class Advance {
         generation: progress.generation,
         low: pending.through,
         high: pending.through,
-        capture: task.drain !== null && whole ? captureNumber(task.drain.number + 1) : progress.capture,
+        capture: progress.capture,
       },
     };
     const fresh = state.kind === 'copying' && state.fresh && !touched;
@@ -239,11 +240,16 @@ export class Advance {
       case 'schema-changed':
         return this.#reshape(element, event.at, signal);
       case 'gap':
-      case 'identity-moved': {
-        const progress = restarted(element.progress, event.at);
-        return this.#record({ ...element, state: COPY_BY_COMPARISON, progress }, signal);
-      }
+      case 'identity-moved':
+        return this.#resync(element, event.reason, signal, event.at);
     }
+  }
+
+  /** Begins to compare the whole table with the primary: what happened up to `at` cannot be learned from the journal. */
+  #resync(element: Element, reason: string, signal: AbortSignal, at: Position = this.#parts.tracker.head): Promise<Outcome> {
+    this.#parts.log('a table is resynced by comparison', { table: element.schema.table, reason });
+    const progress = restarted(element.progress, at);
+    return this.#record({ ...element, state: COPY_BY_COMPARISON, progress }, signal);
   }
 
   /** The table's shape may have changed: if it has, a new segment begins, to be copied afresh. */

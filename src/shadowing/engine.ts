@@ -299,7 +299,7 @@ export class Engine {
     return true;
   }
 
-  /** Elements without changes up to the capture cross together, in one transaction. */
+  /** Elements that have everything up to the capture cross together, in one transaction without rows. */
   async #crossQuiet(drain: Drain, signal: AbortSignal): Promise<void> {
     const quiet = this.#uncrossed(drain)
       .map((table) => this.#elements.get(table) as Element)

@@ -100,7 +100,7 @@ export interface ApplyWork {
   readonly table: TableName;
   /** Staged and applied in this order, each with its deletes before its puts. Read while the transaction is open: keep it quick. */
   readonly rows: Iterable<RowBatch> | AsyncIterable<RowBatch>;
-  /** Stored with the rows. */
+  /** Stored with the rows, which are written for `progress.capture`. */
   readonly progress: Progress;
   readonly state: ElementState;
   /**

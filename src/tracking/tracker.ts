@@ -26,16 +26,17 @@ export class Tracker {
   readonly #appended = new Pulse();
   readonly #listeners = new Set<(batch: TrackedBatch) => void>();
   #failure: Error | null = null;
+  #head: Position | null = null;
 
   constructor(parts: TrackerParts) {
     this.#parts = parts;
   }
 
-  /** Everything up to here is durable in the journal. */
+  /** Everything up to here is durable in the journal, and every listener has heard of it. */
   get head(): Position {
-    const head = this.#parts.journal.head();
-    if (head === null) throw new Error('tracking began before the journal had a beginning');
-    return head.at;
+    const head = this.#head ?? this.#parts.journal.head()?.at;
+    if (head === undefined) throw new Error('tracking began before the journal had a beginning');
+    return head;
   }
 
   /** Called with each batch once it is durable, in order. Must not block. Returns how to stop it. */
@@ -78,17 +79,20 @@ export class Tracker {
     const { primary, journal, failpoint } = this.#parts;
     const from = journal.head();
     if (from === null) throw new Error('tracking began before the journal had a beginning');
+    this.#head = from.at;
     // What an earlier process made durable but did not live to acknowledge.
     await primary.acknowledge(from.at);
     for await (const { batch, evidence } of primary.changes(from, signal)) {
       await journal.append(batch, evidence);
       if (!batch.complete) continue;
+      // In one breath: whoever sees the new head must not find that a listener has not heard of its changes.
+      this.#head = batch.through;
+      for (const listener of this.#listeners) listener(batch);
+      this.#appended.beat();
       failpoint('appended');
       await primary.acknowledge(batch.through);
       failpoint('acknowledged');
       succeeded();
-      for (const listener of this.#listeners) listener(batch);
-      this.#appended.beat();
     }
   }
 }

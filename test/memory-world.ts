@@ -1,0 +1,115 @@
+import { Orchestrator, type CapturePolicy } from '../src/capture/orchestrator.ts';
+import { lastReadable } from '../src/capture/states.ts';
+import type { Catalog } from '../src/capture/catalog.ts';
+import type { Journal } from '../src/journal/journal.ts';
+import { NO_CAPTURE, captureNumber } from '../src/model/capture.ts';
+import type { Generation } from '../src/model/progress.ts';
+import type { TableName, TableSchema } from '../src/model/schema.ts';
+import { type Cell, type KeyTuple, type Tuple, packTuple } from '../src/model/tuple.ts';
+import { Engine } from '../src/shadowing/engine.ts';
+import type { Shadow } from '../src/shadowing/shadow.ts';
+import { openMemoryJournal } from '../src/stores/memory/journal.ts';
+import { MemoryPrimary } from '../src/stores/memory/primary.ts';
+import { openMemoryShadow } from '../src/stores/memory/shadow.ts';
+import { MemoryStore } from '../src/stores/memory/store.ts';
+import { memoryCell } from '../src/stores/memory/values.ts';
+import { Tracker } from '../src/tracking/tracker.ts';
+
+export const ITEMS = 'items' as TableName;
+export const NOTES = 'notes' as TableName;
+
+export function tableSchema(table: TableName, shape = 'v1'): TableSchema {
+  const column = (name: string, type: string) => ({ name, type, nullable: true, generated: false, hidden: false });
+  return {
+    table,
+    columns: [column('id', 'integer'), column('value', 'text'), column('long', 'text')],
+    key: [0],
+    keyOrderShared: true,
+    shape,
+    create: [],
+    finish: [],
+  };
+}
+
+export function item(id: bigint, value: string | null, long: string | null | undefined = 'long'): Tuple {
+  const cell: Cell = long === undefined ? undefined : memoryCell(long);
+  return packTuple([memoryCell(id), memoryCell(value), cell]);
+}
+
+export function itemKey(id: bigint): KeyTuple {
+  return packTuple([memoryCell(id)]) as KeyTuple;
+}
+
+/** The whole system on stores in memory, started and stopped like the processes of a real one. */
+export class MemoryWorld {
+  readonly primary: MemoryPrimary;
+  readonly journal: Journal = openMemoryJournal();
+  readonly store = new MemoryStore();
+  readonly log: string[] = [];
+  readonly policy: CapturePolicy;
+
+  constructor(tables: readonly TableSchema[], policy: Partial<CapturePolicy> = {}) {
+    this.primary = new MemoryPrimary(tables);
+    this.policy = { validate: 'changed', onInvalid: 'rollback', drainDeadlineMs: 5_000, rollingBudgetMs: 1_000, ...policy };
+  }
+
+  async start(failpoint: (name: string) => void = () => {}): Promise<RunningWorld> {
+    const { primary, journal } = this;
+    const { shadow, catalog } = openMemoryShadow(this.store);
+    const lifetime = new AbortController();
+    const { signal } = lifetime;
+    await shadow.claim('test');
+    const described = await primary.describe();
+    const bookmark = await primary.install(described.tables);
+    if (journal.head() === null) await journal.begin(bookmark);
+    const tracker = new Tracker({ primary, journal, failpoint, onRetry: (error) => this.log.push(String(error)) });
+    const last = (await catalog.exists()) ? (await catalog.list()).at(-1)?.number : undefined;
+    await shadow.prepare(described, {
+      generation: 1 as Generation,
+      low: tracker.head,
+      high: tracker.head,
+      capture: captureNumber((last ?? 0) + 1),
+    });
+    const records = await catalog.list();
+    const draining = records.find(({ state }) => state === 'draining');
+    const parts = {
+      primary,
+      journal,
+      tracker,
+      shadow,
+      catalog,
+      failpoint,
+      foldEveryMs: 1,
+      log: (message: string) => this.log.push(message),
+    };
+    const engine = await Engine.open(
+      parts,
+      {
+        lastCut: lastReadable(records)?.number ?? NO_CAPTURE,
+        drain: draining?.position ? { number: draining.number, at: draining.position, leftOut: new Map() } : null,
+        parked: (await catalog.read('parked')) !== null && (await catalog.read('parked')) !== undefined,
+      },
+      signal,
+    );
+    const orchestrator = new Orchestrator({ ...parts, engine, policy: this.policy, lifetime: signal });
+    const failures: unknown[] = [];
+    const loops = [tracker.run(signal), engine.run(signal)].map((loop) => loop.catch((error: unknown) => failures.push(error)));
+    const stop = async (): Promise<void> => {
+      lifetime.abort();
+      await Promise.all(loops);
+      await shadow[Symbol.asyncDispose]();
+      if (failures.length > 0) throw failures[0];
+    };
+    return { shadow, catalog, tracker, engine, orchestrator, signal, stop };
+  }
+}
+
+export interface RunningWorld {
+  readonly shadow: Shadow;
+  readonly catalog: Catalog;
+  readonly tracker: Tracker;
+  readonly engine: Engine;
+  readonly orchestrator: Orchestrator;
+  readonly signal: AbortSignal;
+  stop(): Promise<void>;
+}
