@@ -20,7 +20,7 @@ const NOTADB = 26;
 
 /**
  * Measured, with appends of 1 MiB in frames of 256 KiB, 512 MiB in all, one core of two (Node 24.21, NVMe, median of 3): pages of
- * 16 KiB take 285 MB/s at 2.8 CPU seconds per GiB (0.4 of it the check sums), pages of 4 and 64 KiB 200 to 245 MB/s at 3.4 to
+ * 16 KiB take 285 MB/s at 2.3 to 2.8 CPU seconds per GiB (0.4 of it the check sums), pages of 4 and 64 KiB 200 to 245 MB/s at 3.4 to
  * 4.3; an append of one small change takes 0.35 ms, with pages of 64 KiB 0.6 ms, because it writes whole pages.
  */
 const PAGE_BYTES = 16_384;
