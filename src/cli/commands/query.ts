@@ -41,7 +41,7 @@ async function printJson(invocation: Invocation, slices: AsyncIterable<QueryRepo
 }
 
 /** Two columns of one name would hide each other in an object: the second becomes `name_2`. */
-export function distinctNames(columns: readonly string[]): string[] {
+function distinctNames(columns: readonly string[]): string[] {
   const taken = new Set(columns);
   const seen = new Set<string>();
   return columns.map((column) => {
