@@ -2,7 +2,7 @@ import { link, mkdtemp, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { Operations, QueryReport, RestoreRequest, TailLine } from '../app/operations.ts';
 import { ForeshadowError } from '../model/errors.ts';
 import { openRemote } from './client.ts';
@@ -14,6 +14,7 @@ beforeEach(async () => {
   directory = await mkdtemp(join(tmpdir(), 'foreshadow-socket-'));
 });
 afterEach(async () => {
+  vi.unstubAllEnvs();
   await rm(directory, { recursive: true, force: true });
 });
 
@@ -204,6 +205,7 @@ describe('the socket', () => {
   });
 
   test('of a long path lies under a short one', async () => {
+    vi.stubEnv('TMPDIR', directory);
     const long = join(directory, 'x'.repeat(60), 'y'.repeat(60));
     expect(Buffer.byteLength(socketPath(long))).toBeLessThanOrEqual(103);
     expect(socketPath(long)).not.toBe(socketPath(join(long, 'z')));

@@ -73,6 +73,9 @@ async function perform(invocation: Invocation, screen: Screen, places: Places): 
   const running = runBeside(system, AbortSignal.any([invocation.signal, ending.signal]), (error) => failed.abort(error));
   try {
     await play({ screen, places, staff, system, signal });
+  } catch (error) {
+    // What made the loops fail says more than that the story was broken off.
+    throw failed.signal.aborted ? failed.signal.reason : error;
   } finally {
     ending.abort();
     await running;
