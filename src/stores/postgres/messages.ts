@@ -13,6 +13,7 @@ export const FROM_SERVER = {
   copyDone: 0x63, // c
   dataRow: 0x44, // D
   error: 0x45, // E
+  portalSuspended: 0x73, // s
   ready: 0x5a, // Z
   rowDescription: 0x54, // T
 } as const;
@@ -81,8 +82,8 @@ export interface Parameter {
   readonly value: Buffer | null;
 }
 
-/** Parse, Bind, Execute, Sync in one: parameters and results in binary. */
-export function statementMessages(sql: string, parameters: readonly Parameter[]): Buffer {
+/** Parse, Bind, Execute, Sync in one: parameters and results in binary. With `rowsMax` the portal stays open for more. */
+export function statementMessages(sql: string, parameters: readonly Parameter[], rowsMax = 0): Buffer {
   const types = Buffer.alloc(2 + 4 * parameters.length);
   types.writeInt16BE(parameters.length);
   for (const [index, { type }] of parameters.entries()) types.writeUInt32BE(type, 2 + 4 * index);
@@ -94,12 +95,14 @@ export function statementMessages(sql: string, parameters: readonly Parameter[])
     if (value !== null) values.push(value);
   }
   values.push(Buffer.from([0, 1, 0, 1]));
-  return Buffer.concat([
-    message('P', Buffer.from([0]), zeroTerminated(sql), types),
-    message('B', ...values),
-    message('E', Buffer.alloc(5)),
-    message('S'),
-  ]);
+  return Buffer.concat([message('P', Buffer.from([0]), zeroTerminated(sql), types), message('B', ...values), continueMessages(rowsMax)]);
+}
+
+/** Execute and Sync: the next rows of the open portal. */
+export function continueMessages(rowsMax: number): Buffer {
+  const limit = Buffer.alloc(5);
+  limit.writeInt32BE(rowsMax, 1);
+  return Buffer.concat([message('E', limit), message('S')]);
 }
 
 export function zeroTerminated(text: string): Buffer {

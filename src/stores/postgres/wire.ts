@@ -6,6 +6,7 @@ import { type ConnectOptions, connect, failureOf, streamOf } from './connection.
 import { CopyFrames, withoutCopyHeader } from './copy-format.ts';
 import { Flow } from './flow.ts';
 import {
+  continueMessages,
   errorOf,
   FROM_SERVER,
   MessageReader,
@@ -33,6 +34,11 @@ export interface CopyBoth {
   send(payload: Buffer): void;
   /** Asks the server to end the stream; `read` then returns null after what was on its way. */
   end(): void;
+}
+
+export interface RowSlice {
+  readonly rows: readonly Tuple[];
+  readonly more: boolean;
 }
 
 type Take = (type: number, body: Buffer) => void;
@@ -119,6 +125,29 @@ export class Wire implements AsyncDisposable {
    */
   select(sql: string, parameters: readonly Parameter[], signal?: AbortSignal): AsyncIterable<readonly Tuple[]> {
     return this.#stream(() => statementMessages(sql, parameters), pickRow, signal);
+  }
+
+  /**
+   * The first rows of one statement, inside a transaction; `more` where the portal holds others, which `fetchMore` gets. Any other
+   * statement closes the portal.
+   */
+  fetch(sql: string, parameters: readonly Parameter[], rowsMax: number, signal?: AbortSignal): Promise<RowSlice> {
+    return this.#slice(statementMessages(sql, parameters, rowsMax), signal);
+  }
+
+  fetchMore(rowsMax: number, signal?: AbortSignal): Promise<RowSlice> {
+    return this.#slice(continueMessages(rowsMax), signal);
+  }
+
+  async #slice(bytes: Buffer, signal: AbortSignal | undefined): Promise<RowSlice> {
+    const rows: Tuple[] = [];
+    let more = false;
+    const take: Take = (type, body) => {
+      if (type === FROM_SERVER.dataRow) rows.push(body as Tuple);
+      else if (type === FROM_SERVER.portalSuspended) more = true;
+    };
+    await this.#submit(bytes, take, signal).answered;
+    return { rows, more };
   }
 
   /** The bytes of a `COPY … TO STDOUT`, in the server's chunks. */

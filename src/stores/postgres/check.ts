@@ -1,0 +1,183 @@
+import type { Finding } from '../../model/errors.ts';
+import { type Selection, selects } from '../../model/selection.ts';
+import { identifier, literal, placeOf } from './connection.ts';
+import { ask, type CatalogTable, obstacle, qualifiedName, readTables, tableName } from './describe.ts';
+import type { Wire } from './wire.ts';
+
+interface Settings {
+  readonly version: number;
+  readonly versionText: string;
+  readonly walLevel: string;
+  readonly slotsMax: number;
+  readonly slots: number;
+  readonly sendersMax: number;
+  readonly senders: number;
+  readonly recovering: boolean;
+  readonly replication: boolean;
+  readonly create: boolean;
+  readonly slotKeep: string;
+  readonly user: string;
+  readonly database: string;
+  readonly mine: boolean;
+  readonly published: boolean;
+}
+
+interface CheckOptions {
+  readonly url: string;
+  readonly selection: Selection;
+}
+
+const OLDEST_VERSION = 140_000;
+
+/** What would stand in the way of tracking, and what to run so that it does not. Changes nothing. */
+export async function checkPrimary(wire: Wire, name: string, options: CheckOptions, signal: AbortSignal): Promise<Finding[]> {
+  const [settings] = await ask<Settings>(wire, settingsQuery(name), signal);
+  if (settings === undefined) throw new Error('the primary answered a question about itself with nothing');
+  const place = placeOf(options.url);
+  const findings = [...checkServer(settings, place), ...checkRole(settings, place)];
+  const tables = await readTables(wire, options.selection, signal);
+  if (tables.length === 0) {
+    findings.push({
+      severity: 'error',
+      code: 'TABLE_MISSING',
+      subject: options.selection.include.join(', '),
+      message: `No table of ${place} matches the patterns of the data set.`,
+      remedy: 'Correct `tables` in the configuration: PostgreSQL tables are named schema.table, as in public.*.',
+    });
+  }
+  for (const table of tables) findings.push(...checkTable(table, settings));
+  findings.push(...(await outsiders(wire, options.selection, signal)));
+  return findings;
+}
+
+function settingsQuery(name: string): string {
+  return `SELECT current_setting('server_version_num')::int AS version, current_setting('server_version') AS "versionText",
+    current_setting('wal_level') AS "walLevel", current_setting('max_replication_slots')::int AS "slotsMax",
+    (SELECT count(*) FROM pg_replication_slots) AS slots, current_setting('max_wal_senders')::int AS "sendersMax",
+    (SELECT count(*) FROM pg_stat_replication) AS senders, pg_is_in_recovery() AS recovering,
+    (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user) AS replication,
+    has_database_privilege(current_database(), 'CREATE') AS create, current_setting('max_slot_wal_keep_size') AS "slotKeep",
+    current_user AS user, current_database() AS database,
+    EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = ${literal(name)}) AS mine,
+    EXISTS (SELECT FROM pg_publication WHERE pubname = ${literal(name)}) AS published`;
+}
+
+function checkServer(settings: Settings, place: string): Finding[] {
+  const findings: Finding[] = [];
+  const add = (code: string, message: string, remedy: string): void => {
+    findings.push({ severity: 'error', code, subject: place, message, remedy });
+  };
+  if (settings.version < OLDEST_VERSION) {
+    add(
+      'VERSION_UNSUPPORTED',
+      `The primary runs PostgreSQL ${settings.versionText}; 14 is the oldest supported.`,
+      'Upgrade the primary to 14 or later.',
+    );
+  }
+  if (settings.recovering) {
+    add('PRIMARY_SETTING', 'The primary is a standby: a publication cannot be made on it.', 'Give the URL of its own primary.');
+  }
+  if (settings.walLevel !== 'logical') {
+    const remedy = 'Run ALTER SYSTEM SET wal_level = logical, and restart the server.';
+    add('PRIMARY_SETTING', `wal_level is ${settings.walLevel}; changes can be tracked only with logical.`, remedy);
+  }
+  if (!settings.mine && settings.slots >= settings.slotsMax) {
+    const remedy = 'Run ALTER SYSTEM SET max_replication_slots to a higher number and restart, or drop a slot nobody reads.';
+    add('PRIMARY_SETTING', `All ${settings.slotsMax} replication slots (max_replication_slots) are in use.`, remedy);
+  }
+  if (!settings.mine && settings.senders >= settings.sendersMax) {
+    const remedy = 'Run ALTER SYSTEM SET max_wal_senders to a higher number, and restart the server.';
+    add('PRIMARY_SETTING', `All ${settings.sendersMax} replication connections (max_wal_senders) are in use.`, remedy);
+  }
+  if (findings.length === 0) {
+    const message = `PostgreSQL ${settings.versionText}, wal_level logical, ${settings.slotsMax - settings.slots} replication slots free.`;
+    findings.push({ severity: 'ok', code: 'PRIMARY_SETTING', subject: place, message, remedy: null });
+    if (settings.slotKeep === '-1') {
+      findings.push({
+        severity: 'warning',
+        code: 'PRIMARY_SETTING',
+        subject: place,
+        message: 'max_slot_wal_keep_size is unlimited: while Foreshadow does not run, its slot keeps all of the log.',
+        remedy: 'Set max_slot_wal_keep_size to what the disk can spare; past it Foreshadow resyncs by comparison.',
+      });
+    }
+  }
+  return findings;
+}
+
+function checkRole(settings: Settings, place: string): Finding[] {
+  const user = identifier(settings.user);
+  const findings: Finding[] = [];
+  if (!settings.replication) {
+    findings.push({
+      severity: 'error',
+      code: 'PRIMARY_ACCESS',
+      subject: place,
+      message: `The user ${user} may not replicate.`,
+      remedy: `Run ALTER ROLE ${user} REPLICATION (on managed servers: grant the provider's replication role).`,
+    });
+  }
+  if (!settings.published && !settings.create) {
+    findings.push({
+      severity: 'error',
+      code: 'PRIMARY_ACCESS',
+      subject: place,
+      message: `The user ${user} may not make a publication.`,
+      remedy: `Run GRANT CREATE ON DATABASE ${identifier(settings.database)} TO ${user}.`,
+    });
+  }
+  return findings;
+}
+
+function checkTable(table: CatalogTable, settings: Settings): Finding[] {
+  const user = identifier(settings.user);
+  const findings: Finding[] = [];
+  const found = obstacle(table);
+  if (found !== null) {
+    findings.push({
+      severity: 'error',
+      code: found.code,
+      subject: table.table,
+      message: `${table.table} cannot be tracked: ${found.message}.`,
+      remedy: found.remedy,
+    });
+  }
+  if (!table.readable) {
+    findings.push({
+      severity: 'error',
+      code: 'PRIMARY_ACCESS',
+      subject: table.table,
+      message: `The user ${user} may not read ${table.table}.`,
+      remedy: `Run GRANT USAGE ON SCHEMA ${identifier(table.schema)} TO ${user}; GRANT SELECT ON ${qualifiedName(table)} TO ${user}.`,
+    });
+  }
+  if (!table.owned && !settings.published) {
+    findings.push({
+      severity: 'error',
+      code: 'PRIMARY_ACCESS',
+      subject: table.table,
+      message: `The user ${user} does not own ${table.table}, and only its owner may publish it.`,
+      remedy: `Run GRANT of the owner's role to ${user}; or have the owner make the publication, see the guide.`,
+    });
+  }
+  return findings;
+}
+
+/** Relations that the patterns name and that hold no rows in the log: foreign tables. */
+async function outsiders(wire: Wire, selection: Selection, signal: AbortSignal): Promise<Finding[]> {
+  const found = await ask<{ schema: string; name: string }>(
+    wire,
+    `SELECT n.nspname AS schema, c.relname AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'f'`,
+    signal,
+  );
+  return found
+    .map(({ schema, name }) => tableName(schema, name))
+    .filter((table) => selects(selection, table))
+    .map((table) => ({
+      severity: 'warning' as const,
+      code: 'TABLE_FOREIGN',
+      subject: table,
+      message: `${table} is a foreign table: its rows are elsewhere, and it is left out.`,
+      remedy: 'Exclude it, or shadow the database that holds it.',
+    }));
+}

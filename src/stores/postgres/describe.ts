@@ -1,0 +1,182 @@
+import { createHash } from 'node:crypto';
+import { type Selection, selects } from '../../model/selection.ts';
+import { OWN_PREFIX, type TableName, type TableSchema } from '../../model/schema.ts';
+import { identifier } from './connection.ts';
+import type { Wire } from './wire.ts';
+
+/** A table as the catalogs of the primary describe it. */
+export interface CatalogTable {
+  readonly oid: number;
+  readonly schema: string;
+  readonly name: string;
+  readonly table: TableName;
+  readonly partitioned: boolean;
+  /** p permanent, u unlogged, t temporary. */
+  readonly persistence: string;
+  /** d default, n nothing, f full, i index. */
+  readonly identity: string;
+  /** All columns that are not generated, in the table's order: what pgoutput sends, and what is mirrored. */
+  readonly columns: readonly CatalogColumn[];
+  /** Names of the columns that identify a row, in their index's order; null: no usable identity. */
+  readonly key: readonly string[] | null;
+  /** Partitions that could not publish an update or delete, and would make it fail. */
+  readonly unidentifiedPartitions: readonly string[];
+  readonly owned: boolean;
+  readonly readable: boolean;
+}
+
+export interface CatalogColumn {
+  readonly name: string;
+  readonly type: string;
+  readonly typeOid: number;
+  readonly modifier: number;
+  readonly notNull: boolean;
+  /** Whether its values have a binary form. */
+  readonly sendable: boolean;
+  /** Whether values order alike on any server. */
+  readonly orderShared: boolean;
+}
+
+/** Rows of a query, as objects. Integers beyond 2^53 must be cast to text in it. */
+export async function ask<Row>(wire: Wire, sql: string, signal?: AbortSignal): Promise<Row[]> {
+  const results = await wire.query(`SELECT to_json(q)::text FROM (${sql}) q`, signal);
+  return (results[0]?.rows ?? []).map(([json]) => JSON.parse(json as string) as Row);
+}
+
+/**
+ * What can order alike: types whose order is that of their values, and text under the C collation. Nothing is assumed of a database's
+ * default collation: another server has another.
+ */
+const ORDERED_TYPES = ['bool', 'int2', 'int4', 'int8', 'oid', 'uuid', 'date', 'time', 'timestamp', 'timestamptz', 'bytea', 'numeric'];
+
+const UNSENDABLE = `
+  WITH RECURSIVE reach(root, typ) AS (
+    SELECT DISTINCT atttypid, atttypid FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+    WHERE c.relkind IN ('r', 'p') AND attnum > 0 AND NOT attisdropped AND atttypid >= 16384 OR atttypid = 1033 OR atttypid = 1034
+    UNION
+    SELECT r.root, part.typ FROM reach r CROSS JOIN LATERAL (
+      SELECT typbasetype FROM pg_type WHERE oid = r.typ AND typbasetype <> 0
+      UNION ALL SELECT typelem FROM pg_type WHERE oid = r.typ AND typelem <> 0 AND typlen = -1
+      UNION ALL SELECT rngsubtype FROM pg_range WHERE rngtypid = r.typ OR rngmultitypid = r.typ
+      UNION ALL SELECT a.atttypid FROM pg_type t JOIN pg_attribute a ON a.attrelid = t.typrelid
+        WHERE t.oid = r.typ AND t.typtype = 'c' AND a.attnum > 0 AND NOT a.attisdropped
+    ) part(typ)
+  )
+  SELECT DISTINCT root FROM reach JOIN pg_type t ON t.oid = reach.typ WHERE t.typsend = 0`;
+
+/** Tables and partitioned tables that are not partitions themselves. */
+const TABLES = `
+  SELECT c.oid::int8 AS oid, n.nspname AS schema, c.relname AS name, c.relkind = 'p' AS partitioned, c.relpersistence AS persistence,
+    c.relreplident AS identity, pg_has_role(c.relowner, 'USAGE') AS owned,
+    has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE') AS readable,
+    (SELECT coalesce(json_agg(json_build_object(
+        'name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), 'typeOid', a.atttypid::int8, 'modifier', a.atttypmod,
+        'notNull', a.attnotnull, 'sendable', t.typsend <> 0,
+        'orderShared', t.typname = ANY ('{${ORDERED_TYPES.join(',')}}') AND t.typnamespace = 'pg_catalog'::regnamespace
+          OR t.typname IN ('text', 'varchar') AND l.collname IN ('C', 'POSIX')) ORDER BY a.attnum), '[]')
+      FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_collation l ON l.oid = a.attcollation
+      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '') AS columns,
+    (SELECT json_agg(a.attname ORDER BY k.ordinal)
+      FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY k(attnum, ordinal)
+      JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
+      WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate AND k.ordinal <= i.indnkeyatts
+        AND CASE c.relreplident WHEN 'i' THEN i.indisreplident WHEN 'n' THEN false ELSE i.indisprimary END) AS key,
+    (SELECT coalesce(json_agg(p.oid::regclass::text), '[]') FROM pg_partition_tree(c.oid) tree JOIN pg_class p ON p.oid = tree.relid
+      WHERE c.relkind = 'p' AND tree.isleaf AND p.oid <> c.oid AND (p.relreplident = 'n' OR p.relreplident <> 'f' AND NOT EXISTS (
+        SELECT FROM pg_index i WHERE i.indrelid = p.oid AND i.indisvalid AND i.indimmediate
+          AND CASE p.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END))) AS "unidentifiedPartitions"
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
+    AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT IN ('information_schema', '${OWN_PREFIX}')`;
+
+/** The tables a selection names, in the order of their names. `only` asks for one of them. */
+export async function readTables(wire: Wire, selection: Selection, signal?: AbortSignal, only?: TableName): Promise<CatalogTable[]> {
+  const [found, unsendable] = await Promise.all([ask<Omit<CatalogTable, 'table'>>(wire, TABLES, signal), wire.query(UNSENDABLE, signal)]);
+  const without = new Set(unsendable[0]?.rows.map(([oid]) => Number(oid)));
+  return found
+    .map((each) => ({
+      ...each,
+      table: tableName(each.schema, each.name),
+      columns: each.columns.map((column) => ({ ...column, sendable: column.sendable && !without.has(column.typeOid) })),
+    }))
+    .filter(({ table }) => (only === undefined ? selects(selection, table) : table === only))
+    .toSorted((a, b) => (a.table < b.table ? -1 : 1));
+}
+
+export function tableName(schema: string, name: string): TableName {
+  return `${schema}.${name}` as TableName;
+}
+
+export function qualifiedName(table: { readonly schema: string; readonly name: string }): string {
+  return `${identifier(table.schema)}.${identifier(table.name)}`;
+}
+
+/** Why a table cannot be tracked without risk to the application or to the copy; null if it can. With the remedy. */
+export function obstacle(table: CatalogTable): { code: string; message: string; remedy: string } | null {
+  const name = qualifiedName(table);
+  if (table.schema.includes('.')) {
+    return { code: 'TABLE_UNNAMEABLE', message: 'its schema has a dot in its name', remedy: 'Rename the schema, or exclude the table.' };
+  }
+  if (table.persistence === 'u') {
+    const remedy = `Run ALTER TABLE ${name} SET LOGGED (it rewrites the table), or exclude it.`;
+    return { code: 'TABLE_UNLOGGED', message: 'it is unlogged: its changes are in no log', remedy };
+  }
+  const unsendable = table.columns.filter((column) => !column.sendable);
+  if (unsendable.length > 0) {
+    const message = `the type of ${unsendable.map(({ name: column, type }) => `${column} (${type})`).join(', ')} has no binary form`;
+    return { code: 'TYPE_UNSUPPORTED', message, remedy: 'Change the type of the column, or exclude the table.' };
+  }
+  if (table.key === null || table.key.some((column) => !table.columns.some(({ name: each }) => each === column))) {
+    return { code: 'TABLE_UNIDENTIFIED', message: identityProblem(table), remedy: identityRemedy(table, name) };
+  }
+  const [partition] = table.unidentifiedPartitions;
+  if (partition !== undefined) {
+    const remedy = `Run ALTER TABLE ${partition} REPLICA IDENTITY DEFAULT, add a primary key, or exclude the table.`;
+    return { code: 'TABLE_UNIDENTIFIED', message: `its partition ${partition} has no usable replica identity`, remedy };
+  }
+  return null;
+}
+
+function identityProblem(table: CatalogTable): string {
+  if (table.identity === 'n') return 'its replica identity is NOTHING: updates and deletes are not in the log';
+  if (table.identity === 'i') return 'the index of its replica identity is not usable';
+  if (table.identity === 'f') return 'it has no primary key, and rows of its FULL replica identity cannot be told apart';
+  return 'it has no primary key (or a deferrable one) and no other replica identity';
+}
+
+function identityRemedy(table: CatalogTable, name: string): string {
+  const index = `a unique index on columns that are NOT NULL, then ALTER TABLE ${name} REPLICA IDENTITY USING INDEX …`;
+  if (table.identity === 'n')
+    return `Run ALTER TABLE ${name} REPLICA IDENTITY DEFAULT if it has a primary key; or add ${index}; or exclude it.`;
+  return `Add a primary key to ${name}; or ${index}; or exclude it.`;
+}
+
+export function isTrackable(table: CatalogTable): table is CatalogTable & { readonly key: readonly string[] } {
+  return obstacle(table) === null;
+}
+
+/** Without the DDL: what tracking and reading need. */
+export function schemaOf(table: CatalogTable & { readonly key: readonly string[] }): TableSchema {
+  const key = table.key.map((name) => table.columns.findIndex((column) => column.name === name));
+  return {
+    table: table.table,
+    columns: table.columns.map((column) => ({
+      name: column.name,
+      type: column.type,
+      nullable: !column.notNull,
+      generated: false,
+      hidden: false,
+    })),
+    key,
+    keyOrderShared: key.every((index) => table.columns[index]?.orderShared === true),
+    shape: shapeOf(table.columns, table.key),
+    create: [],
+    finish: [],
+  };
+}
+
+/** Names, types and identity: what makes the bytes of one row mean the same as those of another. */
+export function shapeOf(columns: readonly { readonly name: string; readonly type: string }[], key: readonly string[]): string {
+  const text = JSON.stringify([columns.map(({ name, type }) => [name, type]), key]);
+  return createHash('sha256').update(text).digest('hex').slice(0, 32);
+}

@@ -1,0 +1,220 @@
+import { createHash, randomBytes } from 'node:crypto';
+import { ForeshadowError } from '../../model/errors.ts';
+import { codeOf, identifier, literal } from './connection.ts';
+import { ask, type CatalogTable, qualifiedName } from './describe.ts';
+import { parseLsn } from './stream.ts';
+import type { Wire } from './wire.ts';
+
+/**
+ * What `install` makes on the primary, and all of it: a publication and a slot of one name. The publication's comment says which
+ * history it is about (`Mark`), as slots have no room for a note of ours.
+ */
+export interface Mark {
+  /** Random; a new one at every start of tracking. The one before stays valid until the new one has reached the journal. */
+  readonly marks: readonly string[];
+  /** Added to LSNs to make positions (`batches.ts`). */
+  readonly base: bigint;
+}
+
+export interface SlotState {
+  readonly confirmed: bigint;
+  /** Why nothing can be read from it any more. */
+  readonly lost: string | null;
+  readonly activePid: number | null;
+}
+
+export interface ServerState {
+  readonly system: string;
+  readonly timeline: string;
+  /** OID of the database. */
+  readonly database: string;
+  readonly insertLsn: bigint;
+  readonly publication: boolean;
+  readonly mark: Mark | null;
+  readonly slot: SlotState | null;
+}
+
+/** Names must be unique for a data set and at most 63 bytes; slots allow a–z, 0–9 and _ only. */
+export function installedName(dataSet: string): string {
+  const plain = `foreshadow_${dataSet}`;
+  if (/^[a-z0-9_]{1,63}$/.test(plain)) return plain;
+  const digest = createHash('sha256').update(dataSet).digest('hex').slice(0, 12);
+  return `foreshadow_${dataSet
+    .toLowerCase()
+    .replace(/[^a-z0-9]+/g, '_')
+    .slice(0, 38)}_${digest}`;
+}
+
+export function newMark(): string {
+  return randomBytes(8).toString('hex');
+}
+
+export async function readServerState(wire: Wire, name: string, signal?: AbortSignal): Promise<ServerState> {
+  const [found] = await ask<{
+    system: string;
+    wal: string;
+    database: string;
+    insert: string;
+    publication: boolean;
+    comment: string | null;
+    slot: SlotRow | null;
+  }>(
+    wire,
+    `SELECT (pg_control_system()).system_identifier::text AS system, pg_walfile_name(pg_current_wal_lsn()) AS wal,
+      (SELECT oid::text FROM pg_database WHERE datname = current_database()) AS database, pg_current_wal_insert_lsn()::text AS insert,
+      EXISTS (SELECT FROM pg_publication WHERE pubname = ${literal(name)}) AS publication,
+      (SELECT obj_description(oid, 'pg_publication') FROM pg_publication WHERE pubname = ${literal(name)}) AS comment,
+      (SELECT to_json(s) FROM pg_replication_slots s WHERE slot_name = ${literal(name)}) AS slot`,
+    signal,
+  );
+  if (found === undefined) throw new Error('the primary answered a question about itself with nothing');
+  return {
+    system: found.system,
+    timeline: found.wal.slice(0, 8),
+    database: found.database,
+    insertLsn: parseLsn(found.insert),
+    publication: found.publication,
+    mark: parseMark(found.comment),
+    slot: found.slot === null ? null : slotState(found.slot, found.database),
+  };
+}
+
+interface SlotRow {
+  readonly plugin: string | null;
+  readonly datoid: number | string | null;
+  readonly active_pid: number | null;
+  readonly confirmed_flush_lsn: string | null;
+  readonly wal_status: string | null;
+  readonly conflicting?: boolean | null;
+  readonly invalidation_reason?: string | null;
+}
+
+function slotState(slot: SlotRow, database: string): SlotState {
+  let lost: string | null = null;
+  if (slot.plugin !== 'pgoutput' || String(slot.datoid) !== database) lost = 'it is a slot of another kind or database';
+  else if (slot.invalidation_reason !== undefined && slot.invalidation_reason !== null)
+    lost = `it was invalidated: ${slot.invalidation_reason}`;
+  else if (slot.wal_status === 'lost') lost = 'the log it needed was removed (max_slot_wal_keep_size)';
+  else if (slot.conflicting === true) lost = 'it was invalidated';
+  else if (slot.confirmed_flush_lsn === null) lost = 'it was never ready';
+  return { confirmed: parseLsn(slot.confirmed_flush_lsn ?? '0/0'), lost, activePid: slot.active_pid };
+}
+
+function parseMark(comment: string | null): Mark | null {
+  const found = /^Foreshadow: marks ([0-9a-f ]+), base (\d+)\. /.exec(comment ?? '');
+  return found === null ? null : { marks: (found[1] as string).split(' '), base: BigInt(found[2] as string) };
+}
+
+/**
+ * False where the publication is somebody else's: an administrator made it for us because our user may not. Its history is then told by
+ * the slot alone.
+ */
+export async function writeMark(wire: Wire, name: string, mark: Mark): Promise<boolean> {
+  const text = `Foreshadow: marks ${mark.marks.join(' ')}, base ${mark.base}. Do not edit: it tells a known history from another.`;
+  try {
+    await wire.query(`COMMENT ON PUBLICATION ${identifier(name)} IS ${literal(text)}`);
+    return true;
+  } catch (error) {
+    if (codeOf(error) === '42501') return false;
+    throw error;
+  }
+}
+
+/** Makes the publication, or makes it publish exactly these tables. Takes locks that stop no reader or writer. */
+export async function ensurePublication(wire: Wire, name: string, tables: readonly CatalogTable[], signal: AbortSignal): Promise<void> {
+  const wanted = new Set(tables.map(({ oid }) => oid));
+  const [found] = await ask<{ all: boolean; root: boolean; kinds: boolean; tables: number[] }>(
+    wire,
+    `SELECT puballtables AS all, pubviaroot AS root, pubinsert AND pubupdate AND pubdelete AND pubtruncate AS kinds,
+      (SELECT coalesce(json_agg(prrelid::int8), '[]') FROM pg_publication_rel WHERE prpubid = p.oid) AS tables
+     FROM pg_publication p WHERE pubname = ${literal(name)}`,
+    signal,
+  );
+  const list = tables.map((table) => (table.partitioned ? qualifiedName(table) : `ONLY ${qualifiedName(table)}`)).join(', ');
+  const options = `publish = 'insert, update, delete, truncate', publish_via_partition_root = true`;
+  // Behind a lock that is waited for, others queue; so we do not wait long.
+  if (found === undefined) {
+    await inTransaction(
+      wire,
+      [`SET LOCAL lock_timeout = '5s'`, `CREATE PUBLICATION ${identifier(name)} FOR TABLE ${list} WITH (${options})`],
+      signal,
+    );
+    return;
+  }
+  const same = found.tables.length === wanted.size && found.tables.every((oid) => wanted.has(oid));
+  const statements = [`SET LOCAL lock_timeout = '5s'`];
+  if (!found.root || !found.kinds) statements.push(`ALTER PUBLICATION ${identifier(name)} SET (${options})`);
+  if (!same && !found.all) statements.push(`ALTER PUBLICATION ${identifier(name)} SET TABLE ${list}`);
+  if (statements.length > 1) await inTransaction(wire, statements, signal);
+}
+
+async function inTransaction(wire: Wire, statements: readonly string[], signal: AbortSignal): Promise<void> {
+  try {
+    await wire.query(['BEGIN', ...statements, 'COMMIT'].join('; '), signal);
+  } catch (error) {
+    if (!wire.broken) await wire.query('ROLLBACK');
+    throw error;
+  }
+}
+
+/**
+ * Makes the slot. It becomes consistent only when all transactions older than itself have ended: so the wait has a bound, and the
+ * error names who is in the way. Returns the position it begins at.
+ */
+export async function createSlot(wire: Wire, name: string, lockTimeoutMs: number, signal: AbortSignal): Promise<bigint> {
+  try {
+    await wire.query(`SET lock_timeout = ${lockTimeoutMs}`, signal);
+    const [made] = await wire.query(`SELECT lsn::text FROM pg_create_logical_replication_slot(${literal(name)}, 'pgoutput')`, signal);
+    return parseLsn(made?.rows[0]?.[0] as string);
+  } catch (error) {
+    signal.throwIfAborted();
+    if (codeOf(error) === '55P03') throw await blockedSlot(wire, error);
+    if (codeOf(error) === '55000' || codeOf(error) === '53400') {
+      throw new ForeshadowError('PRIMARY_SETTING', `The replication slot ${name} cannot be made: ${(error as Error).message}`, {
+        remedy: 'Set wal_level = logical and enough max_replication_slots in postgresql.conf, and restart the server.',
+        cause: error,
+      });
+    }
+    throw error;
+  } finally {
+    if (!wire.broken) await wire.query('SET lock_timeout = 0');
+  }
+}
+
+async function blockedSlot(wire: Wire, cause: unknown): Promise<ForeshadowError> {
+  const blockers = await ask<{ who: string }>(
+    wire,
+    `SELECT format('pid %s', l.pid) || coalesce(' (' || nullif(a.application_name, '') || ')', '') AS who
+     FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
+     WHERE l.locktype = 'transactionid' AND l.granted AND l.mode = 'ExclusiveLock' AND l.pid IS NOT NULL
+     UNION ALL SELECT format('prepared transaction %L', gid) FROM pg_prepared_xacts`,
+  );
+  const who = blockers.length === 0 ? 'transactions that have just ended' : blockers.map((each) => each.who).join(', ');
+  return new ForeshadowError('PRIMARY_SETTING', `The replication slot cannot be made while older transactions are open: ${who}`, {
+    remedy: 'End these transactions, or wait until they have ended, and try again.',
+    retry: 'later',
+    cause,
+  });
+}
+
+/** Ends whoever reads from the slot, and drops it. Nothing happens where there is none. */
+export async function dropSlot(wire: Wire, name: string, signal: AbortSignal): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      await wire.query(
+        `SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = ${literal(name)} AND active_pid IS NOT NULL;
+         SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = ${literal(name)}`,
+        signal,
+      );
+      return;
+    } catch (error) {
+      const gone = codeOf(error) === '42704';
+      if (gone) return;
+      // 55006: its reader has not quite ended.
+      if (codeOf(error) !== '55006' || attempt === 50) throw error;
+      await new Promise((resolve) => {
+        setTimeout(resolve, 100);
+      });
+    }
+  }
+}

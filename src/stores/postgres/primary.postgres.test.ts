@@ -1,0 +1,250 @@
+import type { Client } from 'pg';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { createDatabase, type TestDatabase } from '../../../test/postgres.ts';
+import { walkBlock } from '../../journal/frame.ts';
+import type { Bookmark } from '../../journal/journal.ts';
+import type { TableEvent, TransactionId, TransactionRef } from '../../model/change.ts';
+import { ORIGIN, type Position } from '../../model/position.ts';
+import { Pulse } from '../../model/pulse.ts';
+import type { TableName, TableSchema } from '../../model/schema.ts';
+import { fillAbsent, type Identity, identityOf, type KeyTuple, keyTuple, type Tuple } from '../../model/tuple.ts';
+import type { Primary, PrimarySnapshot } from '../../tracking/primary.ts';
+import { openPostgresPrimary } from './primary.ts';
+
+type TrackedChange = { readonly ref: TransactionRef } & (
+  | { readonly kind: 'put'; readonly row: Tuple; readonly oldKey: KeyTuple | null }
+  | { readonly kind: 'delete'; readonly key: KeyTuple }
+  | { readonly kind: 'truncate' }
+);
+
+/** Reads `changes` as a tracker does: keeps everything, then acknowledges. */
+class Reader {
+  readonly changes = new Map<TableName, TrackedChange[]>();
+  readonly events: TableEvent[] = [];
+  batches = 0;
+  head: Bookmark;
+  readonly #pulse = new Pulse();
+  readonly #stop = new AbortController();
+  readonly #done: Promise<void>;
+  failure: unknown = null;
+
+  constructor(primary: Primary, from: Bookmark) {
+    this.head = from;
+    this.#done = this.#read(primary, from).catch((error: unknown) => {
+      this.failure = error;
+      this.#pulse.beat();
+    });
+  }
+
+  async #read(primary: Primary, from: Bookmark): Promise<void> {
+    for await (const { batch, evidence } of primary.changes(from, this.#stop.signal)) {
+      expect(batch.after).toBe(this.head.at);
+      expect(batch.through > batch.after).toBe(true);
+      this.batches++;
+      this.events.push(...batch.events);
+      for (const block of batch.blocks) {
+        const list = this.changes.get(block.table) ?? [];
+        this.changes.set(block.table, list);
+        let ref: TransactionRef;
+        const put = (row: Tuple, oldKey: KeyTuple | null): void => void list.push({ ref, kind: 'put', row, oldKey });
+        walkBlock(block, ORIGIN, batch.through, {
+          transaction: (each) => {
+            expect(each.at > batch.after && each.at <= batch.through).toBe(true);
+            ref = each;
+            return true;
+          },
+          insert: (row) => put(row, null),
+          update: put,
+          delete: (key) => void list.push({ ref, kind: 'delete', key }),
+          truncate: () => void list.push({ ref, kind: 'truncate' }),
+        });
+      }
+      if (!batch.complete) continue;
+      this.head = { at: batch.through, evidence };
+      await primary.acknowledge(batch.through);
+      this.#pulse.beat();
+    }
+  }
+
+  async reached(at: Position): Promise<void> {
+    while (this.head.at < at) {
+      if (this.failure !== null) throw this.failure;
+      await this.#pulse.next(AbortSignal.timeout(20_000));
+    }
+  }
+
+  async stop(): Promise<void> {
+    this.#stop.abort();
+    await this.#done;
+  }
+
+  of(table: string): TrackedChange[] {
+    return this.changes.get(table as TableName) ?? [];
+  }
+}
+
+/** What rows become when changes are applied to them by identity. */
+function fold(schema: TableSchema, rows: Map<Identity, Tuple>, changes: readonly TrackedChange[]): Map<Identity, Tuple> {
+  for (const change of changes) {
+    if (change.kind === 'truncate') rows.clear();
+    else if (change.kind === 'delete') rows.delete(identityOf(change.key));
+    else {
+      const identity = identityOf(keyTuple(change.row, schema.key));
+      const from = change.oldKey === null ? identity : identityOf(change.oldKey);
+      const before = rows.get(from);
+      rows.delete(from);
+      rows.set(identity, before === undefined ? change.row : fillAbsent(change.row, before));
+    }
+  }
+  return rows;
+}
+
+async function rowsIn(
+  snapshot: PrimarySnapshot,
+  schema: TableSchema,
+  limit = { rows: 1000, bytes: 1 << 20 },
+): Promise<Map<Identity, Tuple>> {
+  const rows = new Map<Identity, Tuple>();
+  for (let after: KeyTuple | null = null; ; ) {
+    const chunk = await snapshot.rows(schema, after, limit, signal);
+    for (const row of chunk.rows) rows.set(identityOf(keyTuple(row, schema.key)), row);
+    if (chunk.through === null) return rows;
+    after = chunk.through;
+  }
+}
+
+const signal = new AbortController().signal;
+let database: TestDatabase;
+const opened: AsyncDisposable[] = [];
+const readers: Reader[] = [];
+
+beforeEach(async () => {
+  database = await createDatabase();
+});
+afterEach(async () => {
+  for (const reader of readers.splice(0)) await reader.stop();
+  for (const each of opened.splice(0)) await each[Symbol.asyncDispose]();
+  await database[Symbol.asyncDispose]();
+});
+
+async function open(include: readonly string[] = ['public.*']): Promise<Primary> {
+  const primary = await openPostgresPrimary({
+    url: database.url,
+    dataSet: database.name,
+    selection: { include, exclude: [] },
+    journaled: async (ids) => new Set(ids.filter((id) => journaled.has(id))),
+    lockTimeoutMs: 300,
+  });
+  opened.push(primary);
+  return primary;
+}
+const journaled = new Set<TransactionId>();
+
+function follow(primary: Primary, from: Bookmark): Reader {
+  const reader = new Reader(primary, from);
+  readers.push(reader);
+  return reader;
+}
+
+async function install(primary: Primary): Promise<{ schemas: readonly TableSchema[]; bookmark: Bookmark }> {
+  const { tables } = await primary.describe(signal);
+  return { schemas: tables, bookmark: await primary.install(tables, signal) };
+}
+
+describe('changes', () => {
+  test('insert, update, key change, delete and truncate come in order, and only the columns that changed of large ones', async () => {
+    await database.run(`CREATE TABLE public.item (id int PRIMARY KEY, name text, large text);
+      ALTER TABLE public.item ALTER large SET STORAGE EXTERNAL;
+      INSERT INTO public.item VALUES (1, 'one', repeat('x', 10000))`);
+    const primary = await open();
+    const { schemas, bookmark } = await install(primary);
+    const reader = follow(primary, bookmark);
+    await database.run(`INSERT INTO public.item VALUES (2, 'two', NULL)`);
+    await database.run(`UPDATE public.item SET name = 'ONE' WHERE id = 1`);
+    await database.run('UPDATE public.item SET id = 10 WHERE id = 1');
+    await database.run('DELETE FROM public.item WHERE id = 2');
+    await database.run('TRUNCATE public.item');
+    await reader.reached(await primary.now(signal));
+    const schema = schemas[0] as TableSchema;
+    const shown = reader.of('public.item').map((change) => {
+      if (change.kind === 'truncate') return 'truncate';
+      if (change.kind === 'delete') return { delete: primary.values.key(schema, change.key) };
+      return { put: primary.values.row(schema, change.row), from: change.oldKey && primary.values.key(schema, change.oldKey) };
+    });
+    expect(shown).toEqual([
+      { put: { id: 2, name: 'two', large: null }, from: null },
+      { put: { id: 1, name: 'ONE' }, from: null },
+      { put: { id: 10, name: 'ONE' }, from: { id: 1 } },
+      { delete: { id: 2 } },
+      'truncate',
+    ]);
+  });
+
+  test('a stopped reader goes on from its bookmark without loss or repetition', async () => {
+    await database.run('CREATE TABLE public.item (id int PRIMARY KEY)');
+    const primary = await open();
+    let { bookmark } = await install(primary);
+    const seen: number[] = [];
+    for (let round = 0; round < 3; round++) {
+      const again = round === 0 ? primary : await open();
+      const reader = follow(again, bookmark);
+      for (let i = 0; i < 20; i++) await database.run('INSERT INTO public.item VALUES ($1)', [round * 100 + i]);
+      await reader.reached(await again.now(signal));
+      await database.run('INSERT INTO public.item VALUES ($1)', [round * 100 + 20]); // perhaps read, perhaps not
+      await reader.stop();
+      seen.push(...reader.of('public.item').map((change) => (change.kind === 'put' ? change.row.readInt32BE(6) : Number.NaN)));
+      bookmark = reader.head;
+    }
+    const reader = follow(await open(), bookmark);
+    await reader.reached(await primary.now(signal));
+    seen.push(...reader.of('public.item').map((change) => (change.kind === 'put' ? change.row.readInt32BE(6) : Number.NaN)));
+    expect(seen).toEqual([0, 1, 2].flatMap((round) => Array.from({ length: 21 }, (_, i) => round * 100 + i)));
+  });
+
+  test('a snapshot is exactly the changes it says it includes, while eight writers go on', async () => {
+    await database.run(`CREATE TABLE public.account (id int PRIMARY KEY, balance int, note text);
+      INSERT INTO public.account SELECT i, 0, repeat('n', 50) FROM generate_series(1, 500) i`);
+    const primary = await open();
+    const { schemas, bookmark } = await install(primary);
+    const schema = schemas[0] as TableSchema;
+    const reader = follow(primary, bookmark);
+    const start = await primary.snapshot(bookmark.at, signal);
+    const initial = await rowsIn(start, schema);
+    await reader.reached(start.end);
+    let writing = true;
+    const writers = Array.from({ length: 8 }, async (_, writer) => {
+      const client = await database.client();
+      for (let i = 0; writing; i++) await write(client, writer, i);
+    });
+    for (let round = 0; round < 12; round++) {
+      const covering = reader.head.at;
+      const snapshot = await primary.snapshot(covering, signal);
+      const rows = await rowsIn(snapshot, schema, { rows: 90, bytes: 4000 });
+      await reader.reached(snapshot.end);
+      const all = reader.of('public.account');
+      expect(all.filter(({ ref }) => ref.at <= covering).every(({ ref }) => snapshot.includes(ref))).toBe(true);
+      expect(all.filter(({ ref }) => snapshot.includes(ref)).every(({ ref }) => ref.at <= snapshot.end)).toBe(true);
+      const folded = fold(
+        schema,
+        new Map(initial),
+        all.filter(({ ref }) => !start.includes(ref) && snapshot.includes(ref)),
+      );
+      expect(folded.size).toBe(rows.size);
+      for (const [identity, row] of rows) expect(folded.get(identity)?.equals(row)).toBe(true);
+      const keys = [...rows.values()].slice(0, 40).map((row) => keyTuple(row, schema.key));
+      expect(await snapshot.rowsByKey(schema, keys, signal)).toHaveLength(keys.length);
+      await snapshot[Symbol.asyncDispose]();
+    }
+    writing = false;
+    await Promise.all(writers);
+    await start[Symbol.asyncDispose]();
+    expect(reader.failure).toBeNull();
+  });
+});
+
+async function write(client: Client, writer: number, i: number): Promise<void> {
+  const id = 1 + ((writer * 7919 + i * 31) % 500);
+  await client.query(`BEGIN; UPDATE public.account SET balance = balance + 1 WHERE id = ${id}; SAVEPOINT s;
+    INSERT INTO public.account VALUES (${1000 + writer * 100_000 + i}, ${i}, NULL); RELEASE s;
+    DELETE FROM public.account WHERE id = ${1000 + writer * 100_000 + i - 20}; COMMIT`);
+}

@@ -1,0 +1,369 @@
+import type { Bookmark } from '../../journal/journal.ts';
+import type { TableEvent, TrackedBatch, TransactionId } from '../../model/change.ts';
+import { type Finding, ForeshadowError, isAbort } from '../../model/errors.ts';
+import { commitEndOf, type Position } from '../../model/position.ts';
+import type { DataSetSchema, TableName, TableSchema } from '../../model/schema.ts';
+import type { Selection } from '../../model/selection.ts';
+import type { ValueCodec } from '../../model/values.ts';
+import type { Primary, PrimarySnapshot } from '../../tracking/primary.ts';
+import { type Announced, boundary, type Numbering } from './batches.ts';
+import { checkPrimary } from './check.ts';
+import { codeOf, identifier, placeOf } from './connection.ts';
+import { ask, type CatalogTable, isTrackable, readTables, schemaOf, shapeOf } from './describe.ts';
+import { describeDataSet } from './describe-ddl.ts';
+import {
+  createSlot,
+  dropSlot,
+  ensurePublication,
+  installedName,
+  newMark,
+  readServerState,
+  type ServerState,
+  writeMark,
+} from './installation.ts';
+import type { RelationMessage } from './pgoutput.ts';
+import { Snapshots } from './snapshots.ts';
+import { parseLsn, ReplicationStream } from './stream.ts';
+import { postgresValues } from './values.ts';
+import { Wire } from './wire.ts';
+
+export interface PostgresPrimaryOptions {
+  readonly url: string;
+  readonly dataSet: string;
+  readonly selection: Selection;
+  /**
+   * Which of these transactions the journal holds at or below a position (`Journal.contains`). Asked for those that were tracked by an
+   * earlier process and are still not visible on the primary.
+   */
+  readonly journaled: (ids: readonly TransactionId[], upTo: Position) => Promise<ReadonlySet<TransactionId>>;
+  /** How long the slot waits for older transactions to end. */
+  readonly lockTimeoutMs?: number;
+}
+
+/** What goes with every batch into the journal, as JSON. */
+interface Evidence {
+  readonly system: string;
+  readonly database: string;
+  readonly timeline: string;
+  readonly mark: string;
+  readonly base: string;
+}
+
+const LOCK_TIMEOUT_MS = 10_000;
+
+/** Opens no connection yet. */
+export function openPostgresPrimary(options: PostgresPrimaryOptions): Promise<Primary> {
+  return Promise.resolve(new PostgresPrimary(options));
+}
+
+class PostgresPrimary implements Primary {
+  readonly kind = 'postgres';
+  readonly values: ValueCodec = postgresValues;
+  readonly #options: PostgresPrimaryOptions;
+  readonly #name: string;
+  readonly #snapshots: Snapshots;
+  #control: Promise<Wire> | null = null;
+  #stream: ReplicationStream | null = null;
+  #base: bigint | null = null;
+  /** The tables of the data set as last read, and the shape each was installed with. */
+  #known = new Map<TableName, CatalogTable & { readonly key: readonly string[] }>();
+  readonly #installed = new Map<TableName, string>();
+
+  constructor(options: PostgresPrimaryOptions) {
+    this.#options = options;
+    this.#name = installedName(options.dataSet);
+    this.#snapshots = new Snapshots({ url: options.url, journaled: options.journaled });
+  }
+
+  identity(signal: AbortSignal): Promise<string> {
+    return this.#ask(async (wire) => {
+      const state = await readServerState(wire, this.#name, signal);
+      return `postgres:${state.system}:${state.database}`;
+    }, signal);
+  }
+
+  check(signal: AbortSignal): Promise<readonly Finding[]> {
+    return this.#ask((wire) => checkPrimary(wire, this.#name, this.#options, signal), signal);
+  }
+
+  describe(signal: AbortSignal): Promise<DataSetSchema> {
+    return this.#ask(async (wire) => {
+      const tables = await this.#readTables(wire, signal);
+      return describeDataSet(wire, tables, signal);
+    }, signal);
+  }
+
+  install(tables: readonly TableSchema[], signal: AbortSignal): Promise<Bookmark> {
+    return this.#ask(async (wire) => {
+      await this.#readTables(wire, signal);
+      const catalog = tables.map(({ table }) => this.#trackable(table));
+      // The publication comes first: a slot made before it would look for it in a past where it did not exist.
+      await ensurePublication(wire, this.#name, catalog, signal);
+      this.#installed.clear();
+      for (const { table, shape } of tables) this.#installed.set(table, shape);
+      let state = await readServerState(wire, this.#name, signal);
+      if (state.mark === null) {
+        await writeMark(wire, this.#name, { marks: [newMark()], base: this.#base ?? 0n });
+        state = await readServerState(wire, this.#name, signal);
+      }
+      if (state.slot?.lost !== undefined && state.slot.lost !== null) await dropSlot(wire, this.#name, signal);
+      const usable = state.slot !== null && state.slot.lost === null;
+      const lsn = usable ? (state.slot?.confirmed ?? 0n) : await this.#createSlot(wire, signal);
+      this.#base = state.mark?.base ?? 0n;
+      return { at: boundary(lsn, this.#base), evidence: evidenceOf(state, state.mark?.marks.at(-1) ?? '', this.#base) };
+    }, signal);
+  }
+
+  installed(signal: AbortSignal): Promise<boolean> {
+    return this.#ask(async (wire) => {
+      const state = await readServerState(wire, this.#name, signal);
+      return state.publication && state.slot !== null && state.slot.lost === null;
+    }, signal);
+  }
+
+  uninstall(signal: AbortSignal): Promise<void> {
+    return this.#ask(async (wire) => {
+      await this.#stream?.close();
+      await dropSlot(wire, this.#name, signal);
+      await wire.query(`DROP PUBLICATION IF EXISTS ${identifier(this.#name)}`, signal);
+    }, signal);
+  }
+
+  async *changes(from: Bookmark, signal: AbortSignal): AsyncGenerator<{ readonly batch: TrackedBatch; readonly evidence: string }> {
+    if (this.#stream !== null) throw new Error('changes of one primary can be read once at a time');
+    const start = await this.#ask((control) => this.#begin(control, from, signal), signal);
+    if (start.gap !== null) yield { batch: start.gap, evidence: start.evidence };
+    const wire = await Wire.open(this.#options.url, { side: 'primary', purpose: 'tracking', replication: true }, signal);
+    const closing = (): void => void this.#stream?.close();
+    try {
+      this.#stream = await startStream(
+        wire,
+        {
+          slot: this.#name,
+          publication: this.#name,
+          numbering: start.numbering,
+          after: start.after,
+          onTransaction: (ref) => this.#snapshots.streamed(ref),
+          announce: (relation) => this.#announce(relation, signal),
+        },
+        signal,
+      );
+      signal.addEventListener('abort', closing, { once: true });
+      for await (const batch of this.#stream.batches()) yield { batch, evidence: start.evidence };
+    } catch (error) {
+      if (signal.aborted || isAbort(error)) return;
+      throw wire.failure(error);
+    } finally {
+      signal.removeEventListener('abort', closing);
+      const stream = this.#stream;
+      this.#stream = null;
+      await (stream ?? wire).close();
+    }
+  }
+
+  acknowledge(upTo: Position): Promise<void> {
+    this.#stream?.acknowledge(upTo);
+    return Promise.resolve();
+  }
+
+  now(signal: AbortSignal): Promise<Position> {
+    return this.#ask(async (wire) => {
+      const base = await this.#baseOf(wire, signal);
+      const [read] = await wire.query('SELECT pg_current_wal_insert_lsn()::text', signal);
+      const at = boundary(parseLsn(read?.rows[0]?.[0] as string), base);
+      await this.#nudge(wire, at);
+      return at;
+    }, signal);
+  }
+
+  async snapshot(covering: Position, signal: AbortSignal): Promise<PrimarySnapshot> {
+    const base = await this.#ask((wire) => this.#baseOf(wire, signal), signal);
+    const snapshot = await this.#snapshots.take(covering, base, signal);
+    await this.#ask((wire) => this.#nudge(wire, snapshot.end), signal);
+    return snapshot;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#stream?.close();
+    await this.#snapshots.close();
+    const control = this.#control;
+    this.#control = null;
+    // A connection that was never made needs no closing; its failure was reported to whoever asked for it.
+    const wire = await control?.catch(() => null);
+    await wire?.close();
+  }
+
+  /** A tiny transaction of ours, so that the log passes a position and is flushed although nobody writes. */
+  async #nudge(wire: Wire, at: Position): Promise<void> {
+    this.#stream?.want(at);
+    await wire.query(`SET synchronous_commit = local; SELECT pg_logical_emit_message(true, 'foreshadow', '')`);
+  }
+
+  async #baseOf(wire: Wire, signal: AbortSignal): Promise<bigint> {
+    this.#base ??= (await readServerState(wire, this.#name, signal)).mark?.base ?? 0n;
+    return this.#base;
+  }
+
+  async #readTables(wire: Wire, signal: AbortSignal): Promise<(CatalogTable & { readonly key: readonly string[] })[]> {
+    const tables = (await readTables(wire, this.#options.selection, signal)).filter((table) => isTrackable(table));
+    this.#known = new Map(tables.map((table) => [table.table, table]));
+    return tables;
+  }
+
+  #trackable(table: TableName): CatalogTable & { readonly key: readonly string[] } {
+    const found = this.#known.get(table);
+    if (found !== undefined) return found;
+    throw new ForeshadowError('TABLE_MISSING', `The table ${table} is not on the primary, or cannot be tracked there`, {
+      remedy: 'Run `foreshadow doctor`: it says what is wrong with the table.',
+    });
+  }
+
+  #createSlot(wire: Wire, signal: AbortSignal): Promise<bigint> {
+    return createSlot(wire, this.#name, this.#options.lockTimeoutMs ?? LOCK_TIMEOUT_MS, signal);
+  }
+
+  /** Whether the bookmark and the slot tell one story; if not, the slot is made anew and every table gets a gap. */
+  async #begin(wire: Wire, from: Bookmark, signal: AbortSignal): Promise<StreamStart> {
+    const tables = await this.#readTables(wire, signal);
+    for (const table of tables) if (!this.#installed.has(table.table)) this.#installed.set(table.table, schemaOf(table).shape);
+    const evidence = JSON.parse(from.evidence) as Evidence;
+    let state = await readServerState(wire, this.#name, signal);
+    if (evidence.system !== state.system || evidence.database !== state.database) {
+      throw new ForeshadowError('PRIMARY_REPLACED', `The primary at ${placeOf(this.#options.url)} is not the database that was tracked`, {
+        remedy: 'Correct the URL; or begin anew: remove the journal, and use an empty shadow.',
+      });
+    }
+    const fromLsn = commitEndOf(from.at) - BigInt(evidence.base);
+    const reason = gapReason(evidence, fromLsn, state);
+    let base = BigInt(evidence.base);
+    let after = from.at;
+    if (reason !== null) {
+      if (!state.publication) await ensurePublication(wire, this.#name, tables, signal);
+      await dropSlot(wire, this.#name, signal);
+      const lsn = await this.#createSlot(wire, signal);
+      // A server put back to an earlier state counts from lower again: positions must go on rising.
+      if (boundary(lsn, base) <= from.at) base = commitEndOf(from.at) + 1n - lsn;
+      after = boundary(lsn, base);
+      state = await readServerState(wire, this.#name, signal);
+    }
+    const mark = newMark();
+    const written = await writeMark(wire, this.#name, { marks: reason === null ? [evidence.mark, mark] : [mark], base });
+    this.#base = base;
+    const [near] = await wire.query('SELECT pg_snapshot_xmax(pg_current_snapshot())::text', signal);
+    return {
+      after,
+      gap: reason === null ? null : this.#gap(from.at, after, reason),
+      evidence: evidenceOf(state, written ? mark : evidence.mark, base),
+      numbering: { base, transactionNear: BigInt(near?.rows[0]?.[0] as string) },
+    };
+  }
+
+  #gap(after: Position, through: Position, reason: string): TrackedBatch {
+    const events: TableEvent[] = Array.from(this.#installed.keys(), (table) => ({ kind: 'gap', table, at: through, reason }));
+    return { after, through, complete: true, blocks: [], events };
+  }
+
+  /** What a relation of the stream is to us: its shape there may be older or newer than the table's is now. */
+  async #announce(relation: RelationMessage, signal: AbortSignal): Promise<Announced> {
+    const table = `${relation.schema}.${relation.name}` as TableName;
+    const expected = this.#installed.get(table);
+    if (expected === undefined) return { tracked: null, changed: null };
+    const wire = await this.#wire(signal);
+    let known = this.#known.get(table);
+    if (known === undefined || !sameColumns(relation, known)) {
+      await this.#readTables(wire, signal);
+      known = this.#known.get(table);
+    }
+    const types = known !== undefined && sameColumns(relation, known) ? known.columns : await this.#typesOf(wire, relation, signal);
+    const flagged = relation.columns.filter(({ key }) => key).map(({ name }) => name);
+    // The stream says which columns are the key, not in which order.
+    const ordered = known !== undefined && (relation.identity === 'f' || sameNames(known.key, flagged)) ? known.key : flagged;
+    const shape = shapeOf(types, ordered);
+    this.#installed.set(table, shape);
+    const key = ordered.map((name) => relation.columns.findIndex((column) => column.name === name));
+    const tracked = key.includes(-1) ? null : { table, key };
+    return { tracked: tracked ?? { table, key: [] }, changed: shape === expected ? null : 'its columns, their types or its key changed' };
+  }
+
+  async #typesOf(wire: Wire, relation: RelationMessage, signal: AbortSignal): Promise<{ name: string; type: string }[]> {
+    const list = relation.columns.map(({ type, modifier }, index) => `(${index}, ${type}::oid, ${modifier})`).join(', ');
+    const types = await ask<{ type: string }>(wire, `SELECT format_type(t, m) AS type FROM (VALUES ${list}) v(i, t, m) ORDER BY i`, signal);
+    return relation.columns.map(({ name }, index) => ({ name, type: types[index]?.type ?? '' }));
+  }
+
+  async #wire(signal: AbortSignal): Promise<Wire> {
+    const standing = await this.#control?.catch(() => null);
+    if (standing !== undefined && standing !== null && !standing.broken) return standing;
+    this.#control = Wire.open(this.#options.url, { side: 'primary', purpose: 'control' }, signal);
+    return this.#control;
+  }
+
+  /** Questions on the control connection. */
+  async #ask<Result>(work: (wire: Wire) => Promise<Result>, signal: AbortSignal): Promise<Result> {
+    const wire = await this.#wire(signal);
+    try {
+      return await work(wire);
+    } catch (error) {
+      signal.throwIfAborted();
+      throw wire.failure(error);
+    }
+  }
+}
+
+interface StreamStart {
+  readonly after: Position;
+  readonly gap: TrackedBatch | null;
+  readonly evidence: string;
+  readonly numbering: Numbering;
+}
+
+const SLOT_BUSY_ATTEMPTS = 30;
+
+/** A slot stays busy for a moment after its last reader has gone. */
+async function startStream(
+  wire: Wire,
+  parts: Parameters<typeof ReplicationStream.start>[1],
+  signal: AbortSignal,
+): Promise<ReplicationStream> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await ReplicationStream.start(wire, parts, signal);
+    } catch (error) {
+      if (codeOf(error) !== '55006' || attempt === SLOT_BUSY_ATTEMPTS) throw error;
+      await new Promise((resolve) => {
+        setTimeout(resolve, 100);
+      });
+      signal.throwIfAborted();
+    }
+  }
+}
+
+function gapReason(evidence: Evidence, fromLsn: bigint, state: ServerState): string | null {
+  const { slot, mark } = state;
+  if (slot === null) return 'the replication slot is gone';
+  if (slot.lost !== null) return `the replication slot cannot be used: ${slot.lost}`;
+  if (!state.publication) return 'the publication is gone';
+  if (slot.confirmed > fromLsn) return 'the replication slot is past what the journal holds';
+  if (state.insertLsn < fromLsn) return 'the primary was put back to an earlier state';
+  if (mark !== null && !mark.marks.includes(evidence.mark))
+    return 'the primary was put back to an earlier state, or was tracked by another journal';
+  if (evidence.timeline !== state.timeline) return 'the primary was recovered or failed over to another history';
+  return null;
+}
+
+function evidenceOf(state: ServerState, mark: string, base: bigint): string {
+  const evidence: Evidence = { system: state.system, database: state.database, timeline: state.timeline, mark, base: String(base) };
+  return JSON.stringify(evidence);
+}
+
+function sameColumns(relation: RelationMessage, known: CatalogTable): boolean {
+  if (relation.columns.length !== known.columns.length) return false;
+  return relation.columns.every(({ name, type, modifier }, index) => {
+    const column = known.columns[index];
+    return column?.name === name && column.typeOid === type && column.modifier === modifier;
+  });
+}
+
+function sameNames(a: readonly string[], b: readonly string[]): boolean {
+  return a.length === b.length && a.every((name) => b.includes(name));
+}

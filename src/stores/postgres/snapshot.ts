@@ -1,0 +1,244 @@
+import type { TransactionRef } from '../../model/change.ts';
+import type { Position } from '../../model/position.ts';
+import type { TableName, TableSchema } from '../../model/schema.ts';
+import { cellsOf, type KeyTuple, keyTuple, type Tuple } from '../../model/tuple.ts';
+import type { PrimarySnapshot, RowChunk, RowLimit } from '../../tracking/primary.ts';
+import { identifier, literal } from './connection.ts';
+import { ask, isTrackable, qualifiedName, readTables, schemaOf } from './describe.ts';
+import type { Parameter, Wire } from './wire.ts';
+
+/** Which transactions a snapshot of the server shows: `pg_current_snapshot()`. */
+export class Visibility {
+  readonly #max: bigint;
+  readonly #running: ReadonlySet<bigint>;
+
+  /** `xmin:xmax:xip,xip,…` */
+  constructor(text: string) {
+    const [, max, running] = text.split(':');
+    this.#max = BigInt(max as string);
+    this.#running = new Set((running ?? '').split(',').filter(Boolean).map(BigInt));
+  }
+
+  includes(transaction: bigint): boolean {
+    return transaction < this.#max && !this.#running.has(transaction);
+  }
+}
+
+/** What reading a table by key needs to know. */
+interface KeyFacts {
+  readonly from: string;
+  readonly keys: readonly {
+    readonly name: string;
+    readonly type: number;
+    /** Of arrays of the base type; 0: there are none. */
+    readonly arrayType: number;
+    readonly elementType: number;
+    /** Names of its type's own operators, which may lie outside pg_catalog (citext). */
+    readonly greater: string;
+    readonly equal: string;
+    readonly builtIn: boolean;
+  }[];
+}
+
+const KEYS_PER_QUERY = 5000;
+const FIRST_SLICE_ROWS = 200;
+
+/** A REPEATABLE READ transaction. Rows leave it as the bytes of the binary format. */
+export class PostgresSnapshot implements PrimarySnapshot {
+  readonly end: Position;
+  readonly #wire: Wire;
+  readonly #visibility: Visibility;
+  readonly #release: () => Promise<void>;
+  readonly #facts = new Map<TableName, KeyFacts>();
+
+  constructor(wire: Wire, visibility: Visibility, end: Position, release: () => Promise<void>) {
+    this.#wire = wire;
+    this.#visibility = visibility;
+    this.end = end;
+    this.#release = release;
+  }
+
+  includes(transaction: TransactionRef): boolean {
+    return this.#visibility.includes(transaction.id);
+  }
+
+  async describe(table: TableName, signal: AbortSignal): Promise<TableSchema | null> {
+    return this.#mapped(async () => {
+      const [found] = await readTables(this.#wire, { include: ['*'], exclude: [] }, signal, table);
+      return found !== undefined && isTrackable(found) ? schemaOf(found) : null;
+    }, signal);
+  }
+
+  async rows(table: TableSchema, after: KeyTuple | null, limit: RowLimit, signal: AbortSignal): Promise<RowChunk> {
+    return this.#mapped(async () => {
+      const facts = await this.#factsOf(table, signal);
+      const order = facts.keys.map(({ name }) => identifier(name)).join(', ');
+      const where = after === null ? '' : `WHERE ${above(facts)}`;
+      const sql = `SELECT ${columnList(table)} FROM ${facts.from} ${where} ORDER BY ${order} LIMIT ${limit.rows}`;
+      const rows: Tuple[] = [];
+      let bytes = 0;
+      let slice = await this.#wire.fetch(
+        sql,
+        after === null ? [] : parametersOf(facts, after),
+        Math.min(limit.rows, FIRST_SLICE_ROWS),
+        signal,
+      );
+      for (;;) {
+        for (const row of slice.rows) {
+          rows.push(row);
+          bytes += row.length;
+        }
+        if (!slice.more || rows.length >= limit.rows || bytes >= limit.bytes) break;
+        // As many as will fill the limit, going by those seen; never more than four times as many as so far.
+        const fitting = Math.ceil(((limit.bytes - bytes) * rows.length) / Math.max(bytes, 1));
+        slice = await this.#wire.fetchMore(Math.max(1, Math.min(fitting, rows.length * 4, limit.rows - rows.length)), signal);
+      }
+      const last = rows.at(-1);
+      const end = !slice.more && rows.length < limit.rows;
+      return { rows, through: end || last === undefined ? null : keyTuple(last, table.key) };
+    }, signal);
+  }
+
+  async rowsByKey(table: TableSchema, keys: readonly KeyTuple[], signal: AbortSignal): Promise<Tuple[]> {
+    return this.#mapped(async () => {
+      const facts = await this.#factsOf(table, signal);
+      const rows: Tuple[] = [];
+      const joined = facts.keys.every(({ arrayType }) => arrayType !== 0);
+      const step = joined ? KEYS_PER_QUERY : 1;
+      for (let at = 0; at < keys.length; at += step) {
+        const some = keys.slice(at, at + step);
+        const [sql, parameters] = joined ? joinByKeys(table, facts, some) : oneByKey(table, facts, some[0] as KeyTuple);
+        for await (const slice of this.#wire.select(sql, parameters, signal)) rows.push(...slice);
+      }
+      return rows;
+    }, signal);
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#release();
+  }
+
+  async #factsOf(table: TableSchema, signal: AbortSignal): Promise<KeyFacts> {
+    let facts = this.#facts.get(table.table);
+    if (facts === undefined) {
+      facts = await readKeyFacts(this.#wire, table, signal);
+      this.#facts.set(table.table, facts);
+    }
+    return facts;
+  }
+
+  async #mapped<Result>(work: () => Promise<Result>, signal: AbortSignal): Promise<Result> {
+    try {
+      return await work();
+    } catch (error) {
+      signal.throwIfAborted();
+      throw this.#wire.failure(error);
+    }
+  }
+}
+
+/** Operators come from the default btree operator class of each key column's base type. */
+async function readKeyFacts(wire: Wire, table: TableSchema, signal: AbortSignal): Promise<KeyFacts> {
+  const names = table.key.map((index) => table.columns[index]?.name ?? '');
+  const dot = table.table.indexOf('.');
+  const [schema, name] = [table.table.slice(0, dot), table.table.slice(dot + 1)];
+  const found = await ask<KeyFacts['keys'][number] & { partitioned: boolean }>(
+    wire,
+    `WITH RECURSIVE based AS (
+      SELECT a.attname, a.atttypid AS type, a.atttypid AS base, c.relkind = 'p' AS partitioned
+      FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+      WHERE n.nspname = ${literal(schema)} AND c.relname = ${literal(name)} AND NOT a.attisdropped
+        AND a.attname IN (${names.map(literal).join(', ')})
+      UNION ALL
+      SELECT b.attname, b.type, t.typbasetype, b.partitioned FROM based b JOIN pg_type t ON t.oid = b.base AND t.typbasetype <> 0
+    )
+    SELECT b.attname AS name, b.partitioned, b.type::int8 AS type, t.oid::int8 AS "elementType",
+      CASE WHEN t.typcategory = 'A' THEN 0 ELSE t.typarray::int8 END AS "arrayType",
+      operator_of.greater, operator_of.equal, operator_of."builtIn"
+    FROM based b JOIN pg_type t ON t.oid = b.base AND t.typbasetype = 0
+    CROSS JOIN LATERAL (
+      SELECT max(quote_ident(n.nspname) || '.' || o.oprname) FILTER (WHERE s.amopstrategy = 5) AS greater,
+        max(quote_ident(n.nspname) || '.' || o.oprname) FILTER (WHERE s.amopstrategy = 3) AS equal,
+        bool_and(n.nspname = 'pg_catalog') AS "builtIn"
+      FROM (
+        SELECT k.opcfamily, k.opcintype FROM pg_opclass k JOIN pg_am m ON m.oid = k.opcmethod
+        WHERE m.amname = 'btree' AND k.opcdefault AND (k.opcintype = t.oid OR k.opcintype = CASE
+          WHEN t.typtype = 'e' THEN 'anyenum'::regtype WHEN t.typcategory = 'A' THEN 'anyarray'::regtype
+          WHEN t.typtype = 'r' THEN 'anyrange'::regtype WHEN t.typtype = 'm' THEN 'anymultirange'::regtype
+          WHEN t.typtype = 'c' THEN 'record'::regtype WHEN t.typname = 'varchar' THEN 'text'::regtype
+          WHEN t.typname = 'cidr' THEN 'inet'::regtype END)
+        ORDER BY k.opcintype = t.oid DESC LIMIT 1
+      ) class
+      JOIN pg_amop s ON s.amopfamily = class.opcfamily AND s.amoplefttype = class.opcintype AND s.amoprighttype = class.opcintype
+      JOIN pg_operator o ON o.oid = s.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
+    ) operator_of`,
+    signal,
+  );
+  const keys = names.map((each) => found.find((key) => key.name === each));
+  const missing = names[keys.findIndex((key) => key?.greater === undefined || key.greater === null)];
+  if (missing !== undefined) throw new Error(`the key column ${missing} of ${table.table} is gone or has no order`);
+  // A table's inheritance children are tables of their own; a partitioned table has its rows in partitions only.
+  const only = found[0]?.partitioned === true ? '' : 'ONLY ';
+  return { from: `${only}${qualifiedName({ schema, name })} AS source`, keys: keys as KeyFacts['keys'] };
+}
+
+function columnList(table: TableSchema): string {
+  return table.columns.map(({ name }) => `source.${identifier(name)}`).join(', ');
+}
+
+/** Keys above the parameters. Comparing rows lets the index find the place; it needs operators of one schema. */
+function above({ keys }: KeyFacts): string {
+  if (keys.every(({ builtIn }) => builtIn)) {
+    const [left, right] = [keys.map(({ name }) => identifier(name)), keys.map((_, index) => `$${index + 1}`)];
+    return `(${left.join(', ')}) > (${right.join(', ')})`;
+  }
+  return keys
+    .map(({ name, greater }, index) => {
+      const equal = keys.slice(0, index).map((each, at) => `${identifier(each.name)} OPERATOR(${each.equal}) $${at + 1}`);
+      return `(${[...equal, `${identifier(name)} OPERATOR(${greater}) $${index + 1}`].join(' AND ')})`;
+    })
+    .join(' OR ');
+}
+
+function parametersOf({ keys }: KeyFacts, key: KeyTuple): Parameter[] {
+  const cells = cellsOf(key);
+  return keys.map(({ type }, index) => ({ type, value: cells[index] ?? null }));
+}
+
+function joinByKeys(table: TableSchema, { from, keys }: KeyFacts, wanted: readonly KeyTuple[]): [string, Parameter[]] {
+  const cells = wanted.map((key) => cellsOf(key));
+  const arrays = keys.map(({ elementType, arrayType }, index) => ({
+    type: arrayType,
+    value: binaryArray(
+      elementType,
+      cells.map((key) => key[index] ?? null),
+    ),
+  }));
+  const names = keys.map((_, index) => `k${index}`);
+  const on = keys.map(({ name, equal }, index) => `source.${identifier(name)} OPERATOR(${equal}) wanted.k${index}`);
+  const unnest = `unnest(${keys.map((_, index) => `$${index + 1}`).join(', ')}) AS wanted(${names.join(', ')})`;
+  return [`SELECT ${columnList(table)} FROM ${unnest} JOIN ${from} ON ${on.join(' AND ')}`, arrays];
+}
+
+function oneByKey(table: TableSchema, facts: KeyFacts, key: KeyTuple): [string, Parameter[]] {
+  const on = facts.keys.map(({ name, equal }, index) => `source.${identifier(name)} OPERATOR(${equal}) $${index + 1}`);
+  return [`SELECT ${columnList(table)} FROM ${facts.from} WHERE ${on.join(' AND ')}`, parametersOf(facts, key)];
+}
+
+/** The binary form of a one-dimensional array. */
+export function binaryArray(elementType: number, elements: readonly (Buffer | null)[]): Buffer {
+  let size = 20;
+  for (const element of elements) size += 4 + (element?.length ?? 0);
+  const bytes = Buffer.alloc(size);
+  bytes.writeInt32BE(1, 0);
+  bytes.writeInt32BE(elements.includes(null) ? 1 : 0, 4);
+  bytes.writeUInt32BE(elementType, 8);
+  bytes.writeInt32BE(elements.length, 12);
+  bytes.writeInt32BE(1, 16);
+  let at = 20;
+  for (const element of elements) {
+    at = bytes.writeInt32BE(element?.length ?? -1, at);
+    if (element !== null) at += element.copy(bytes, at);
+  }
+  return bytes;
+}

@@ -1,0 +1,167 @@
+import type { TrackedBatch } from '../../model/change.ts';
+import { messageOf } from '../../model/errors.ts';
+import { commitEndOf, type Position } from '../../model/position.ts';
+import { Pulse } from '../../model/pulse.ts';
+import { type Announced, Batches, type BatchParts } from './batches.ts';
+import { literal } from './connection.ts';
+import { EPOCH_MICROS, type RelationMessage, TextValueError } from './pgoutput.ts';
+import type { CopyBoth, Wire } from './wire.ts';
+
+export interface StreamParts extends BatchParts {
+  readonly slot: string;
+  readonly publication: string;
+  /** Says what a relation of the stream is to us. */
+  readonly announce: (relation: RelationMessage) => Promise<Announced>;
+}
+
+/** Waiting in memory between the socket and the journal, at most; beside one batch of at most 5 MiB. */
+const BUFFER_BYTES_MAX = 4 << 20;
+/** How often an idle data set's position is handed out, so that it does not hold back the primary's log. */
+const IDLE_EVERY_MS = 1000;
+const STATUS_EVERY_MS = 5000;
+
+/** The walsender's stream of one slot, from `after` on: batches out, acknowledged positions back. */
+export class ReplicationStream {
+  readonly #wire: Wire;
+  readonly #copy: CopyBoth;
+  readonly #parts: StreamParts;
+  readonly #batches: Batches;
+  readonly #wanted = new Pulse();
+  #wantedAt: Position;
+  /** LSNs, without the numbering's base. */
+  #received: bigint;
+  #durable: bigint;
+  readonly #timer: NodeJS.Timeout;
+
+  /** Takes over a replication connection. */
+  static async start(wire: Wire, parts: StreamParts, signal: AbortSignal): Promise<ReplicationStream> {
+    const [version] = await wire.query('SHOW server_version_num', signal);
+    const number = Number(version?.rows[0]?.[0]);
+    const protocol = number >= 160_000 ? 4 : number >= 150_000 ? 3 : 2;
+    const lsn = commitEndOf(parts.after) - parts.numbering.base;
+    const options = `proto_version '${protocol}', publication_names ${literal(`"${parts.publication}"`)}, binary 'true', messages 'true'`;
+    const sql = `START_REPLICATION SLOT "${parts.slot}" LOGICAL ${lsnText(lsn)} (${options})`;
+    const copy = await wire.replicate(sql, BUFFER_BYTES_MAX, signal);
+    return new ReplicationStream(wire, copy, parts, lsn);
+  }
+
+  private constructor(wire: Wire, copy: CopyBoth, parts: StreamParts, lsn: bigint) {
+    this.#wire = wire;
+    this.#copy = copy;
+    this.#parts = parts;
+    this.#batches = new Batches(parts);
+    this.#wantedAt = parts.after;
+    this.#received = lsn;
+    this.#durable = lsn;
+    // On a timer of its own: the server must hear from us also while nothing is read because the journal is slow.
+    this.#timer = setInterval(() => this.#status(), STATUS_EVERY_MS);
+    this.#timer.unref();
+    this.#status();
+  }
+
+  /** Whole transactions, as many as have arrived; ends with an error only. */
+  async *batches(): AsyncGenerator<TrackedBatch> {
+    const batches = this.#batches;
+    let handed = batches.through;
+    let handedAt = performance.now();
+    let reading: Promise<readonly Buffer[] | null> | null = null;
+    for (;;) {
+      reading ??= this.#copy.read();
+      const idle = batches.through > handed && !batches.inTransaction;
+      const payloads: readonly Buffer[] | null | undefined = idle ? await this.#readOrDue(reading, handedAt) : await reading;
+      if (payloads === null) throw new Error('the connection was closed by the server');
+      if (payloads !== undefined) {
+        reading = null;
+        for (const payload of payloads) {
+          if (payload[0] === 0x77) await this.#data(payload.subarray(25));
+          else this.#keepalive(payload);
+          if (!batches.due) continue;
+          yield batches.take();
+          handed = batches.through;
+          handedAt = performance.now();
+        }
+      }
+      const moved = batches.through > handed;
+      const due = batches.filled || (moved && (performance.now() - handedAt >= IDLE_EVERY_MS || this.#isWanted(handed)));
+      if (batches.inTransaction || !due) continue;
+      yield batches.take();
+      handed = batches.through;
+      handedAt = performance.now();
+    }
+  }
+
+  /** Somebody waits for this position: it is handed out as soon as it is reached, also if nothing else happens. */
+  want(at: Position): void {
+    if (at > this.#wantedAt) this.#wantedAt = at;
+    this.#wanted.beat();
+  }
+
+  /** Durable in the journal up to here. Moves forward only. */
+  acknowledge(upTo: Position): void {
+    const lsn = commitEndOf(upTo) - this.#parts.numbering.base;
+    if (lsn <= this.#durable) return;
+    this.#durable = lsn;
+    if (this.#received < lsn) this.#received = lsn;
+    this.#status();
+  }
+
+  async close(): Promise<void> {
+    clearInterval(this.#timer);
+    this.#status();
+    await this.#wire.close();
+  }
+
+  #isWanted(handed: Position): boolean {
+    return handed < this.#wantedAt && this.#batches.through >= this.#wantedAt;
+  }
+
+  /** Undefined where it is time to hand out the position although nothing has arrived. */
+  async #readOrDue(reading: Promise<readonly Buffer[] | null>, handedAt: number): Promise<readonly Buffer[] | null | undefined> {
+    const stop = new AbortController();
+    const waitMs = Math.max(1, IDLE_EVERY_MS - (performance.now() - handedAt));
+    try {
+      return await Promise.race([reading, this.#wanted.next(stop.signal, waitMs).then(() => undefined)]);
+    } finally {
+      stop.abort();
+    }
+  }
+
+  async #data(data: Buffer): Promise<void> {
+    try {
+      const relation = this.#batches.read(data);
+      if (relation !== null) this.#batches.settle(relation, await this.#parts.announce(relation));
+    } catch (error) {
+      if (!(error instanceof TextValueError)) throw error;
+      this.#batches.giveUp(error.relation, messageOf(error));
+    }
+  }
+
+  #keepalive(payload: Buffer): void {
+    if (payload[0] !== 0x6b) throw new Error(`the walsender sent a message of unknown kind ${payload[0]}`);
+    const lsn = payload.readBigUInt64BE(1);
+    if (lsn > this.#received) this.#received = lsn;
+    this.#batches.reached(lsn);
+    if (payload[17] === 1) this.#status();
+  }
+
+  /** Standby status update: what was received, and as flushed and applied only what is durable. */
+  #status(): void {
+    const status = Buffer.alloc(34);
+    status[0] = 0x72;
+    status.writeBigUInt64BE(this.#received, 1);
+    status.writeBigUInt64BE(this.#durable, 9);
+    status.writeBigUInt64BE(this.#durable, 17);
+    status.writeBigInt64BE(BigInt(Date.now()) * 1000n - EPOCH_MICROS, 25);
+    this.#copy.send(status);
+  }
+}
+
+/** `16/B374D848`, as the server writes log positions. */
+export function lsnText(lsn: bigint): string {
+  return `${(lsn >> 32n).toString(16).toUpperCase()}/${(lsn & 0xffff_ffffn).toString(16).toUpperCase()}`;
+}
+
+export function parseLsn(text: string): bigint {
+  const [high, low] = text.split('/');
+  return (BigInt(`0x${high}`) << 32n) | BigInt(`0x${low}`);
+}
