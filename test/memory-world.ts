@@ -18,8 +18,15 @@ import { Tracker } from '../src/tracking/tracker.ts';
 export const ITEMS = 'items' as TableName;
 export const NOTES = 'notes' as TableName;
 
+const column = (name: string, type: string): TableSchema['columns'][number] => ({
+  name,
+  type,
+  nullable: true,
+  generated: false,
+  hidden: false,
+});
+
 export function tableSchema(table: TableName, shape = 'v1'): TableSchema {
-  const column = (name: string, type: string) => ({ name, type, nullable: true, generated: false, hidden: false });
   return {
     table,
     columns: [column('id', 'integer'), column('value', 'text'), column('long', 'text')],
