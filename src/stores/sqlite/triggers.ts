@@ -32,9 +32,12 @@ export function triggersFor(table: SqliteTable, id: bigint): Trigger[] {
       trigger(table, `${id}_ru`, 'BEFORE UPDATE', [logMatching(table, id, where)], `NEW.${table.rowid} IS NOT OLD.${table.rowid}`),
     );
   }
+  const lookups = new Set<string>();
   for (const index of table.uniqueIndexes) {
-    if (!removesOtherKeys(table, index)) continue;
     const where = matching(table, index);
+    // A table may have the same index twice, as a constraint and by name.
+    if (!removesOtherKeys(table, index) || lookups.has(where)) continue;
+    lookups.add(where);
     const suffix = `${id}_${createHash('sha256').update(where).digest('hex').slice(0, 8)}`;
     triggers.push(trigger(table, `${suffix}_i`, 'BEFORE INSERT', [logMatching(table, id, where)]));
     triggers.push(
