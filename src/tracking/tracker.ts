@@ -80,6 +80,8 @@ export class Tracker {
     const from = journal.head();
     if (from === null) throw new Error('tracking began before the journal had a beginning');
     this.#head = from.at;
+    // Pieces of a huge transaction that an earlier connection did not complete come again from the first.
+    await journal.abandon();
     // What an earlier process made durable but did not live to acknowledge.
     await primary.acknowledge(from.at);
     for await (const { batch, evidence } of primary.changes(from, signal)) {
