@@ -1,0 +1,64 @@
+import { literal } from './connection.ts';
+import { FOREIGN_LITERAL, type Layout, OWN_SCHEMA, SINCE, UNTIL } from './layout.ts';
+
+/** Set inside our own transactions: the way past the guard where the role may not become a replica. */
+export const PASS_SETTING = 'foreshadow.apply';
+
+const NOT_OURS = `current_setting('${PASS_SETTING}', true) IS DISTINCT FROM 'on'`;
+
+/**
+ * The guard of a live table. Whatever anybody else writes is stamped FOREIGN, after its true version was saved until FOREIGN, and its
+ * key is noted, so that foreign writes are found without reading the table. TRUNCATE is refused: it leaves nothing to save.
+ *
+ * All row triggers are AFTER: a BEFORE trigger costs COPY its multi-insert and 17 % of WAL. Stamping sets only the column of ours, and
+ * the trigger on the data columns does not see it. The functions run as their owner, since a writer has no right to our
+ * schema, and with a fixed search path.
+ */
+export function guardDdl(layout: Layout): string[] {
+  const { id } = layout.segment;
+  const call = `EXECUTE FUNCTION ${OWN_SCHEMA}.guard_${id}()`;
+  const stamp = `NEW.${SINCE} <> ${FOREIGN_LITERAL}`;
+  return [
+    guardFunction(layout),
+    `CREATE TRIGGER _foreshadow_guard_insert AFTER INSERT ON ${layout.live} FOR EACH ROW WHEN (${NOT_OURS}) ${call}`,
+    `CREATE TRIGGER _foreshadow_guard_update AFTER UPDATE OF ${layout.columns.join(', ')} ON ${layout.live}
+       FOR EACH ROW WHEN (${NOT_OURS}) ${call}`,
+    `CREATE TRIGGER _foreshadow_guard_stamp AFTER UPDATE OF ${SINCE} ON ${layout.live}
+       FOR EACH ROW WHEN (${NOT_OURS} AND ${stamp}) ${call}`,
+    `CREATE TRIGGER _foreshadow_guard_delete AFTER DELETE ON ${layout.live} FOR EACH ROW WHEN (${NOT_OURS}) ${call}`,
+    `CREATE TRIGGER _foreshadow_guard_truncate BEFORE TRUNCATE ON ${layout.live}
+       FOR EACH STATEMENT WHEN (${NOT_OURS}) EXECUTE FUNCTION ${OWN_SCHEMA}.guard_truncate()`,
+  ];
+}
+
+function guardFunction(layout: Layout): string {
+  const note = (row: string): string => `INSERT INTO ${layout.notes} VALUES (${layout.keyList(row)}) ON CONFLICT DO NOTHING;`;
+  const body = `
+BEGIN
+  IF TG_OP <> 'INSERT' THEN
+    IF OLD.${SINCE} <> ${FOREIGN_LITERAL} THEN
+      INSERT INTO ${layout.history} (${layout.columns.join(', ')}, ${SINCE}, ${UNTIL})
+      SELECT ${layout.list('OLD')}, OLD.${SINCE}, ${FOREIGN_LITERAL}
+      WHERE NOT EXISTS (SELECT FROM ${layout.history} h WHERE ${layout.sameKey('h', 'OLD')} AND h.${UNTIL} = ${FOREIGN_LITERAL});
+    END IF;
+    ${note('OLD')}
+  END IF;
+  IF TG_OP <> 'DELETE' THEN
+    ${note('NEW')}
+    IF NEW.${SINCE} <> ${FOREIGN_LITERAL} THEN
+      UPDATE ${layout.live} t SET ${SINCE} = ${FOREIGN_LITERAL} WHERE ${layout.sameKey('t', 'NEW')} AND t.${SINCE} <> ${FOREIGN_LITERAL};
+    END IF;
+  END IF;
+  RETURN NULL;
+END`;
+  return `CREATE FUNCTION ${OWN_SCHEMA}.guard_${layout.segment.id}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp AS ${literal(body)}`;
+}
+
+/** Shared by all tables: part of our own schema. */
+export const GUARD_TRUNCATE = `CREATE OR REPLACE FUNCTION ${OWN_SCHEMA}.guard_truncate() RETURNS trigger LANGUAGE plpgsql
+  SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS ${literal(`
+BEGIN
+  RAISE EXCEPTION 'table %.% is a shadow kept by Foreshadow and cannot be truncated', TG_TABLE_SCHEMA, TG_TABLE_NAME
+    USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Truncate the table on the primary; captures would lose these rows.';
+END`)}`;

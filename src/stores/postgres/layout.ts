@@ -1,0 +1,155 @@
+import { type CaptureNumber, FOREIGN } from '../../model/capture.ts';
+import { OWN_PREFIX, type TableName, type TableSchema } from '../../model/schema.ts';
+import type { KeyTuple } from '../../model/tuple.ts';
+import { cellsOf } from '../../model/tuple.ts';
+import { identifier } from './connection.ts';
+import type { Parameter } from './messages.ts';
+
+/** The schema of the shadow's database that holds everything of ours. */
+export const OWN_SCHEMA = OWN_PREFIX;
+export const SINCE = identifier(`${OWN_PREFIX}_since`);
+export const UNTIL = identifier(`${OWN_PREFIX}_until`);
+
+/** How the keys of one column are compared: an operator outside pg_catalog (citext's) is not found through the search path. */
+export interface KeyOperators {
+  readonly equal: string;
+  readonly greater: string;
+}
+
+/** A stretch of a table's history that has one shape: its row in `_foreshadow.segment`. */
+export interface Segment {
+  readonly id: number;
+  readonly table: TableName;
+  readonly schema: TableSchema;
+  readonly operators: readonly KeyOperators[];
+  readonly first: CaptureNumber;
+  /** Null while it is live. */
+  readonly last: CaptureNumber | null;
+}
+
+/** Splits `schema.table` as tables of PostgreSQL are named; a name without a schema lies in `public`. */
+export function splitName(table: TableName): { schema: string; name: string } {
+  const dot = table.indexOf('.');
+  return dot < 0 ? { schema: 'public', name: table } : { schema: table.slice(0, dot), name: table.slice(dot + 1) };
+}
+
+export function qualified(table: TableName): string {
+  const { schema, name } = splitName(table);
+  return `${identifier(schema)}.${identifier(name)}`;
+}
+
+/** What a retired segment's rows are renamed to. */
+export function retiredName(id: number): string {
+  return `${OWN_PREFIX}_segment_${id}`;
+}
+
+/**
+ * Where the rows of a segment are and how its SQL is spelled. A history row with since = FOREIGN is a *marker*: it says that the
+ * key did not exist before `until`, so that every key changed by a capture is found in the history by `until` alone, which
+ * ascends as rows are added and needs no more than a BRIN index. No read of a capture meets a marker, as no capture reaches FOREIGN.
+ */
+export class Layout {
+  readonly segment: Segment;
+  readonly live: string;
+  readonly history: string;
+  /** Keys that somebody else wrote to: kept by the guard. */
+  readonly notes: string;
+  readonly stage: string;
+  readonly gone: string;
+  /** Quoted names. */
+  readonly columns: readonly string[];
+  readonly key: readonly string[];
+
+  constructor(segment: Segment) {
+    const { id, schema } = segment;
+    this.segment = segment;
+    this.live = segment.last === null ? qualified(segment.table) : `${OWN_SCHEMA}.${identifier(retiredName(id))}`;
+    this.history = `${OWN_SCHEMA}.history_${id}`;
+    this.notes = `${OWN_SCHEMA}.foreign_${id}`;
+    this.stage = `pg_temp.stage_${id}`;
+    this.gone = `pg_temp.gone_${id}`;
+    this.columns = schema.columns.map((column) => identifier(column.name));
+    this.key = schema.key.map((index) => this.columns[index] as string);
+  }
+
+  list(alias: string): string {
+    return this.columns.map((name) => `${alias}.${name}`).join(', ');
+  }
+
+  keyList(alias: string): string {
+    return this.key.map((name) => `${alias}.${name}`).join(', ');
+  }
+
+  /** True where both have the same key, by the types' own equality. */
+  sameKey(a: string, b: string): string {
+    return this.key.map((name, index) => `${a}.${name} ${this.#operators(index).equal} ${b}.${name}`).join(' AND ');
+  }
+
+  /** Compares with a key given as parameters $1, $2 …: see `keyParameters`. */
+  keyIs(alias: string): string {
+    return this.key.map((name, index) => `${alias}.${name} ${this.#operators(index).equal} ${this.#parameter(index)}`).join(' AND ');
+  }
+
+  keyIsAfter(alias: string): string {
+    const builtIn = this.segment.operators.every((each) => each.greater === 'OPERATOR(pg_catalog.>)');
+    if (builtIn) {
+      return `ROW(${this.keyList(alias)}) > ROW(${this.keyCasts()})`;
+    }
+    const alternatives = this.key.map((name, index) => {
+      const before = this.key.slice(0, index).map((each, i) => `${alias}.${each} ${this.#operators(i).equal} ${this.#parameter(i)}`);
+      return [...before, `${alias}.${name} ${this.#operators(index).greater} ${this.#parameter(index)}`].join(' AND ');
+    });
+    return `(${alternatives.map((each) => `(${each})`).join(' OR ')})`;
+  }
+
+  /** The key given as parameters, as expressions. */
+  keyCasts(): string {
+    return this.key.map((_, index) => this.#parameter(index)).join(', ');
+  }
+
+  /** A column's value given as the parameter of this index. */
+  columnCast(column: number, parameter: number): string {
+    return `$${parameter + 1}::${this.segment.schema.columns[column]?.type}`;
+  }
+
+  keyParameters(key: KeyTuple): Parameter[] {
+    return cellsOf(key).map((cell) => {
+      if (cell === undefined) throw new RangeError(`a key of ${this.segment.table} has an absent column`);
+      return { type: 0, value: cell };
+    });
+  }
+
+  /** The images of two rows differ: types without equality, the scale of a numeric, the sign of a zero count. */
+  differs(a: string, b: string): string {
+    return `ROW(${this.list(a)})::record OPERATOR(pg_catalog.*<>) ROW(${this.list(b)})::record`;
+  }
+
+  /** Rows as of a capture, with the columns of the table; `where` is a condition on the alias `r`. */
+  asOf(at: CaptureNumber, where = 'true'): string {
+    return (
+      `SELECT ${this.list('r')} FROM ${this.live} r WHERE r.${SINCE} <= ${at} AND ${where}` +
+      ` UNION ALL SELECT ${this.list('r')} FROM ${this.history} r WHERE r.${SINCE} <= ${at} AND r.${UNTIL} > ${at} AND ${where}`
+    );
+  }
+
+  /** The type of a mirrored column as DDL; keys are compared by their bytes, as identities are everywhere else. */
+  columnDefinitions(only: 'all' | 'key', collatable: ReadonlySet<number>): string {
+    const indexes = only === 'all' ? this.columns.map((_, index) => index) : this.segment.schema.key;
+    return indexes
+      .map((index) => {
+        const collation = this.segment.schema.key.includes(index) && collatable.has(index) ? ' COLLATE pg_catalog."C"' : '';
+        return `${this.columns[index]} ${this.segment.schema.columns[index]?.type}${collation}`;
+      })
+      .join(', ');
+  }
+
+  #operators(index: number): KeyOperators {
+    return this.segment.operators[index] as KeyOperators;
+  }
+
+  #parameter(index: number): string {
+    return this.columnCast(this.segment.schema.key[index] as number, index);
+  }
+}
+
+export const FOREIGN_LITERAL = `${FOREIGN}::bigint`;

@@ -1,0 +1,141 @@
+import { ForeshadowError } from '../../model/errors.ts';
+import { OWN_PREFIX, type DdlStatement, type TableName, type TableSchema } from '../../model/schema.ts';
+import { codeOf, identifier, literal } from './connection.ts';
+import { guardDdl } from './guard.ts';
+import { FOREIGN_LITERAL, type KeyOperators, Layout, OWN_SCHEMA, type Segment, SINCE, splitName, UNTIL } from './layout.ts';
+import type { Wire } from './wire.ts';
+
+/** The object is there already: schema, type, table, function. */
+const EXISTS_STATES = new Set(['42P06', '42710', '42P07', '42723']);
+
+/**
+ * Makes the types, schemas and extensions that the tables need, as far as they are missing. Sequences are left out: nothing in a
+ * shadow counts. Runs inside the caller's transaction.
+ */
+export async function makeTypes(wire: Wire, statements: readonly DdlStatement[]): Promise<void> {
+  for (const { object, sql, mayFail } of statements) {
+    if (/^\s*CREATE\s+SEQUENCE/i.test(sql)) continue;
+    await wire.query('SAVEPOINT made');
+    try {
+      await wire.query(sql);
+      await wire.query('RELEASE made');
+    } catch (error) {
+      if (wire.broken) throw error;
+      await wire.query('ROLLBACK TO made');
+      const exists = EXISTS_STATES.has(codeOf(error));
+      if (exists) await addLabels(wire, sql);
+      else if (!mayFail) throw withObject(wire, object, error);
+    }
+  }
+}
+
+/** An enum of an earlier run may lack labels that the primary's has by now. */
+async function addLabels(wire: Wire, sql: string): Promise<void> {
+  const match = /^\s*CREATE\s+TYPE\s+(.+?)\s+AS\s+ENUM\s*\((.*)\)\s*;?\s*$/is.exec(sql);
+  if (match === null) return;
+  const [, name, list] = match as unknown as [string, string, string];
+  let before: string | null = null;
+  for (const label of list.match(/E?'(?:[^'\\]|''|\\.)*'/gs) ?? []) {
+    await wire.query(`ALTER TYPE ${name} ADD VALUE IF NOT EXISTS ${label}${before === null ? '' : ` AFTER ${before}`}`);
+    before = label;
+  }
+}
+
+function withObject(wire: Wire, object: string, error: unknown): ForeshadowError {
+  const failure = wire.failure(error);
+  return new ForeshadowError(failure.code, `The shadow cannot make ${object}. ${failure.message}`, {
+    remedy: failure.remedy,
+    retry: failure.retry,
+    cause: error,
+  });
+}
+
+/** Throws SHADOW_OCCUPIED, naming each table that stands where a mirrored one belongs and is not ours. */
+export async function refuseOccupied(wire: Wire, tables: readonly TableName[]): Promise<void> {
+  const occupied = await occupiedTables(wire, tables);
+  if (occupied.length === 0) return;
+  throw new ForeshadowError('SHADOW_OCCUPIED', `The shadow already holds ${occupied.join(', ')}, not made by Foreshadow`, {
+    remedy: 'Use an empty database as the shadow, or drop or rename these tables.',
+  });
+}
+
+/** Those of `tables` whose names are taken in the shadow by something that is not ours. */
+export async function occupiedTables(wire: Wire, tables: readonly TableName[]): Promise<TableName[]> {
+  if (tables.length === 0) return [];
+  const names = tables.map((table) => {
+    const { schema, name } = splitName(table);
+    return `(${literal(table)}, ${literal(schema)}, ${literal(name)})`;
+  });
+  const [found] = await wire.query(
+    `SELECT v.table_name FROM (VALUES ${names.join(', ')}) v (table_name, nspname, relname)
+       JOIN pg_namespace n ON n.nspname = v.nspname JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = v.relname
+     ORDER BY 1`,
+  );
+  const ours = new Set<string>();
+  const [own] = await wire.query(`SELECT to_regclass('${OWN_SCHEMA}.segment') IS NOT NULL`);
+  if (own?.rows[0]?.[0] === 't') {
+    const [live] = await wire.query(`SELECT table_name FROM ${OWN_SCHEMA}.segment WHERE last_capture IS NULL`);
+    for (const row of live?.rows ?? []) ours.add(row[0] as string);
+  }
+  return (found?.rows ?? []).map((row) => row[0] as TableName).filter((table) => !ours.has(table));
+}
+
+/** Makes the live table of a new segment, with history, guard and notes, and writes down the segment. */
+export async function makeSegment(wire: Wire, schema: TableSchema, first: Segment['first']): Promise<Segment> {
+  const { operators, collatable } = await keyTypes(wire, schema);
+  const [added] = await wire.query(
+    `INSERT INTO ${OWN_SCHEMA}.segment (table_name, first_capture, schema, operators)
+     VALUES (${literal(schema.table)}, ${first}, ${literal(JSON.stringify(schema))}, ${literal(JSON.stringify(operators))}) RETURNING id`,
+  );
+  const segment: Segment = { id: Number(added?.rows[0]?.[0]), table: schema.table, schema, operators, first, last: null };
+  for (const sql of segmentDdl(new Layout(segment), collatable)) await wire.query(sql);
+  return segment;
+}
+
+/**
+ * No foreign keys, uniques, checks or defaults beyond the key: they are in the capture's schema record. `fillfactor` leaves room for
+ * updates on the same page. The live table has no index on since (a btree costs an apply 15 %): the history's markers stand in.
+ */
+function segmentDdl(layout: Layout, collatable: ReadonlySet<number>): string[] {
+  const { id } = layout.segment;
+  const key = layout.key.join(', ');
+  const columns = layout.columnDefinitions('all', collatable);
+  return [
+    `CREATE SCHEMA IF NOT EXISTS ${identifier(splitName(layout.segment.table).schema)}`,
+    `CREATE TABLE ${layout.live} (${columns}, ${SINCE} bigint NOT NULL DEFAULT ${FOREIGN_LITERAL},
+       CONSTRAINT ${OWN_PREFIX}_key_${id} PRIMARY KEY (${key})) WITH (fillfactor = 90)`,
+    `CREATE TABLE ${layout.history} (${columns}, ${SINCE} bigint NOT NULL, ${UNTIL} bigint NOT NULL)`,
+    `CREATE INDEX ON ${layout.history} (${key})`,
+    `CREATE INDEX ON ${layout.history} USING brin (${UNTIL}) WITH (pages_per_range = 16, autosummarize = on)`,
+    `CREATE TABLE ${layout.notes} (${layout.columnDefinitions('key', collatable)}, PRIMARY KEY (${key}))`,
+    ...guardDdl(layout),
+  ];
+}
+
+/** The operators of the key's default btree classes, and which key columns have a collation. */
+async function keyTypes(wire: Wire, schema: TableSchema): Promise<{ operators: KeyOperators[]; collatable: Set<number> }> {
+  const operators: KeyOperators[] = [];
+  const collatable = new Set<number>();
+  for (const index of schema.key) {
+    const column = schema.columns[index];
+    const [found] = await wire.query(`
+      WITH RECURSIVE base AS (
+        SELECT t.oid, t.typtype, t.typbasetype, t.typcollation, t.typcategory, t.typelem FROM pg_type t WHERE t.oid = ${literal(column?.type ?? '')}::regtype
+        UNION ALL
+        SELECT t.oid, t.typtype, t.typbasetype, b.typcollation, t.typcategory, t.typelem FROM base b JOIN pg_type t ON b.typtype = 'd' AND t.oid = b.typbasetype)
+      SELECT b.typcollation <> 0, c.opcname IS NOT NULL,
+             (SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname) FROM pg_amop a JOIN pg_operator o ON o.oid = a.amopopr
+                JOIN pg_namespace n ON n.oid = o.oprnamespace
+              WHERE a.amopfamily = c.opcfamily AND a.amopstrategy = 3 AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype),
+             (SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname) FROM pg_amop a JOIN pg_operator o ON o.oid = a.amopopr
+                JOIN pg_namespace n ON n.oid = o.oprnamespace
+              WHERE a.amopfamily = c.opcfamily AND a.amopstrategy = 5 AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype)
+      FROM base b LEFT JOIN pg_opclass c ON c.opcintype = b.oid AND c.opcdefault AND c.opcmethod = (SELECT oid FROM pg_am WHERE amname = 'btree')
+      WHERE b.typtype <> 'd'`);
+    const [isCollatable, , equal, greater] = found?.rows[0] ?? [];
+    if (isCollatable === 't') collatable.add(index);
+    // Types without a class of their own use that of what they coerce to (varchar: text; enums, arrays, ranges: any*): built in.
+    operators.push({ equal: equal ?? 'OPERATOR(pg_catalog.=)', greater: greater ?? 'OPERATOR(pg_catalog.>)' });
+  }
+  return { operators, collatable };
+}

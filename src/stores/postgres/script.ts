@@ -1,0 +1,26 @@
+import { StringDecoder } from 'node:string_decoder';
+import type { CaptureNumber } from '../../model/capture.ts';
+import type { TableName } from '../../model/schema.ts';
+import { qualified } from './layout.ts';
+import { BEGIN_READING, layoutAt } from './segments.ts';
+import type { Wire } from './wire.ts';
+
+/**
+ * `Shadow.script`: a COPY block as psql runs it and pg_dump writes it. The text form of COPY keeps every value of every type exact, and
+ * gives columns their values where an INSERT may not (identities GENERATED ALWAYS).
+ */
+export async function* scriptRows(wire: Wire, table: TableName, at: CaptureNumber, signal: AbortSignal): AsyncIterable<string> {
+  await wire.query(BEGIN_READING);
+  const layout = await layoutAt(wire, table, at);
+  const written = layout.segment.schema.columns.flatMap((column, index) =>
+    column.hidden || column.generated ? [] : [layout.columns[index] as string],
+  );
+  const columns = written.join(', ');
+  yield `COPY ${qualified(table)} (${columns}) FROM stdin;\n`;
+  // A character may be cut in two between pieces.
+  const decoder = new StringDecoder('utf8');
+  for await (const pieces of wire.copyOut(`COPY (SELECT ${columns} FROM (${layout.asOf(at)}) v) TO STDOUT`, signal)) {
+    yield pieces.map((piece) => decoder.write(piece)).join('');
+  }
+  yield `${decoder.end()}\\.\n\n`;
+}

@@ -1,0 +1,183 @@
+import { DatabaseError } from 'pg';
+import { Turns } from '../../model/turns.ts';
+import type { Claim } from './claim.ts';
+import { PASS_SETTING } from './guard.ts';
+import { endStaging } from './staging.ts';
+import { Wire } from './wire.ts';
+
+/** How our own transactions get past the guard. */
+export type GuardPass = 'replica' | 'setting';
+
+/** One writing connection, whose transactions follow one another. */
+export class Writer implements AsyncDisposable {
+  readonly #url: string;
+  readonly #purpose: string;
+  readonly #claim: Claim;
+  #wire: Wire | null = null;
+  readonly #turns = new Turns();
+  #pass: GuardPass = 'setting';
+
+  constructor(url: string, purpose: string, claim: Claim) {
+    this.#url = url;
+    this.#purpose = purpose;
+    this.#claim = claim;
+  }
+
+  /** One transaction under the claim: durable when it resolves. All failures are ForeshadowErrors. */
+  write<T>(work: (wire: Wire) => Promise<T>, signal?: AbortSignal): Promise<T> {
+    return this.#turns.take(async () => {
+      signal?.throwIfAborted();
+      const wire = await this.#open();
+      try {
+        await wire.query(`BEGIN; ${this.#settings()}`);
+        await this.#claim.verify(wire);
+        const result = await work(wire);
+        signal?.throwIfAborted();
+        await commit(wire);
+        endStaging(wire, true);
+        return result;
+      } catch (error) {
+        endStaging(wire, false);
+        if (!wire.broken) await wire.query('ROLLBACK').catch(() => wire.close());
+        signal?.throwIfAborted();
+        throw serverFailure(wire, error);
+      }
+    });
+  }
+
+  /** Statements that only read, on this connection. */
+  async read<T>(work: (wire: Wire) => Promise<T>): Promise<T> {
+    return this.#turns.take(async () => {
+      const wire = await this.#open();
+      try {
+        return await work(wire);
+      } catch (error) {
+        throw serverFailure(wire, error);
+      }
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#turns.take(async () => this.#wire?.close());
+  }
+
+  /**
+   * The default plan for a small batch against a big table is a hash join with a scan of the whole table (4 times slower): the
+   * stage has no statistics. Sorted batches through the key's index win at every ratio that was measured.
+   */
+  #settings(): string {
+    const pass = this.#pass === 'replica' ? 'SET LOCAL session_replication_role = replica; ' : '';
+    return `${pass}SET LOCAL ${PASS_SETTING} = 'on'; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off`;
+  }
+
+  async #open(): Promise<Wire> {
+    if (this.#wire?.broken === false) return this.#wire;
+    const wire = await Wire.open(this.#url, { side: 'shadow', purpose: this.#purpose });
+    this.#pass = await guardPass(wire);
+    await wire.query("SET client_min_messages = warning; SET synchronous_commit = 'local'; SET jit = off");
+    this.#wire = wire;
+    return wire;
+  }
+}
+
+/** A COMMIT of a transaction that failed answers ROLLBACK and no error. */
+async function commit(wire: Wire): Promise<void> {
+  const [result] = await wire.query('COMMIT');
+  if (result?.tag !== 'COMMIT') throw new Error(`the transaction was not committed: ${result?.tag ?? 'no answer'}`);
+}
+
+/** Superusers, and from 15 on roles with `GRANT SET ON PARAMETER session_replication_role`, may act as a replica. */
+export async function guardPass(wire: Wire): Promise<GuardPass> {
+  try {
+    await wire.query('BEGIN; SET LOCAL session_replication_role = replica; COMMIT');
+    return 'replica';
+  } catch (error) {
+    await wire.query('ROLLBACK');
+    if ((error as { code?: unknown }).code === '42501') return 'setting';
+    throw error;
+  }
+}
+
+/** Errors of the server and of the connection as ForeshadowErrors; what the rows' source threw stays what it is. */
+function serverFailure(wire: Wire, error: unknown): unknown {
+  return error instanceof DatabaseError || wire.broken ? wire.failure(error) : error;
+}
+
+const READERS_MAX = 4;
+
+/** Connections that read, each in a snapshot of its own, beside the writer. */
+export class Readers implements AsyncDisposable {
+  readonly #url: string;
+  readonly #idle: Wire[] = [];
+  readonly #waiting: (() => void)[] = [];
+  #open = 0;
+
+  constructor(url: string) {
+    this.#url = url;
+  }
+
+  /** Runs `work` in a read transaction: one snapshot, which it takes with its first statement that reads. */
+  async read<T>(work: (wire: Wire) => Promise<T>, signal?: AbortSignal): Promise<T> {
+    const wire = await this.#take(signal);
+    try {
+      return await work(wire);
+    } catch (error) {
+      signal?.throwIfAborted();
+      throw serverFailure(wire, error);
+    } finally {
+      await this.#give(wire);
+    }
+  }
+
+  /** Like `read`, for what is read bit by bit. The connection is held until the consumer has enough. */
+  async *stream<T>(work: (wire: Wire) => AsyncIterable<T>, signal: AbortSignal): AsyncIterable<T> {
+    const wire = await this.#take(signal);
+    try {
+      yield* work(wire);
+    } catch (error) {
+      signal.throwIfAborted();
+      throw serverFailure(wire, error);
+    } finally {
+      await this.#give(wire);
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const wire of this.#idle.splice(0)) await wire.close();
+  }
+
+  async #take(signal?: AbortSignal): Promise<Wire> {
+    while (this.#open >= READERS_MAX && this.#idle.length === 0) {
+      await new Promise<void>((resolve) => {
+        this.#waiting.push(resolve);
+      });
+    }
+    signal?.throwIfAborted();
+    for (let wire = this.#idle.pop(); wire !== undefined; wire = this.#idle.pop()) {
+      if (!wire.broken) return wire;
+      this.#open -= 1;
+    }
+    this.#open += 1;
+    try {
+      const wire = await Wire.open(this.#url, { side: 'shadow', purpose: 'reading' }, signal);
+      await wire.query('SET client_min_messages = warning; SET jit = off');
+      return wire;
+    } catch (error) {
+      this.#open -= 1;
+      this.#waiting.shift()?.();
+      throw error;
+    }
+  }
+
+  async #give(wire: Wire): Promise<void> {
+    try {
+      // Committed, so that the session keeps its temporary tables; a transaction that failed answers ROLLBACK.
+      if (!wire.broken) endStaging(wire, (await wire.query('COMMIT'))[0]?.tag === 'COMMIT');
+    } catch {
+      await wire.close();
+    }
+    if (wire.broken) this.#open -= 1;
+    else this.#idle.push(wire);
+    this.#waiting.shift()?.();
+  }
+}

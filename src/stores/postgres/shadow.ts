@@ -1,0 +1,164 @@
+import type { Catalog } from '../../capture/catalog.ts';
+import type { CaptureNumber, RowDifference } from '../../model/capture.ts';
+import { type Finding, ForeshadowError } from '../../model/errors.ts';
+import type { Element, ElementState, Progress } from '../../model/progress.ts';
+import type { DataSetSchema, TableName, TableSchema } from '../../model/schema.ts';
+import type { KeyTuple, Tuple } from '../../model/tuple.ts';
+import type { ApplyReport, ApplyWork, ForeignRow, QuerySlice, RowVersion, Shadow } from '../../shadowing/shadow.ts';
+import type { RowChunk, RowLimit } from '../../tracking/primary.ts';
+import { applyWorks } from './apply.ts';
+import { PostgresCatalog } from './catalog.ts';
+import { Claim } from './claim.ts';
+import { readForeign, replaceStoredVersion, undoForeignRows } from './foreign.ts';
+import { Layout } from './layout.ts';
+import { runQuery } from './query.ts';
+import { scriptRows } from './script.ts';
+import { liveLayout, prepareElements, readElements, retireSegment, segmentAt, segmentsOf, BEGIN_READING } from './segments.ts';
+import { checkShadow, MAJOR_VERSION } from './shadow-check.ts';
+import { Readers, Writer } from './shadow-connections.ts';
+import { EXISTS } from './shadow-schema.ts';
+import { postgresValues } from './values.ts';
+import { readDiff, readRows, readRowsByKey, readVersion } from './versions.ts';
+import type { Wire } from './wire.ts';
+
+/** Opens the shadow of a PostgreSQL database, and its catalog. Nothing is made there before `claim`. */
+export async function openPostgresShadow(url: string): Promise<{ shadow: Shadow; catalog: Catalog }> {
+  const claim = new Claim(url);
+  const catalogWriter = new Writer(url, 'catalog', claim);
+  const majorVersion = await catalogWriter.read(async (wire) => Number((await wire.query(MAJOR_VERSION))[0]?.rows[0]?.[0]));
+  const shadow = new PostgresShadow(url, claim, catalogWriter, majorVersion);
+  return { shadow, catalog: new PostgresCatalog(catalogWriter) };
+}
+
+class PostgresShadow implements Shadow {
+  readonly kind = 'postgres';
+  readonly values = postgresValues;
+  readonly #url: string;
+  readonly #claim: Claim;
+  readonly #catalogWriter: Writer;
+  readonly #writer: Writer;
+  readonly #readers: Readers;
+  readonly #majorVersion: number;
+
+  constructor(url: string, claim: Claim, catalogWriter: Writer, majorVersion: number) {
+    this.#url = url;
+    this.#claim = claim;
+    this.#catalogWriter = catalogWriter;
+    this.#writer = new Writer(url, 'shadowing', claim);
+    this.#readers = new Readers(url);
+    this.#majorVersion = majorVersion;
+  }
+
+  /** In the words of the primary's: a shadow that is the primary itself is recognised by it. */
+  async identity(signal: AbortSignal): Promise<string> {
+    return this.#readers.read(async (wire) => {
+      const [found] = await wire.query(
+        `SELECT format('postgres:%s:%s', (SELECT system_identifier FROM pg_control_system()), oid) FROM pg_database
+           WHERE datname = current_database()`,
+        signal,
+      );
+      return found?.rows[0]?.[0] as string;
+    }, signal);
+  }
+
+  check(tables: readonly TableSchema[], signal: AbortSignal): Promise<readonly Finding[]> {
+    return this.#readers.read((wire) => checkShadow(wire, this.#url, tables), signal);
+  }
+
+  claim(holder: string): Promise<void> {
+    return this.#claim.take(holder);
+  }
+
+  prepare(schema: DataSetSchema, progress: Progress): Promise<void> {
+    return this.#writer.write((wire) => prepareElements(wire, schema, progress));
+  }
+
+  elements(): Promise<ReadonlyMap<TableName, Element>> {
+    return this.#readers.read(readElements);
+  }
+
+  apply(works: readonly ApplyWork[], signal: AbortSignal): Promise<ApplyReport> {
+    return this.#writer.write((wire) => applyWorks(wire, works, this.#majorVersion, signal), signal);
+  }
+
+  retire(table: TableName, schema: TableSchema | null, state: ElementState, progress: Progress): Promise<void> {
+    return this.#writer.write((wire) => retireSegment(wire, table, schema, state, progress));
+  }
+
+  rows(table: TableName, at: CaptureNumber, after: KeyTuple | null, limit: RowLimit, signal: AbortSignal): Promise<RowChunk> {
+    return this.#readers.read((wire) => readRows(wire, table, at, after, limit, signal), signal);
+  }
+
+  rowsByKey(table: TableName, at: CaptureNumber, keys: readonly KeyTuple[], signal: AbortSignal): Promise<Tuple[]> {
+    return this.#readers.read((wire) => readRowsByKey(wire, table, at, keys, signal), signal);
+  }
+
+  async schemaAt(table: TableName, at: CaptureNumber): Promise<TableSchema | null> {
+    return this.#readers.read(async (wire) => {
+      await this.#requireOurs(wire);
+      await wire.query(BEGIN_READING);
+      const { segments, absent } = await segmentsOf(wire, table, [at]);
+      return absent.has(at) ? null : (segmentAt(segments, at)?.schema ?? null);
+    });
+  }
+
+  diff(table: TableName, from: CaptureNumber, to: CaptureNumber, signal: AbortSignal): AsyncIterable<readonly RowDifference[]> {
+    return this.#readers.stream((wire) => readDiff(wire, table, from, to, signal), signal);
+  }
+
+  foreignRows(table: TableName, limit: number, signal: AbortSignal): Promise<readonly ForeignRow[]> {
+    return this.#readers.read(async (wire) => {
+      await wire.query(BEGIN_READING);
+      return readForeign(wire, await liveLayout(wire, table), limit, signal);
+    }, signal);
+  }
+
+  undoForeign(table: TableName, keys: readonly KeyTuple[]): Promise<number> {
+    return this.#writer.write(async (wire) => undoForeignRows(wire, await liveLayout(wire, table), keys));
+  }
+
+  versionAt(table: TableName, key: KeyTuple, at: CaptureNumber): Promise<RowVersion | null> {
+    return this.#readers.read((wire) => readVersion(wire, table, key, at));
+  }
+
+  replaceVersion(
+    table: TableName,
+    key: KeyTuple,
+    version: { since: CaptureNumber; until: CaptureNumber | null },
+    row: Tuple | null,
+  ): Promise<void> {
+    return this.#writer.write(async (wire) => {
+      const { segments } = await segmentsOf(wire, table, []);
+      const segment = segmentAt(segments, version.since);
+      if (segment === undefined) {
+        throw new ForeshadowError('CAPTURE_ABSENT_TABLE', `The shadow has no rows of ${table} that begin with capture ${version.since}`, {
+          remedy: 'Validate again: the table may have been retired since.',
+        });
+      }
+      await replaceStoredVersion(wire, new Layout(segment), key, version, row);
+    });
+  }
+
+  script(table: TableName, at: CaptureNumber, signal: AbortSignal): AsyncIterable<string> {
+    return this.#readers.stream((wire) => scriptRows(wire, table, at, signal), signal);
+  }
+
+  query(at: CaptureNumber, sql: string, signal: AbortSignal): AsyncIterable<QuerySlice> {
+    return runQuery(this.#url, at, sql, signal);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#writer[Symbol.asyncDispose]();
+    await this.#catalogWriter[Symbol.asyncDispose]();
+    await this.#readers[Symbol.asyncDispose]();
+    await this.#claim.release();
+  }
+
+  async #requireOurs(wire: Wire): Promise<void> {
+    const [found] = await wire.query(EXISTS);
+    if (found?.rows[0]?.[0] === 't') return;
+    throw new ForeshadowError('TABLE_MISSING', 'The shadow was never prepared', {
+      remedy: 'Run `foreshadow capture` or `foreshadow start` first.',
+    });
+  }
+}

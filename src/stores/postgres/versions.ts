@@ -1,0 +1,151 @@
+import { type CaptureNumber, captureNumber, FOREIGN, type RowDifference } from '../../model/capture.ts';
+import type { TableName } from '../../model/schema.ts';
+import { cellsOf, type KeyTuple, keyTuple, packTuple, type Tuple } from '../../model/tuple.ts';
+import type { RowVersion } from '../../shadowing/shadow.ts';
+import type { RowChunk, RowLimit } from '../../tracking/primary.ts';
+import { collectRows, optionalRow } from './foreign.ts';
+import { type Layout, SINCE, UNTIL } from './layout.ts';
+import { BEGIN_READING, layoutAt, layoutOf, segmentsOf } from './segments.ts';
+import { stageKeys } from './staging.ts';
+import type { Wire } from './wire.ts';
+
+/** What the planner would guess wrong: a page of rows in key order comes from the key's indexes, never from sorting the table. */
+const BY_KEY = 'SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_sort = off';
+
+/** `Shadow.rows`, on a connection of its own. */
+export async function readRows(
+  wire: Wire,
+  table: TableName,
+  at: CaptureNumber,
+  after: KeyTuple | null,
+  limit: RowLimit,
+  signal: AbortSignal,
+): Promise<RowChunk> {
+  await wire.query(`${BEGIN_READING}; ${BY_KEY}`);
+  const layout = await layoutAt(wire, table, at);
+  const where = after === null ? 'true' : layout.keyIsAfter('r');
+  const sql = `SELECT * FROM (${layout.asOf(at, where)}) v ORDER BY ${layout.keyList('v')} LIMIT ${limit.rows}`;
+  const parameters = after === null ? [] : layout.keyParameters(after);
+  const rows: Tuple[] = [];
+  let bytes = 0;
+  let full = false;
+  // Ending the loop early cancels the statement: what is beyond the bytes is not sent.
+  for await (const some of wire.select(sql, parameters, signal)) {
+    for (const row of some) {
+      if (rows.length > 0 && bytes + row.length > limit.bytes) {
+        full = true;
+        break;
+      }
+      rows.push(row);
+      bytes += row.length;
+    }
+    if (full) break;
+  }
+  const last = rows.at(-1);
+  const more = last !== undefined && (full || rows.length === limit.rows);
+  return { rows, through: more ? keyTuple(last, layout.segment.schema.key) : null };
+}
+
+/** `Shadow.rowsByKey`. */
+export async function readRowsByKey(
+  wire: Wire,
+  table: TableName,
+  at: CaptureNumber,
+  keys: readonly KeyTuple[],
+  signal: AbortSignal,
+): Promise<Tuple[]> {
+  if (keys.length === 0) return [];
+  await wire.query(`${BEGIN_READING}; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off`);
+  const layout = await layoutAt(wire, table, at);
+  await stageKeys(wire, layout, keys);
+  const sql = `SELECT v.* FROM (SELECT * FROM ${layout.gone} ORDER BY ${layout.key.join(', ')} OFFSET 0) g,
+    LATERAL (${layout.asOf(at, layout.sameKey('r', 'g'))}) v`;
+  return collectRows(wire.select(sql, [], signal));
+}
+
+/** `Shadow.versionAt`. A version that a foreign write hides is the live one. */
+export async function readVersion(wire: Wire, table: TableName, key: KeyTuple, at: CaptureNumber): Promise<RowVersion | null> {
+  await wire.query(BEGIN_READING);
+  const layout = await layoutAt(wire, table, at);
+  const where = `${layout.keyIs('r')} AND r.${SINCE} <= ${at}`;
+  const [found] = await collectRows(
+    wire.select(
+      `SELECT r.${SINCE}, ${FOREIGN}::bigint, ${layout.list('r')} FROM ${layout.live} r WHERE ${where}
+       UNION ALL SELECT r.${SINCE}, r.${UNTIL}, ${layout.list('r')} FROM ${layout.history} r WHERE ${where} AND r.${UNTIL} > ${at}`,
+      layout.keyParameters(key),
+    ),
+  );
+  if (found === undefined) return null;
+  const [since, until, ...cells] = cellsOf(found);
+  const end = (until as Buffer).readBigInt64BE();
+  return {
+    since: captureNumber(Number((since as Buffer).readBigInt64BE())),
+    until: end === FOREIGN ? null : captureNumber(Number(end)),
+    row: packTuple(cells),
+  };
+}
+
+/** `Shadow.diff`, in one snapshot; slices are as large as what arrived at once. */
+export async function* readDiff(
+  wire: Wire,
+  table: TableName,
+  from: CaptureNumber,
+  to: CaptureNumber,
+  signal: AbortSignal,
+): AsyncIterable<readonly RowDifference[]> {
+  await wire.query(BEGIN_READING);
+  const { segments, absent } = await segmentsOf(wire, table, [from, to]);
+  const before = layoutOf(table, segments, absent, from);
+  const after = layoutOf(table, segments, absent, to);
+  if (before.segment.schema.shape !== after.segment.schema.shape) {
+    yield* oneSided(wire, before, from, signal, (row, key) => ({ key, before: row, after: null }));
+    yield* oneSided(wire, after, to, signal, (row, key) => ({ key, before: null, after: row }));
+    return;
+  }
+  const same = before.segment.id === after.segment.id;
+  if (same) await wire.query('SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off');
+  const sql = same ? changedKeys(after, from, to) : wholeTables(before, after, from, to);
+  const width = after.columns.length;
+  for await (const rows of wire.select(sql, [], signal)) {
+    yield rows.map((row) => {
+      const cells = cellsOf(row);
+      const old = optionalRow(cells, 0, width);
+      const now = optionalRow(cells, width + 1, width);
+      return { key: keyTuple((now ?? old) as Tuple, after.segment.schema.key), before: old, after: now };
+    });
+  }
+}
+
+async function* oneSided(
+  wire: Wire,
+  layout: Layout,
+  at: CaptureNumber,
+  signal: AbortSignal,
+  differenceOf: (row: Tuple, key: KeyTuple) => RowDifference,
+): AsyncIterable<readonly RowDifference[]> {
+  for await (const rows of wire.select(layout.asOf(at), [], signal)) {
+    yield rows.map((row) => differenceOf(row, keyTuple(row, layout.segment.schema.key)));
+  }
+}
+
+/** Each key that changed in between has a version or a marker that ends in between; each is looked up at both ends. */
+function changedKeys(layout: Layout, from: CaptureNumber, to: CaptureNumber): string {
+  const keys = layout.key.join(', ');
+  const side = (at: CaptureNumber): string => `(SELECT true AS present, v.* FROM (${layout.asOf(at, layout.sameKey('r', 'k'))}) v)`;
+  return `SELECT b.present, ${layout.list('b')}, a.present, ${layout.list('a')}
+    FROM (SELECT DISTINCT ${keys} FROM ${layout.history} WHERE ${UNTIL} > ${from} AND ${UNTIL} <= ${to} ORDER BY ${keys} OFFSET 0) k
+    LEFT JOIN LATERAL ${side(from)} b ON true LEFT JOIN LATERAL ${side(to)} a ON true
+    WHERE ${differing(layout)}`;
+}
+
+/** Between two segments of one shape (a resync, a truncation) only the rows themselves tell. */
+function wholeTables(before: Layout, after: Layout, from: CaptureNumber, to: CaptureNumber): string {
+  return `SELECT b.present, ${after.list('b')}, a.present, ${after.list('a')}
+    FROM (SELECT true AS present, v.* FROM (${before.asOf(from)}) v) b
+    FULL JOIN (SELECT true AS present, v.* FROM (${after.asOf(to)}) v) a ON ${after.sameKey('a', 'b')}
+    WHERE ${differing(after)}`;
+}
+
+function differing(layout: Layout): string {
+  return `a.present IS DISTINCT FROM b.present OR (a.present AND ${layout.differs('a', 'b')})`;
+}
