@@ -32,6 +32,6 @@ function captureText(report: CaptureReport): string {
     ...report.conflicts.map(({ table, key }) => `  foreign write to the shadow undone: ${table} ${keyText(key)}`),
   ];
   const cure = report.cure === null ? '' : `  cure: ${report.cure.action}, ${count(report.cure.rows, 'row')}: ${report.cure.note}\n`;
-  const leaves = report.leaves === null ? '' : `  left on the primary: ${report.leaves}\n`;
+  const leaves = report.leaves === null ? '' : `  from now on ${report.leaves}\n`;
   return `${lines.join('\n')}\n${differencesText(report.differences)}${cure}${leaves}`;
 }

@@ -14,6 +14,7 @@ interface InitOptions {
   readonly shadow: string;
   readonly dataSet?: string;
   readonly tables?: string[];
+  readonly exclude?: string[];
   readonly force?: true;
 }
 
@@ -32,6 +33,7 @@ export function initCommand(act: Act): Command {
     .requiredOption('--shadow <url>', 'an empty database of the same kind, for the copy and the captures')
     .option('--data-set <name>', 'the name of the data set (from the name of the database)')
     .option('--tables <patterns...>', 'which tables, as patterns (every one)')
+    .option('--exclude <patterns...>', 'tables to leave out, as patterns')
     .option('--force', 'overwrite an existing config file')
     .action(act(init));
 }
@@ -92,16 +94,20 @@ primary: ${url(options.primary)}
 shadow: ${url(options.shadow)}
 
 # What the data set is; * stands for any run of characters. Exclusions: policy.exclude
-tables: [${tables.map((pattern) => JSON.stringify(pattern)).join(', ')}]
+tables: ${listText(tables)}
 
 policy:
   lagTolerance: 15m # no change waits longer than this to be in the shadow
-
+${options.exclude === undefined ? '' : `  exclude: ${listText(options.exclude)}\n`}
 captures:
   schedule: "0 * * * *" # cron, every hour; taken while foreshadow start runs
   validate: changed # none | changed | full
   onInvalid: rollback # rollback | repair | halt
 `;
+}
+
+function listText(patterns: readonly string[]): string {
+  return `[${patterns.map((pattern) => JSON.stringify(pattern)).join(', ')}]`;
 }
 
 function isSqlite(url: string, env: Readonly<Record<string, string | undefined>>): boolean {

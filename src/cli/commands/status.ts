@@ -24,7 +24,7 @@ function statusText(report: StatusReport): string {
     `data set    ${report.dataSet} (${report.running ? 'running' : 'not running: foreshadow start'})`,
     `lag         ${report.lagMs === null ? 'unknown while nothing tracks' : duration(report.lagMs)}`,
     `captures    last ${captures.last ?? 'none'}, known-good ${captures.knownGood ?? 'none'}${parked(captures.parkedAt)}`,
-    `next        ${nextCapture === null ? 'none scheduled' : localTime(nextCapture.at)}${forecast(nextCapture?.forecastResidualRows ?? null)}`,
+    `next        ${nextCapture === null ? (report.running ? 'none scheduled' : 'none while nothing runs') : localTime(nextCapture.at)}${forecast(nextCapture?.forecastResidualRows ?? null)}`,
     `journal     ${journal.path}, ${size(journal.bytes)}${journal.onPrimaryHost === true ? ', on the host of the primary: lost together with it' : ''}`,
   ];
   const table = tableText(
