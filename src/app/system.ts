@@ -9,6 +9,7 @@ import { Pulse } from '../model/pulse.ts';
 import type { TableName, TableSchema } from '../model/schema.ts';
 import { CaptureReader } from './capture-reader.ts';
 import type { Config } from './config.ts';
+import { failpoint } from './failpoint.ts';
 import { checkLive } from './live-check.ts';
 import type { LocalSystem, SystemOptions } from './local-system.ts';
 import type {
@@ -186,7 +187,7 @@ class System implements LocalSystem {
     await catalog.write('parked', { at: to, since: new Date().toISOString() });
     engine.park(true);
     progress({ phase: 'rolling back', table: null, done: 0, total: null, unit: 'rows' });
-    const outcome = await rollback({ shadow: session.shadow, catalog, engine, failpoint: () => {} }, record, session.signal);
+    const outcome = await rollback({ shadow: session.shadow, catalog, engine, failpoint }, record, session.signal);
     for (const table of outcome.untouched) this.#options.log('warn', 'a table that the capture lacks was left as it stands', { table });
     return { to, rows: outcome.rows, proved: outcome.proved, parked: true, before, elapsedMs: round(performance.now() - begunMs) };
   }

@@ -1,4 +1,5 @@
 import type { CaptureNumber } from '../model/capture.ts';
+import { ForeshadowError } from '../model/errors.ts';
 import type { Position } from '../model/position.ts';
 import type { TableSchema } from '../model/schema.ts';
 import { type Identity, type KeyTuple, type Tuple, fillAbsent, identityOf, keyOfIdentity, keyTuple } from '../model/tuple.ts';
@@ -79,7 +80,12 @@ export async function compareChunk(
   const shown = new Map(standing.map((row) => [identityOf(keyTuple(row, schema.key)), row]));
   const range = { after: stand.position, upTo: fence.snapshot.end };
   const overlay = new Pending(schema, range.after, OVERLAY_LIMIT, (ref) => fence.snapshot.includes(ref));
-  await fold(journal.read(schema.table, range.after, range.upTo, signal), range, overlay);
+  try {
+    await fold(journal.read(schema.table, range.after, range.upTo, signal), range, overlay);
+  } catch (error) {
+    if (error instanceof ForeshadowError && error.code === 'JOURNAL_GAP') return inconclusive('the journal no longer reaches back to it');
+    throw error;
+  }
   if (overlay.full) return inconclusive('more changed since the capture than can be overlaid');
   const unequal: Unequal[] = [];
   let witnessed = 0;

@@ -175,7 +175,9 @@ export class Advance {
     this.#parts.failpoint(chunk === null ? 'applied' : 'chunk-applied');
     this.#backlog.applied(schema.table, pending.through, pending.changes);
     if (chunk !== null && task.scope?.kind === 'keys') this.#repaired(schema.table, task.scope.keys);
-    if (state.kind === 'copying' && next.state.kind === 'live') this.#parts.log('copied', { table: schema.table, rows: state.copiedRows });
+    if (state.kind === 'copying' && next.state.kind === 'live') {
+      this.#parts.log('copied', { table: schema.table, rows: state.copiedRows + (chunk?.rows.size ?? 0) });
+    }
     return { element: next, rows: report.inserted + report.updated + report.deleted, conflicts: report.conflicts };
   }
 
