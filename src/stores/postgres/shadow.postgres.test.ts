@@ -1,7 +1,10 @@
+import { describe } from 'vitest';
 import { describeCatalog } from '../../capture/catalog.contract.ts';
 import type { TableName, TableSchema } from '../../model/schema.ts';
 import { type Cell, packTuple } from '../../model/tuple.ts';
 import type { ForeignWrite, SimpleColumn, SimpleValue } from '../../shadowing/shadow-session.contract.ts';
+import { describeForeignWrites } from '../../shadowing/shadow-foreign.contract.ts';
+import { describeShadowModel } from '../../shadowing/shadow-model.contract.ts';
 import { describeShadow, type ShadowFixture } from '../../shadowing/shadow.contract.ts';
 import { createDatabase } from '../../../test/postgres.ts';
 import { identifier } from './connection.ts';
@@ -58,9 +61,14 @@ function foreignSql(table: TableSchema, write: ForeignWrite): { sql: string; val
   }
 }
 
-async function open(): Promise<ShadowFixture> {
+/** As a superuser on this server, or as a role of its own on an older one: then without RETURNING OLD, and not as a replica. */
+async function open(as: 'superuser' | 'plain'): Promise<ShadowFixture> {
   const database = await createDatabase();
-  const opened = await openPostgresShadow(database.url);
+  const role = `${database.name}_role`;
+  if (as === 'plain') await database.run(`CREATE ROLE ${role} LOGIN PASSWORD 'plain'; ALTER DATABASE ${database.name} OWNER TO ${role}`);
+  const another: ShadowFixture['another'] = () =>
+    as === 'plain' ? openPostgresShadow(database.urlAs(role, 'plain'), 17) : openPostgresShadow(database.url);
+  const opened = await another();
   const other = await database.client();
   return {
     ...opened,
@@ -74,12 +82,17 @@ async function open(): Promise<ShadowFixture> {
     occupy: async (table) => {
       await other.query(`CREATE TABLE ${qualified(table.table)} (somebody text)`);
     },
-    another: () => openPostgresShadow(database.url),
+    another,
     remove: async () => {
+      if (as === 'plain') await database.run(`REASSIGN OWNED BY ${role} TO CURRENT_USER; DROP OWNED BY ${role}; DROP ROLE ${role}`);
       await database[Symbol.asyncDispose]();
     },
   };
 }
 
-describeShadow('postgres', open);
-describeCatalog('postgres', open);
+describeShadow('postgres', () => open('superuser'));
+describeCatalog('postgres', () => open('superuser'));
+describe('as a plain role on an older server', () => {
+  describeForeignWrites(() => open('plain'));
+  describeShadowModel(() => open('plain'));
+});

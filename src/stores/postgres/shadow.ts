@@ -21,12 +21,15 @@ import { postgresValues } from './values.ts';
 import { readDiff, readRows, readRowsByKey, readVersion } from './versions.ts';
 import type { Wire } from './wire.ts';
 
-/** Opens the shadow of a PostgreSQL database, and its catalog. Nothing is made there before `claim`. */
-export async function openPostgresShadow(url: string): Promise<{ shadow: Shadow; catalog: Catalog }> {
+/**
+ * Opens the shadow of a PostgreSQL database, and its catalog. Nothing is made there before `claim`. `asVersion` treats the server as
+ * if it were an older one, so that tests need not have one.
+ */
+export async function openPostgresShadow(url: string, asVersion?: number): Promise<{ shadow: Shadow; catalog: Catalog }> {
   const claim = new Claim(url);
   const catalogWriter = new Writer(url, 'catalog', claim);
   const majorVersion = await catalogWriter.read(async (wire) => Number((await wire.query(MAJOR_VERSION))[0]?.rows[0]?.[0]));
-  const shadow = new PostgresShadow(url, claim, catalogWriter, majorVersion);
+  const shadow = new PostgresShadow(url, claim, catalogWriter, asVersion ?? majorVersion);
   return { shadow, catalog: new PostgresCatalog(catalogWriter) };
 }
 
