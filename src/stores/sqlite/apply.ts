@@ -1,0 +1,199 @@
+import type { DatabaseSync, SQLInputValue, SQLOutputValue, StatementSync } from 'node:sqlite';
+import type { CaptureNumber } from '../../model/capture.ts';
+import { type KeyTuple, type Tuple, keyTuple } from '../../model/tuple.ts';
+import type { ApplyReport, ApplyWork, RowBatch } from '../../shadowing/shadow.ts';
+import { mayBeBroken, packValues, unpackValues } from './cell.ts';
+import { hasForeign, undoForeign } from './foreign.ts';
+import { type Layout, SINCE, keyIs, layoutOf } from './layout.ts';
+import { prepareArrays } from './rows.ts';
+import { advanceElement, liveSegment } from './segments.ts';
+import { matchKey, rowParameters, saveSql } from './versions.ts';
+
+/** Batches above this are put in key order first, so that neighbouring rows share a page while it is at hand. */
+const SORTED_FROM_ROWS = 256;
+const KEYS_PER_PAUSE = 4096;
+
+type Counts = { inserted: number; updated: number; deleted: number; conflicts: { table: ApplyWork['table']; key: KeyTuple }[] };
+
+/** Applies works inside the open write transaction. */
+export async function applyWorks(db: DatabaseSync, works: readonly ApplyWork[], signal: AbortSignal): Promise<ApplyReport> {
+  const counts: Counts = { inserted: 0, updated: 0, deleted: 0, conflicts: [] };
+  for (const work of works) {
+    signal.throwIfAborted();
+    advanceElement(db, work.table, work.progress, work.state);
+    const writer = new RowWriter(db, layoutOf(liveSegment(db, work.table)), work, counts);
+    for await (const batch of work.rows) {
+      signal.throwIfAborted();
+      writer.write(batch);
+    }
+  }
+  signal.throwIfAborted();
+  return counts;
+}
+
+/**
+ * Writes the rows of one element, row by row with prepared statements: what stands there is read (its bytes tell whether anything
+ * changes at all, its `since` whether it must be saved), then saved, then overwritten.
+ *
+ * Measured against staging in a temporary table and joining (1 M rows, 10 k random updates an apply): as fast, within noise, and
+ * free of the planner's moods (UPDATE … FROM scanned the table: half the speed). Most of the time goes into the pages.
+ */
+class RowWriter {
+  readonly #db: DatabaseSync;
+  readonly #layout: Layout;
+  readonly #work: ApplyWork;
+  readonly #counts: Counts;
+  readonly #capture: CaptureNumber;
+  readonly #savedThrough: bigint;
+  readonly #keyColumns: readonly number[];
+  readonly #plainColumns: readonly number[];
+  readonly #find: StatementSync;
+  readonly #save: StatementSync;
+  readonly #insert: StatementSync;
+  readonly #update: StatementSync;
+  readonly #delete: StatementSync;
+  readonly #note: StatementSync | null;
+  readonly #foreign: boolean;
+
+  constructor(db: DatabaseSync, layout: Layout, work: ApplyWork, counts: Counts) {
+    const { columns, keys, row, live, inserted, segment } = layout;
+    this.#db = db;
+    this.#layout = layout;
+    this.#work = work;
+    this.#counts = counts;
+    this.#capture = work.progress.capture;
+    this.#savedThrough = BigInt(work.savedThrough);
+    this.#keyColumns = segment.schema.key;
+    this.#plainColumns = columns.flatMap((_, index) => (segment.schema.key.includes(index) ? [] : [index]));
+    const sets = this.#plainColumns.map((index) => `${columns[index]} = ?, `).join('');
+    this.#find = prepareArrays(db, `SELECT ${columns.join(', ')}, ${SINCE}, ${row} FROM ${live} WHERE ${keyIs(layout)}`);
+    this.#save = db.prepare(saveSql(layout, '?', `t.${row} = ?`));
+    this.#insert = db.prepare(`INSERT INTO ${live} (${columns.join(', ')}, ${SINCE}) VALUES (${columns.map(() => '?').join(', ')}, ?)`);
+    this.#update = db.prepare(`UPDATE ${live} SET ${sets}${SINCE} = ? WHERE ${row} = ?`);
+    this.#delete = db.prepare(`DELETE FROM ${live} WHERE ${row} = ?`);
+    // Rows of a segment's first capture need no note: see `createStatements`.
+    const noted = work.progress.capture > segment.first;
+    this.#note = noted
+      ? db.prepare(`INSERT INTO ${inserted} (${SINCE}, ${keys.join(', ')}) VALUES (?, ${keys.map(() => '?').join(', ')})`)
+      : null;
+    this.#foreign = hasForeign(db, layout);
+  }
+
+  write(batch: RowBatch): void {
+    if (this.#foreign) this.#overrule(batch);
+    for (const key of inKeyOrder(batch.deletes, (each) => each)) this.#remove(key);
+    const puts = inKeyOrder(batch.puts, (row) => keyTuple(row, this.#keyColumns));
+    if (batch.fresh) for (const row of puts) this.#add(row, unpackValues(row));
+    else for (const row of puts) this.#put(row);
+  }
+
+  /** Foreign writes that the batch runs into are undone first: then it meets what we last wrote, as it should. */
+  #overrule(batch: RowBatch): void {
+    for (let at = 0; at < batch.deletes.length; at += KEYS_PER_PAUSE) this.#undo(batch.deletes.slice(at, at + KEYS_PER_PAUSE));
+    for (let at = 0; at < batch.puts.length; at += KEYS_PER_PAUSE)
+      this.#undo(batch.puts.slice(at, at + KEYS_PER_PAUSE).map((row) => keyTuple(row, this.#keyColumns)));
+  }
+
+  #undo(keys: readonly KeyTuple[]): void {
+    for (const key of undoForeign(this.#db, this.#layout, keys)) this.#counts.conflicts.push({ table: this.#work.table, key });
+  }
+
+  #put(row: Tuple): void {
+    const values = unpackValues(row);
+    if (values.some(mayBeBroken)) {
+      this.#putExactly(row);
+      return;
+    }
+    const found = this.#find.get(...this.#keyValues(values)) as unknown as SQLOutputValue[] | undefined;
+    if (found === undefined) {
+      this.#add(row, values);
+      return;
+    }
+    const since = found.at(-2) as bigint;
+    const at = found.at(-1) as bigint;
+    const width = this.#layout.columns.length;
+    if (packValues(found, 0, width).equals(row)) return;
+    if (since <= this.#savedThrough) this.#save.run(this.#capture, at);
+    if (this.#keyStands(found, values)) this.#update.run(...this.#plainColumns.map((i) => values[i] as SQLInputValue), this.#capture, at);
+    else {
+      // 1 became 1.0: equal to SQLite, but not the same bytes.
+      this.#delete.run(at);
+      this.#insert.run(...values, this.#capture);
+    }
+    this.#counts.updated++;
+  }
+
+  #keyStands(found: readonly SQLOutputValue[], values: readonly SQLInputValue[]): boolean {
+    return this.#keyColumns.every((index) => typeof found[index] === typeof values[index]);
+  }
+
+  #add(row: Tuple, values: readonly SQLInputValue[]): void {
+    if (values.some(mayBeBroken)) {
+      this.#insertExactly(row);
+    } else {
+      this.#insert.run(...values, this.#capture);
+      this.#note?.run(this.#capture, ...this.#keyValues(values));
+    }
+    this.#counts.inserted++;
+  }
+
+  #remove(key: KeyTuple): void {
+    const match = matchKey(this.#layout, key);
+    const { row, live } = this.#layout;
+    const plain = !match.sql.includes('CAST(');
+    const values = match.values;
+    const found = plain
+      ? (this.#find.get(...values) as unknown as SQLOutputValue[] | undefined)
+      : (prepareArrays(this.#db, `SELECT ${SINCE}, ${row} FROM ${live} WHERE ${match.sql}`).get(...values) as unknown as
+          | SQLOutputValue[]
+          | undefined);
+    if (found === undefined) return;
+    const at = found.at(-1) as bigint;
+    if ((found.at(-2) as bigint) <= this.#savedThrough) this.#save.run(this.#capture, at);
+    this.#delete.run(at);
+    this.#counts.deleted++;
+  }
+
+  /** The rare row with text that a JavaScript string cannot carry: the same steps, its values bound as bytes. */
+  #putExactly(row: Tuple): void {
+    const key = keyTuple(row, this.#keyColumns);
+    const match = matchKey(this.#layout, key);
+    const { live } = this.#layout;
+    const sql = `SELECT ${SINCE}, ${this.#layout.row} FROM ${live} WHERE ${match.sql}`;
+    const found = prepareArrays(this.#db, sql).get(...match.values) as unknown as SQLOutputValue[] | undefined;
+    if (found === undefined) {
+      this.#insertExactly(row);
+      this.#counts.inserted++;
+      return;
+    }
+    if ((found[0] as bigint) <= this.#savedThrough) this.#save.run(this.#capture, found[1] as bigint);
+    this.#delete.run(found[1] as bigint);
+    this.#insertRow(row);
+    this.#counts.updated++;
+  }
+
+  #insertExactly(row: Tuple): void {
+    this.#insertRow(row);
+    if (this.#note === null) return;
+    const { values, sql } = rowParameters(keyTuple(row, this.#keyColumns));
+    const { inserted, keys } = this.#layout;
+    this.#db.prepare(`INSERT INTO ${inserted} (${SINCE}, ${keys.join(', ')}) VALUES (?, ${sql.join(', ')})`).run(this.#capture, ...values);
+  }
+
+  #insertRow(row: Tuple): void {
+    const { values, sql } = rowParameters(row);
+    const { live, columns } = this.#layout;
+    this.#db.prepare(`INSERT INTO ${live} (${columns.join(', ')}, ${SINCE}) VALUES (${sql.join(', ')}, ?)`).run(...values, this.#capture);
+  }
+
+  #keyValues(values: readonly SQLInputValue[]): SQLInputValue[] {
+    return this.#keyColumns.map((index) => values[index] as SQLInputValue);
+  }
+}
+
+function inKeyOrder<T extends Tuple>(rows: readonly T[], keyOf: (row: T) => KeyTuple): readonly T[] {
+  if (rows.length < SORTED_FROM_ROWS) return rows;
+  const keyed = rows.map((row) => ({ row, key: keyOf(row) }));
+  keyed.sort((a, b) => Buffer.compare(a.key, b.key));
+  return keyed.map((each) => each.row);
+}

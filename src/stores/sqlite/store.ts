@@ -1,0 +1,194 @@
+import { existsSync } from 'node:fs';
+import { setTimeout as delay } from 'node:timers/promises';
+import type { DatabaseSync } from 'node:sqlite';
+import { ForeshadowError } from '../../model/errors.ts';
+import { OWN_PREFIX } from '../../model/schema.ts';
+import { Turns } from '../../model/turns.ts';
+import { Lease } from './claim.ts';
+import { isBusy, openSqlite } from './connection.ts';
+import { WRITER_TABLE } from './guard.ts';
+
+/** How long a write waits for a program that holds the shadow's write lock. */
+const LOCK_WAIT_MS = 30_000;
+/** The log is written back into the file when it has grown by this many pages: between applies, so a cut never pays for it. */
+const CHECKPOINT_PAGES = 8192n;
+
+const CONTROL = [
+  `CREATE TABLE ${WRITER_TABLE} (one INTEGER PRIMARY KEY CHECK (one = 1), token INTEGER NOT NULL, writing INTEGER NOT NULL)`,
+  `CREATE TABLE ${OWN_PREFIX}_element (tbl TEXT PRIMARY KEY, segment INTEGER NOT NULL, state TEXT NOT NULL, generation INTEGER NOT NULL,
+     low TEXT NOT NULL, high TEXT NOT NULL, capture INTEGER NOT NULL) WITHOUT ROWID`,
+  `CREATE TABLE ${OWN_PREFIX}_segment (id INTEGER PRIMARY KEY AUTOINCREMENT, tbl TEXT NOT NULL, schema TEXT NOT NULL, live TEXT NOT NULL,
+     history TEXT NOT NULL, first INTEGER NOT NULL, last INTEGER)`,
+  `CREATE TABLE ${OWN_PREFIX}_capture (number INTEGER PRIMARY KEY, state TEXT NOT NULL, record TEXT NOT NULL, schema INTEGER)`,
+  `CREATE TABLE ${OWN_PREFIX}_schema (id INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, schema TEXT NOT NULL)`,
+  `CREATE TABLE ${OWN_PREFIX}_seal (number INTEGER NOT NULL, tbl TEXT NOT NULL, rows INTEGER NOT NULL, sums BLOB NOT NULL,
+     PRIMARY KEY (number, tbl)) WITHOUT ROWID`,
+  `CREATE TABLE ${OWN_PREFIX}_document (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID`,
+];
+
+/**
+ * The shadow's file: one writing connection whose transactions take turns, and reading ones beside it, each in a snapshot of its
+ * own (WAL). synchronous = FULL for applies as well as cuts: the journal forgets what the shadow says it has, so that must be
+ * on disk; one flush an apply is below a tenth of its time.
+ */
+export class SqliteStore implements Disposable {
+  readonly path: string;
+  readonly #turns = new Turns();
+  #writer: DatabaseSync | null = null;
+  #reader: DatabaseSync | null = null;
+  #lease: Lease | null = null;
+  #token: bigint | null = null;
+
+  constructor(path: string) {
+    this.path = path;
+  }
+
+  claim(holder: string): void {
+    if (this.#lease !== null) return;
+    this.#lease = Lease.take(this.path, holder);
+    this.#token = null;
+  }
+
+  /**
+   * One transaction of ours, after every one asked for before. Takes the claim's token up, makes our own tables if they are
+   * missing, and passes the guard. Throws FENCED without a claim, or with one that is no longer the newest.
+   */
+  async write<T>(work: (db: DatabaseSync) => T | Promise<T>): Promise<T> {
+    return await this.#turns.take(async () => {
+      if (this.#lease === null) throw fenced(this.path, 'nothing may be written to it without a claim');
+      const db = this.#openWriter();
+      await begin(db, this.path);
+      try {
+        const token = this.#enter(db);
+        const result = await work(db);
+        db.exec(`UPDATE ${WRITER_TABLE} SET writing = 0`);
+        db.exec('COMMIT');
+        this.#token = token;
+        return result;
+      } catch (error) {
+        if (db.isTransaction) db.exec('ROLLBACK');
+        throw error;
+      }
+    });
+  }
+
+  /** What is in the log goes into the file if there is much of it. Called between applies. */
+  async checkpoint(): Promise<void> {
+    await this.#turns.take(async () => {
+      if (this.#writer === null) return;
+      const row = this.#writer.prepare('PRAGMA wal_checkpoint(NOOP)').get() as { log: bigint; checkpointed: bigint } | undefined;
+      if (row !== undefined && row.log - row.checkpointed > CHECKPOINT_PAGES) this.#writer.exec('PRAGMA wal_checkpoint(PASSIVE)');
+      await Promise.resolve();
+    });
+  }
+
+  /** Reads in one snapshot; `otherwise` where the shadow was never prepared. */
+  read<T>(work: (db: DatabaseSync) => T, otherwise: () => T): T {
+    const db = this.#openReader();
+    if (db === null) return otherwise();
+    db.exec('BEGIN');
+    try {
+      return work(db);
+    } finally {
+      db.exec('COMMIT');
+    }
+  }
+
+  /** A connection of the caller's own, in a snapshot that lasts until it is closed; null where the shadow was never prepared. */
+  snapshot(): DatabaseSync | null {
+    const db = openPrepared(this.path);
+    db?.exec('BEGIN');
+    return db;
+  }
+
+  [Symbol.dispose](): void {
+    this.#reader?.close();
+    this.#writer?.close();
+    this.#lease?.release();
+    this.#reader = null;
+    this.#writer = null;
+    this.#lease = null;
+  }
+
+  /** Whether our own tables are in the file. */
+  prepared(): boolean {
+    return this.#openReader() !== null;
+  }
+
+  #openReader(): DatabaseSync | null {
+    this.#reader ??= openPrepared(this.path);
+    return this.#reader;
+  }
+
+  #openWriter(): DatabaseSync {
+    if (this.#writer !== null) return this.#writer;
+    const db = openSqlite(this.path, { role: 'shadow', create: true, busyTimeoutMs: 0 });
+    db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -65536;');
+    // Renaming a retired table must not fail because some view of somebody else's does not compile.
+    db.exec('PRAGMA legacy_alter_table = ON; PRAGMA recursive_triggers = OFF;');
+    this.#writer = db;
+    return db;
+  }
+
+  #enter(db: DatabaseSync): bigint {
+    let token = this.#token;
+    if (!hasControl(db)) {
+      for (const statement of CONTROL) db.exec(statement);
+      db.exec(`INSERT INTO ${WRITER_TABLE} VALUES (1, 1, 0)`);
+      token = 1n;
+    } else if (token === null) {
+      db.exec(`UPDATE ${WRITER_TABLE} SET token = token + 1`);
+      token = (db.prepare(`SELECT token FROM ${WRITER_TABLE}`).get() as { token: bigint }).token;
+    }
+    const { changes } = db.prepare(`UPDATE ${WRITER_TABLE} SET writing = 1 WHERE token = ?`).run(token);
+    if (Number(changes) !== 1) throw fenced(this.path, 'another Foreshadow has taken it over');
+    return token;
+  }
+}
+
+function fenced(path: string, why: string): ForeshadowError {
+  return new ForeshadowError('FENCED', `the shadow ${path} cannot be written: ${why}`, {
+    remedy: 'Run one Foreshadow on this shadow. Stop this one, and start it again if it is the one you want.',
+  });
+}
+
+/**
+ * The lock may be held by another program for a while. Waiting for it inside SQLite would hold up this whole process,
+ * so the waiting is done here.
+ */
+async function begin(db: DatabaseSync, path: string): Promise<void> {
+  const deadline = performance.now() + LOCK_WAIT_MS;
+  for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 2, 50)) {
+    try {
+      db.exec('BEGIN IMMEDIATE');
+      return;
+    } catch (error) {
+      if (!isBusy(error)) throw error;
+      if (performance.now() > deadline) {
+        throw new ForeshadowError(
+          'SHADOW_UNREACHABLE',
+          `the shadow ${path} has been locked by another program for ${LOCK_WAIT_MS / 1000} s`,
+          {
+            remedy: 'Find the program that holds a write transaction open on it, and end that transaction.',
+            retry: 'later',
+            cause: error,
+          },
+        );
+      }
+    }
+    await delay(pauseMs);
+  }
+}
+
+function openPrepared(path: string): DatabaseSync | null {
+  if (!existsSync(path)) return null;
+  const db = openSqlite(path, { role: 'shadow', readOnly: true });
+  db.exec('PRAGMA cache_size = -16384');
+  if (hasControl(db)) return db;
+  db.close();
+  return null;
+}
+
+function hasControl(db: DatabaseSync): boolean {
+  return db.prepare(`SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?`).get(WRITER_TABLE) !== undefined;
+}
