@@ -1,11 +1,30 @@
 import type { DataSetSchema } from '../../model/schema.ts';
+import { readAfter, readBefore } from './ddl-objects.ts';
+import { readTableDdl } from './ddl-tables.ts';
 import { type CatalogTable, schemaOf } from './describe.ts';
 import type { Wire } from './wire.ts';
 
+/**
+ * The tables with the statements that rebuild them in an empty database. Names come with their schemas, since the session's search path
+ * is `pg_catalog` alone. Owners, privileges and row security belong to a server's users and are left out.
+ */
 export async function describeDataSet(
-  _wire: Wire,
+  wire: Wire,
   tables: readonly (CatalogTable & { readonly key: readonly string[] })[],
-  _signal: AbortSignal,
+  signal: AbortSignal,
 ): Promise<DataSetSchema> {
-  return { tables: tables.map(schemaOf), before: [], after: [] };
+  if (tables.length === 0) return { tables: [], before: [], after: [] };
+  const oids = tables.map(({ oid }) => oid);
+  const [ddl, before, after] = await Promise.all([
+    readTableDdl(wire, oids, signal),
+    readBefore(wire, oids, signal),
+    readAfter(wire, oids, signal),
+  ]);
+  const keys = ddl.after.filter(({ object }) => object.startsWith('foreign key '));
+  const triggers = ddl.after.filter(({ object }) => object.startsWith('trigger '));
+  return {
+    tables: tables.map((table) => ({ ...schemaOf(table), ...ddl.byTable.get(table.oid) })),
+    before,
+    after: [...keys, ...after, ...triggers],
+  };
 }
