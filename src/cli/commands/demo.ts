@@ -2,6 +2,7 @@ import type { Command } from 'commander';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { loadConfig } from '../../app/config.ts';
+import type { Config } from '../../app/config.ts';
 import type { Systems } from '../../app/local-system.ts';
 import { openPlaces } from '../demo/places.ts';
 import type { Places } from '../demo/places.ts';
@@ -60,19 +61,33 @@ async function perform(invocation: Invocation, screen: Screen, places: Places): 
     await openShop(database);
   }
   await using staff = new ShopStaff(places.primary);
-  const failed = new AbortController();
-  const signal = AbortSignal.any([invocation.signal, failed.signal]);
   const systems = await invocation.systems();
   const config = await loadConfig(await writeConfig(places), invocation.env);
+  await screen.act('Foreshadow copies it while it is written to, follows every change, and captures on schedule');
+  await shadow(invocation, systems, config, { screen, places, staff });
+  await screen.act('And leaves no trace on the primary');
+  await screen.command('uninstall');
+  await systems.uninstall(config, { log: () => undefined }, invocation.signal);
+  await screen.good(`what was installed on the ${places.kind === 'sqlite' ? 'file' : 'server'} is gone, and the shop noticed nothing`);
+  staff.check();
+}
+
+/** Runs a system beside the story for as long as the story takes. */
+async function shadow(
+  invocation: Invocation,
+  systems: Systems,
+  config: Config,
+  scene: Pick<Stage, 'screen' | 'places' | 'staff'>,
+): Promise<void> {
+  const failed = new AbortController();
   const log = (level: string, message: string): void => {
     if (level === 'error') invocation.err.note(`${message}\n`);
   };
-  await screen.act('Foreshadow copies it while it is written to, follows every change, and captures on schedule');
   await using system = await systems.openSystem(config, { log });
   const ending = new AbortController();
   const running = runBeside(system, AbortSignal.any([invocation.signal, ending.signal]), (error) => failed.abort(error));
   try {
-    await play({ screen, places, staff, system, signal });
+    await play({ ...scene, system, signal: AbortSignal.any([invocation.signal, failed.signal]) });
   } catch (error) {
     // What made the loops fail says more than that the story was broken off.
     throw failed.signal.aborted ? failed.signal.reason : error;
@@ -80,7 +95,6 @@ async function perform(invocation: Invocation, screen: Screen, places: Places): 
     ending.abort();
     await running;
   }
-  await uninstall(screen, systems, places, config, invocation);
 }
 
 async function play(stage: Stage): Promise<void> {
@@ -99,19 +113,6 @@ async function play(stage: Stage): Promise<void> {
     stage,
     captures.map((each) => each.number),
   );
-}
-
-async function uninstall(
-  screen: Screen,
-  systems: Systems,
-  places: Places,
-  config: Parameters<Systems['uninstall']>[0],
-  invocation: Invocation,
-): Promise<void> {
-  await screen.act('And leaves no trace on the primary');
-  await screen.command('uninstall');
-  await systems.uninstall(config, { log: () => undefined }, invocation.signal);
-  await screen.good(`what was installed on the ${places.kind === 'sqlite' ? 'file' : 'server'} is gone`);
 }
 
 async function writeConfig(places: Places): Promise<string> {

@@ -31,6 +31,8 @@ export function startCommand(act: Act): Command {
         const ending = new AbortController();
         // Begun before anybody can ask for anything: what a client leaves half-way must not be what opened the ends.
         const running = system.run(AbortSignal.any([invocation.signal, ending.signal]));
+        // Awaited below; should it fail before that, it is no unhandled rejection.
+        running.catch(() => undefined);
         try {
           await using served = await serve(system, { stateDirectory: config.stateDirectory, dataSet: config.dataSet, version: version() });
           const { dataSet, primary, shadow } = config;

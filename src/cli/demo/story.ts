@@ -168,6 +168,7 @@ export async function tamperPastGuard(stage: Stage, captures: readonly number[])
     `  row ${QUIET_CUSTOMER + 1} of customers now says Oscar, in a version that ${count(captures.length, 'capture')} share`,
   );
   await showValidation(stage, oldest);
+  await showValidation(stage, null);
   await cure(stage);
   await showValidation(stage, oldest);
 }
@@ -194,15 +195,22 @@ async function showValidation({ screen, system, signal }: Stage, capture: number
   const compared = `${count(report.coverage.rows, 'row')} in ${duration(report.elapsedMs)}`;
   if (report.verdict === 'VALID') await screen.good(`VALID: ${compared}`);
   else await screen.bad(`${report.verdict}: ${compared}`);
+  if (report.verdict === 'INVALID' && report.differences.length === 0) await screen.line('    the rows do not add up to the seal any more');
   for (const each of report.differences.slice(0, 5)) await screen.line(`    ${each.table} ${keyText(each.key)}: ${each.diagnosis}`);
 }
 
 async function cure({ screen, system, signal }: Stage): Promise<void> {
+  const known = (await system.captures(signal)).at(-1)?.number ?? 0;
   await screen.command('capture');
   const report = await system.capture(() => undefined, signal);
   for (const { table, key } of report.conflicts)
     await screen.good(`capture ${report.number} undid a foreign write: ${table} ${keyText(key)}`);
   if (report.cure !== null) await screen.good(`capture ${report.number} cured it (${report.cure.action}): ${report.cure.note}`);
+  // The schedule goes on meanwhile: a capture of its own may have come first, and has then done the cure.
+  for (const { number, note } of await system.captures(signal)) {
+    if (number > known && number !== report.number && note !== null)
+      await screen.good(`capture ${number}, which was due just before, cured it: ${note}`);
+  }
   await screen.good(`capture ${report.number}: ${report.verdict}`);
 }
 
