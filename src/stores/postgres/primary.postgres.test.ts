@@ -1,122 +1,19 @@
-import type { Client } from 'pg';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { ChangesReader, fold, rowsIn } from '../../../test/changes-reader.ts';
 import { createDatabase, type TestDatabase } from '../../../test/postgres.ts';
-import { walkBlock } from '../../journal/frame.ts';
 import type { Bookmark } from '../../journal/journal.ts';
-import type { TableEvent, TransactionId, TransactionRef } from '../../model/change.ts';
-import { ORIGIN, type Position } from '../../model/position.ts';
-import { Pulse } from '../../model/pulse.ts';
+import type { TransactionId } from '../../model/change.ts';
 import type { TableName, TableSchema } from '../../model/schema.ts';
-import { fillAbsent, type Identity, identityOf, type KeyTuple, keyTuple, type Tuple } from '../../model/tuple.ts';
-import type { Primary, PrimarySnapshot } from '../../tracking/primary.ts';
+import { keyTuple } from '../../model/tuple.ts';
+import { describePrimary, type NeutralRow, type PrimaryFixture } from '../../tracking/primary.contract.ts';
+import type { Primary } from '../../tracking/primary.ts';
+import type { Client } from 'pg';
 import { openPostgresPrimary } from './primary.ts';
-
-type TrackedChange = { readonly ref: TransactionRef } & (
-  | { readonly kind: 'put'; readonly row: Tuple; readonly oldKey: KeyTuple | null }
-  | { readonly kind: 'delete'; readonly key: KeyTuple }
-  | { readonly kind: 'truncate' }
-);
-
-/** Reads `changes` as a tracker does: keeps everything, then acknowledges. */
-class Reader {
-  readonly changes = new Map<TableName, TrackedChange[]>();
-  readonly events: TableEvent[] = [];
-  batches = 0;
-  head: Bookmark;
-  readonly #pulse = new Pulse();
-  readonly #stop = new AbortController();
-  readonly #done: Promise<void>;
-  failure: unknown = null;
-
-  constructor(primary: Primary, from: Bookmark) {
-    this.head = from;
-    this.#done = this.#read(primary, from).catch((error: unknown) => {
-      this.failure = error;
-      this.#pulse.beat();
-    });
-  }
-
-  async #read(primary: Primary, from: Bookmark): Promise<void> {
-    for await (const { batch, evidence } of primary.changes(from, this.#stop.signal)) {
-      expect(batch.after).toBe(this.head.at);
-      expect(batch.through > batch.after).toBe(true);
-      this.batches++;
-      this.events.push(...batch.events);
-      for (const block of batch.blocks) {
-        const list = this.changes.get(block.table) ?? [];
-        this.changes.set(block.table, list);
-        let ref: TransactionRef;
-        const put = (row: Tuple, oldKey: KeyTuple | null): void => void list.push({ ref, kind: 'put', row, oldKey });
-        walkBlock(block, ORIGIN, batch.through, {
-          transaction: (each) => {
-            expect(each.at > batch.after && each.at <= batch.through).toBe(true);
-            ref = each;
-            return true;
-          },
-          insert: (row) => put(row, null),
-          update: put,
-          delete: (key) => void list.push({ ref, kind: 'delete', key }),
-          truncate: () => void list.push({ ref, kind: 'truncate' }),
-        });
-      }
-      if (!batch.complete) continue;
-      this.head = { at: batch.through, evidence };
-      await primary.acknowledge(batch.through);
-      this.#pulse.beat();
-    }
-  }
-
-  async reached(at: Position): Promise<void> {
-    while (this.head.at < at) {
-      if (this.failure !== null) throw this.failure;
-      await this.#pulse.next(AbortSignal.timeout(20_000));
-    }
-  }
-
-  async stop(): Promise<void> {
-    this.#stop.abort();
-    await this.#done;
-  }
-
-  of(table: string): TrackedChange[] {
-    return this.changes.get(table as TableName) ?? [];
-  }
-}
-
-/** What rows become when changes are applied to them by identity. */
-function fold(schema: TableSchema, rows: Map<Identity, Tuple>, changes: readonly TrackedChange[]): Map<Identity, Tuple> {
-  for (const change of changes) {
-    if (change.kind === 'truncate') rows.clear();
-    else if (change.kind === 'delete') rows.delete(identityOf(change.key));
-    else {
-      const identity = identityOf(keyTuple(change.row, schema.key));
-      const from = change.oldKey === null ? identity : identityOf(change.oldKey);
-      const before = rows.get(from);
-      rows.delete(from);
-      rows.set(identity, before === undefined ? change.row : fillAbsent(change.row, before));
-    }
-  }
-  return rows;
-}
-
-async function rowsIn(
-  snapshot: PrimarySnapshot,
-  schema: TableSchema,
-  limit = { rows: 1000, bytes: 1 << 20 },
-): Promise<Map<Identity, Tuple>> {
-  const rows = new Map<Identity, Tuple>();
-  for (let after: KeyTuple | null = null; ; ) {
-    const chunk = await snapshot.rows(schema, after, limit, signal);
-    for (const row of chunk.rows) rows.set(identityOf(keyTuple(row, schema.key)), row);
-    if (chunk.through === null) return rows;
-    after = chunk.through;
-  }
-}
 
 const signal = new AbortController().signal;
 let database: TestDatabase;
 const opened: AsyncDisposable[] = [];
-const readers: Reader[] = [];
+const readers: ChangesReader[] = [];
 
 beforeEach(async () => {
   database = await createDatabase();
@@ -140,8 +37,8 @@ async function open(include: readonly string[] = ['public.*']): Promise<Primary>
 }
 const journaled = new Set<TransactionId>();
 
-function follow(primary: Primary, from: Bookmark): Reader {
-  const reader = new Reader(primary, from);
+function follow(primary: Primary, from: Bookmark): ChangesReader {
+  const reader = new ChangesReader(primary, from);
   readers.push(reader);
   return reader;
 }
@@ -149,6 +46,41 @@ function follow(primary: Primary, from: Bookmark): Reader {
 async function install(primary: Primary): Promise<{ schemas: readonly TableSchema[]; bookmark: Bookmark }> {
   const { tables } = await primary.describe(signal);
   return { schemas: tables, bookmark: await primary.install(tables, signal) };
+}
+
+describePrimary('postgres', async (): Promise<PrimaryFixture> => {
+  const own = await createDatabase();
+  await own.run(`CREATE TABLE public.things (id integer PRIMARY KEY, label text);
+    CREATE TABLE public.links (a integer, b integer, note text, PRIMARY KEY (a, b))`);
+  const client = await own.client();
+  const selection = { include: ['public.*'], exclude: [] };
+  return {
+    open: () => openPostgresPrimary({ url: own.url, dataSet: own.name, selection, journaled: async () => new Set() }),
+    things: 'public.things' as TableName,
+    links: 'public.links' as TableName,
+    write: async (rows) => {
+      await client.query('BEGIN');
+      for (const row of rows) await writeNeutral(client, row);
+      await client.query('COMMIT');
+    },
+    traces: async () => {
+      const found = await own.run(`SELECT pubname AS name FROM pg_publication
+        UNION ALL SELECT slot_name FROM pg_replication_slots WHERE database = current_database()`);
+      return found.map(({ name }) => String(name));
+    },
+    [Symbol.asyncDispose]: () => own[Symbol.asyncDispose](),
+  };
+});
+
+async function writeNeutral(client: Client, { table, key, text }: NeutralRow): Promise<void> {
+  const [names, column] = table === 'things' ? [['id'], 'label'] : [['a', 'b'], 'note'];
+  if (text === null) {
+    await client.query(`DELETE FROM public.${table} WHERE ${names.map((name, i) => `${name} = $${i + 1}`).join(' AND ')}`, [...key]);
+    return;
+  }
+  const values = [...names, column].map((_, i) => `$${i + 1}`).join(', ');
+  const upsert = `ON CONFLICT (${names.join(', ')}) DO UPDATE SET ${column} = excluded.${column}`;
+  await client.query(`INSERT INTO public.${table} VALUES (${values}) ${upsert}`, [...key, text]);
 }
 
 describe('changes', () => {
@@ -211,10 +143,10 @@ describe('changes', () => {
     const start = await primary.snapshot(bookmark.at, signal);
     const initial = await rowsIn(start, schema);
     await reader.reached(start.end);
-    let writing = true;
+    const writing = new AbortController();
     const writers = Array.from({ length: 8 }, async (_, writer) => {
       const client = await database.client();
-      for (let i = 0; writing; i++) await write(client, writer, i);
+      for (let i = 0; !writing.signal.aborted; i++) await write(client, writer, i);
     });
     for (let round = 0; round < 12; round++) {
       const covering = reader.head.at;
@@ -235,7 +167,7 @@ describe('changes', () => {
       expect(await snapshot.rowsByKey(schema, keys, signal)).toHaveLength(keys.length);
       await snapshot[Symbol.asyncDispose]();
     }
-    writing = false;
+    writing.abort();
     await Promise.all(writers);
     await start[Symbol.asyncDispose]();
     expect(reader.failure).toBeNull();

@@ -8,7 +8,7 @@ import type { ValueCodec } from '../../model/values.ts';
 import type { Primary, PrimarySnapshot } from '../../tracking/primary.ts';
 import { type Announced, boundary, type Numbering } from './batches.ts';
 import { checkPrimary } from './check.ts';
-import { codeOf, identifier, placeOf } from './connection.ts';
+import { codeOf, identifier, literal, placeOf } from './connection.ts';
 import { ask, type CatalogTable, isTrackable, readTables, schemaOf, shapeOf } from './describe.ts';
 import { describeDataSet } from './describe-ddl.ts';
 import {
@@ -169,8 +169,10 @@ class PostgresPrimary implements Primary {
   now(signal: AbortSignal): Promise<Position> {
     return this.#ask(async (wire) => {
       const base = await this.#baseOf(wire, signal);
-      const [read] = await wire.query('SELECT pg_current_wal_insert_lsn()::text', signal);
-      const at = boundary(parseLsn(read?.rows[0]?.[0] as string), base);
+      const published = `EXISTS (SELECT FROM pg_publication WHERE pubname = ${literal(this.#name)})`;
+      const [read] = await wire.query(`SELECT pg_current_wal_insert_lsn()::text, ${published}`, signal);
+      if (read?.rows[0]?.[1] !== 't') throw this.#notInstalled();
+      const at = boundary(parseLsn(read.rows[0][0] as string), base);
       await this.#nudge(wire, at);
       return at;
     }, signal);
@@ -218,6 +220,12 @@ class PostgresPrimary implements Primary {
     });
   }
 
+  #notInstalled(): ForeshadowError {
+    return new ForeshadowError('NOT_INSTALLED', `Tracking is not installed on the primary at ${placeOf(this.#options.url)}`, {
+      remedy: 'Run `foreshadow start` or `foreshadow capture`: they install it.',
+    });
+  }
+
   #createSlot(wire: Wire, signal: AbortSignal): Promise<bigint> {
     return createSlot(wire, this.#name, this.#options.lockTimeoutMs ?? LOCK_TIMEOUT_MS, signal);
   }
@@ -226,16 +234,16 @@ class PostgresPrimary implements Primary {
   async #begin(wire: Wire, from: Bookmark, signal: AbortSignal): Promise<StreamStart> {
     const tables = await this.#readTables(wire, signal);
     for (const table of tables) if (!this.#installed.has(table.table)) this.#installed.set(table.table, schemaOf(table).shape);
-    const evidence = JSON.parse(from.evidence) as Evidence;
+    const evidence = parseEvidence(from.evidence);
     let state = await readServerState(wire, this.#name, signal);
-    if (evidence.system !== state.system || evidence.database !== state.database) {
+    if (!state.publication && state.slot === null) throw this.#notInstalled();
+    if (evidence !== null && (evidence.system !== state.system || evidence.database !== state.database)) {
       throw new ForeshadowError('PRIMARY_REPLACED', `The primary at ${placeOf(this.#options.url)} is not the database that was tracked`, {
         remedy: 'Correct the URL; or begin anew: remove the journal, and use an empty shadow.',
       });
     }
-    const fromLsn = commitEndOf(from.at) - BigInt(evidence.base);
-    const reason = gapReason(evidence, fromLsn, state);
-    let base = BigInt(evidence.base);
+    let base = evidence === null ? (state.mark?.base ?? 0n) : BigInt(evidence.base);
+    const reason = gapReason(evidence, commitEndOf(from.at) - base, state);
     let after = from.at;
     if (reason !== null) {
       if (!state.publication) await ensurePublication(wire, this.#name, tables, signal);
@@ -247,13 +255,16 @@ class PostgresPrimary implements Primary {
       state = await readServerState(wire, this.#name, signal);
     }
     const mark = newMark();
-    const written = await writeMark(wire, this.#name, { marks: reason === null ? [evidence.mark, mark] : [mark], base });
+    const written = await writeMark(wire, this.#name, {
+      marks: reason === null && evidence !== null ? [evidence.mark, mark] : [mark],
+      base,
+    });
     this.#base = base;
     const [near] = await wire.query('SELECT pg_snapshot_xmax(pg_current_snapshot())::text', signal);
     return {
       after,
       gap: reason === null ? null : this.#gap(from.at, after, reason),
-      evidence: evidenceOf(state, written ? mark : evidence.mark, base),
+      evidence: evidenceOf(state, written ? mark : (evidence?.mark ?? ''), base),
       numbering: { base, transactionNear: BigInt(near?.rows[0]?.[0] as string) },
     };
   }
@@ -338,8 +349,22 @@ async function startStream(
   }
 }
 
-function gapReason(evidence: Evidence, fromLsn: bigint, state: ServerState): string | null {
+/** Null for anything `evidenceOf` did not write. */
+function parseEvidence(text: string): Evidence | null {
+  try {
+    const found = JSON.parse(text) as Partial<Evidence> | null;
+    const { system, database, timeline, mark, base } = found ?? {};
+    if (system === undefined || database === undefined || timeline === undefined || mark === undefined || base === undefined) return null;
+    return { system, database, timeline, mark, base };
+  } catch (error) {
+    if (error instanceof SyntaxError) return null;
+    throw error;
+  }
+}
+
+function gapReason(evidence: Evidence | null, fromLsn: bigint, state: ServerState): string | null {
   const { slot, mark } = state;
+  if (evidence === null) return 'the bookmark is not of this primary';
   if (slot === null) return 'the replication slot is gone';
   if (slot.lost !== null) return `the replication slot cannot be used: ${slot.lost}`;
   if (!state.publication) return 'the publication is gone';

@@ -83,18 +83,21 @@ export class PostgresSnapshot implements PrimarySnapshot {
         Math.min(limit.rows, FIRST_SLICE_ROWS),
         signal,
       );
+      let full = false;
       for (;;) {
         for (const row of slice.rows) {
+          full ||= rows.length > 0 && bytes + row.length > limit.bytes;
+          if (full) break;
           rows.push(row);
           bytes += row.length;
         }
-        if (!slice.more || rows.length >= limit.rows || bytes >= limit.bytes) break;
+        if (full || !slice.more || rows.length >= limit.rows) break;
         // As many as will fill the limit, going by those seen; never more than four times as many as so far.
         const fitting = Math.ceil(((limit.bytes - bytes) * rows.length) / Math.max(bytes, 1));
         slice = await this.#wire.fetchMore(Math.max(1, Math.min(fitting, rows.length * 4, limit.rows - rows.length)), signal);
       }
       const last = rows.at(-1);
-      const end = !slice.more && rows.length < limit.rows;
+      const end = !full && !slice.more && rows.length < limit.rows;
       return { rows, through: end || last === undefined ? null : keyTuple(last, table.key) };
     }, signal);
   }
