@@ -10,7 +10,6 @@ const BUSY = 5;
 const LOCKED = 6;
 const READONLY = 8;
 const CANTOPEN = 14;
-const SCHEMA = 17;
 const NOTADB = 26;
 const CORRUPT = 11;
 
@@ -112,11 +111,6 @@ export function resultCode(error: unknown): number | null {
 export function isBusy(error: unknown): boolean {
   const code = resultCode(error);
   return code === BUSY || code === LOCKED;
-}
-
-/** The statement was compiled against a schema that has changed since. */
-export function isSchemaChanged(error: unknown): boolean {
-  return resultCode(error) === SCHEMA;
 }
 
 function requireFile(path: string, options: SqliteOptions): void {

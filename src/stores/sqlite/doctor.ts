@@ -3,12 +3,11 @@ import { dirname } from 'node:path';
 import type { DatabaseSync } from 'node:sqlite';
 import { type Finding, messageOf } from '../../model/errors.ts';
 import type { Selection } from '../../model/selection.ts';
-import { reading } from './connection.ts';
 import { describeDatabase } from './describe.ts';
 
-/** What stands in the way of tracking this file, or makes it dearer. Changes nothing. */
+/** What stands in the way of tracking this file, or makes it dearer. Changes nothing. Call it in a read transaction. */
 export function checkPrimary(db: DatabaseSync, path: string, selection: Selection): Finding[] {
-  const { tables, findings } = reading(db, () => describeDatabase(db, selection));
+  const { tables, findings } = describeDatabase(db, selection);
   return [...journalMode(db, path), ...permission(path), ...tableCount(tables.size, path), ...findings];
 }
 

@@ -6,18 +6,9 @@ import { isAbort } from '../../model/errors.ts';
 import { type Position, position } from '../../model/position.ts';
 import type { TableName } from '../../model/schema.ts';
 import { bookmark, markOf, notInstalled } from './bookmark.ts';
-import { fileAt, isBusy, isSchemaChanged, openSqlite, reading } from './connection.ts';
-import {
-  type LogMark,
-  type Standing,
-  holdsMark,
-  inWriteTransaction,
-  isInstalled,
-  lastMark,
-  readStanding,
-  schemaVersion,
-  settle,
-} from './log.ts';
+import { fileAt, isBusy, openSqlite, reading } from './connection.ts';
+import { type LogMark, type Standing, holdsMark, isInstalled, lastMark, readStanding, schemaVersion, settle } from './log.ts';
+import { LOCK_WAIT_MS, inWriteTransaction, untilUnlocked } from './lock.ts';
 import { readPoll } from './poll.ts';
 import { SqliteSnapshot } from './snapshot.ts';
 import { BatchStream, type StreamedBatch, bytesOf } from './stream.ts';
@@ -39,7 +30,6 @@ const STREAM_BYTES = 8 << 20;
  */
 export class Follower implements AsyncDisposable {
   readonly #path: string;
-  readonly #lockWaitMs: number;
   #db: DatabaseSync | null = null;
   #file = '';
   #standing: Standing | null = null;
@@ -54,9 +44,8 @@ export class Follower implements AsyncDisposable {
   #wake: () => void = () => {};
   #woken = false;
 
-  constructor(path: string, lockWaitMs: number) {
+  constructor(path: string) {
     this.#path = path;
-    this.#lockWaitMs = lockWaitMs;
   }
 
   async *changes(from: Bookmark, signal: AbortSignal): AsyncGenerator<StreamedBatch> {
@@ -131,65 +120,62 @@ export class Follower implements AsyncDisposable {
 
   async #poll(stream: BatchStream, signal: AbortSignal): Promise<void> {
     while (!signal.aborted && !stream.ended) {
+      const db = await this.#ready(signal);
       try {
-        await this.#ready(signal);
-        const db = this.#connection();
-        db.exec('BEGIN');
-        if (this.#stands(db)) return await this.#deliver(db, stream, true);
-        this.#standing = null;
-      } catch (error) {
-        // A writer without WAL, recovering or changing the schema is in the way for a moment.
-        if (!isBusy(error) && !isSchemaChanged(error)) throw error;
-        await this.#pause(PAUSE_MS);
+        if (await this.#begin(db, signal)) return await this.#deliver(db, stream, true);
       } finally {
-        if (this.#db?.isTransaction === true) this.#db.exec('ROLLBACK');
+        if (db.isOpen && db.isTransaction) db.exec('ROLLBACK');
       }
     }
   }
 
   /** Null where it has to be tried again. */
   async #trySnapshot(signal: AbortSignal): Promise<SqliteSnapshot | null> {
-    const stream = this.#stream;
     signal.throwIfAborted();
+    const stream = this.#stream;
     if (stream === null || stream.ended) return null;
-    let db: DatabaseSync | null = null;
+    await this.#ready(signal);
+    const db = await untilUnlocked(LOCK_WAIT_MS, signal, () => openSqlite(this.#path, { role: 'primary', busyTimeoutMs: 5 }));
+    let snapshot: SqliteSnapshot | null = null;
     try {
-      await this.#ready(signal);
-      db = openSqlite(this.#path, { role: 'primary', busyTimeoutMs: 50 });
-      db.exec('BEGIN');
-      if (this.#stands(db)) {
+      if (await this.#begin(db, signal)) {
         await this.#deliver(db, stream, false);
-        const snapshot = new SqliteSnapshot(db, position(this.#last));
-        db = null;
-        return snapshot;
+        snapshot = new SqliteSnapshot(db, position(this.#last));
       }
-      this.#standing = null;
-    } catch (error) {
-      if (!isBusy(error) && !isSchemaChanged(error)) throw error;
+      return snapshot;
     } finally {
-      db?.close();
+      if (snapshot === null) db.close();
     }
-    return null;
   }
 
-  /** Triggers and schema are as they were, and the log is the one that was read. Must be the transaction's first reading. */
-  #stands(db: DatabaseSync): boolean {
-    return this.#standing !== null && schemaVersion(db) === this.#standing.schemaVersion && isInstalled(db) && holdsMark(db, this.#proof);
+  /**
+   * Begins a read transaction. False where it cannot be read as things stand: triggers and schema must be as they were, and the
+   * log the one that was read before.
+   */
+  async #begin(db: DatabaseSync, signal: AbortSignal): Promise<boolean> {
+    const stands = await untilUnlocked(LOCK_WAIT_MS, signal, () => {
+      if (db.isTransaction) db.exec('ROLLBACK');
+      db.exec('BEGIN');
+      return this.#standing !== null && schemaVersion(db) === this.#standing.schemaVersion && isInstalled(db) && holdsMark(db, this.#proof);
+    });
+    if (!stands) this.#standing = null;
+    return stands;
   }
 
   /** Sees to it that there is a standing: reads it, or brings log and triggers in order where something moved. */
-  async #ready(signal: AbortSignal): Promise<void> {
-    const db = this.#connection();
-    if (this.#standing !== null) return;
-    const { standing, installed } = reading(db, () => ({
-      standing: isInstalled(db) && holdsMark(db, this.#proof) ? readStanding(db) : null,
-      installed: isInstalled(db),
-    }));
+  async #ready(signal: AbortSignal): Promise<DatabaseSync> {
+    const db = await untilUnlocked(LOCK_WAIT_MS, signal, () => this.#connection());
+    if (this.#standing !== null) return db;
+    const { standing, installed } = await untilUnlocked(LOCK_WAIT_MS, signal, () =>
+      reading(db, () => ({
+        standing: isInstalled(db) && holdsMark(db, this.#proof) ? readStanding(db) : null,
+        installed: isInstalled(db),
+      })),
+    );
     if (!installed && this.#names === null) throw notInstalled(this.#path);
     if (standing === null) {
-      using writer = openSqlite(this.#path, { role: 'primary', busyTimeoutMs: 50 });
       const options = { wanted: installed ? null : this.#names, from: this.#proof };
-      this.#standing = await inWriteTransaction(writer, this.#lockWaitMs, signal, () => {
+      this.#standing = await inWriteTransaction(this.#path, LOCK_WAIT_MS, signal, (writer) => {
         const settled = settle(writer, options);
         // If the log is another one, what was just written into it lies above all that was read, and proves it from now on.
         this.#proof = lastMark(writer);
@@ -197,6 +183,7 @@ export class Follower implements AsyncDisposable {
       });
     } else this.#standing = standing;
     this.#names = this.#standing.tables.map((each) => each.table.schema.table);
+    return db;
   }
 
   async #deliver(db: DatabaseSync, stream: BatchStream, release: boolean): Promise<void> {
@@ -244,7 +231,7 @@ export class Follower implements AsyncDisposable {
     this.#db?.close();
     this.#db = null;
     this.#standing = null;
-    this.#db = openSqlite(this.#path, { role: 'primary', busyTimeoutMs: 50 });
+    this.#db = openSqlite(this.#path, { role: 'primary', busyTimeoutMs: 5 });
     this.#file = file;
     return this.#db;
   }

@@ -1,10 +1,9 @@
 import { randomBytes } from 'node:crypto';
 import type { DatabaseSync } from 'node:sqlite';
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { TableEvent } from '../../model/change.ts';
 import { ForeshadowError, messageOf } from '../../model/errors.ts';
 import type { TableName } from '../../model/schema.ts';
-import { isBusy, quoteIdentifier } from './connection.ts';
+import { quoteIdentifier } from './connection.ts';
 import { type SqliteTable, describeTable } from './describe.ts';
 import { LOG, type Trigger, triggersFor } from './triggers.ts';
 
@@ -142,38 +141,6 @@ export function purgeLog(db: DatabaseSync, acknowledged: bigint, rowsMax: number
     `DELETE FROM ${LOG} WHERE seq < ?1 AND seq < (SELECT max(seq) FROM ${LOG}) AND seq <= (SELECT min(seq) FROM ${LOG}) + ?2`,
   );
   return Number(statement.run(acknowledged, BigInt(rowsMax)).changes);
-}
-
-/**
- * Runs `work` in a write transaction. While another connection holds the lock it waits, letting this process go on with other
- * things, for at most `waitMs`.
- */
-export async function inWriteTransaction<T>(db: DatabaseSync, waitMs: number, signal: AbortSignal, work: () => T): Promise<T> {
-  const deadline = performance.now() + waitMs;
-  for (;;) {
-    signal.throwIfAborted();
-    try {
-      db.exec('BEGIN IMMEDIATE');
-      const result = work();
-      db.exec('COMMIT');
-      return result;
-    } catch (error) {
-      if (db.isTransaction) db.exec('ROLLBACK');
-      if (!isBusy(error)) throw error;
-      if (performance.now() >= deadline) {
-        throw new ForeshadowError(
-          'PRIMARY_UNREACHABLE',
-          `another program has kept the database locked for ${Math.round(waitMs / 1000)} s`,
-          {
-            remedy: 'Look for a program that holds a transaction open on the database, and try again.',
-            retry: 'later',
-            cause: error,
-          },
-        );
-      }
-    }
-    await sleep(5, undefined, { signal });
-  }
 }
 
 function createOwnTables(db: DatabaseSync): void {

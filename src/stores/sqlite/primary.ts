@@ -11,11 +11,9 @@ import { fileAt, openSqlite, reading, sqliteIdentity, sqlitePath } from './conne
 import { describeDatabase } from './describe.ts';
 import { checkPrimary } from './doctor.ts';
 import { Follower } from './follow.ts';
-import { hasTraces, inWriteTransaction, isInstalled, lastMark, purgeLog, readStanding, removeAll, settle } from './log.ts';
+import { hasTraces, isInstalled, lastMark, purgeLog, readStanding, removeAll, settle } from './log.ts';
+import { LOCK_WAIT_MS, inWriteTransaction, untilUnlocked } from './lock.ts';
 import { sqliteValues } from './values.ts';
-
-/** How long installing and removing wait for other programs' transactions. */
-const LOCK_WAIT_MS = 10_000;
 
 /** Acknowledged rows are forgotten in steps of this size: rare, because each holds the write lock (about 40 ms). */
 const PURGE_ROWS = 50_000;
@@ -46,27 +44,24 @@ class SqlitePrimary implements Primary {
   constructor(path: string, selection: Selection) {
     this.#path = path;
     this.#selection = selection;
-    this.#follower = new Follower(path, LOCK_WAIT_MS);
+    this.#follower = new Follower(path);
   }
 
   async identity(signal: AbortSignal): Promise<string> {
-    signal.throwIfAborted();
-    return sqliteIdentity(this.#path, 'primary');
+    return await untilUnlocked(LOCK_WAIT_MS, signal, () => sqliteIdentity(this.#path, 'primary'));
   }
 
   async check(signal: AbortSignal): Promise<readonly Finding[]> {
-    signal.throwIfAborted();
-    return checkPrimary(this.#ask(), this.#path, this.#selection);
+    return await this.#ask(signal, (db) => checkPrimary(db, this.#path, this.#selection));
   }
 
   async describe(signal: AbortSignal): Promise<DataSetSchema> {
-    signal.throwIfAborted();
-    return reading(this.#ask(), (db) => describeDatabase(db, this.#selection).schema);
+    return await this.#ask(signal, (db) => describeDatabase(db, this.#selection).schema);
   }
 
   async install(tables: readonly TableSchema[], signal: AbortSignal): Promise<Bookmark> {
     const wanted = tables.map((table) => table.table);
-    const standing = reading(this.#ask(), (db) => ({ standing: readStanding(db), mark: isInstalled(db) ? lastMark(db) : null }));
+    const standing = await this.#ask(signal, (db) => ({ standing: readStanding(db), mark: isInstalled(db) ? lastMark(db) : null }));
     if (
       standing.standing !== null &&
       standing.mark !== null &&
@@ -77,8 +72,7 @@ class SqlitePrimary implements Primary {
     ) {
       return bookmark(standing.mark);
     }
-    using db = openSqlite(this.#path, { role: 'primary', busyTimeoutMs: 50 });
-    const mark = await inWriteTransaction(db, LOCK_WAIT_MS, signal, () => {
+    const mark = await inWriteTransaction(this.#path, LOCK_WAIT_MS, signal, (db) => {
       settle(db, { wanted, from: null });
       return lastMark(db);
     });
@@ -86,15 +80,13 @@ class SqlitePrimary implements Primary {
   }
 
   async installed(signal: AbortSignal): Promise<boolean> {
-    signal.throwIfAborted();
-    return reading(this.#ask(), (db) => readStanding(db) !== null);
+    return await this.#ask(signal, (db) => readStanding(db) !== null);
   }
 
   async uninstall(signal: AbortSignal): Promise<void> {
-    if (!reading(this.#ask(), hasTraces)) return;
+    if (!(await this.#ask(signal, hasTraces))) return;
     await this.#follower.stop(notInstalled(this.#path));
-    using db = openSqlite(this.#path, { role: 'primary', busyTimeoutMs: 50 });
-    await inWriteTransaction(db, LOCK_WAIT_MS, signal, () => removeAll(db));
+    await inWriteTransaction(this.#path, LOCK_WAIT_MS, signal, removeAll);
   }
 
   changes(from: Bookmark, signal: AbortSignal): ReturnType<Primary['changes']> {
@@ -122,8 +114,7 @@ class SqlitePrimary implements Primary {
   }
 
   async now(signal: AbortSignal): Promise<Position> {
-    signal.throwIfAborted();
-    const mark = reading(this.#ask(), (db) => (isInstalled(db) ? lastMark(db) : null));
+    const mark = await this.#ask(signal, (db) => (isInstalled(db) ? lastMark(db) : null));
     if (mark === null) throw notInstalled(this.#path);
     this.#follower.wake();
     return position(mark.seq);
@@ -142,30 +133,31 @@ class SqlitePrimary implements Primary {
   }
 
   async #purge(acknowledged: bigint): Promise<void> {
-    const waiting = reading(this.#ask(), (db) => {
+    const waiting = await this.#ask(this.#closing.signal, (db) => {
       if (!isInstalled(db)) return 0n;
       const row = db.prepare('SELECT min(seq) AS first FROM _foreshadow_log').get() as { first: bigint };
       return acknowledged - row.first;
     });
     if (waiting < BigInt(PURGE_ROWS)) return;
-    using db = openSqlite(this.#path, { role: 'primary', busyTimeoutMs: 20 });
     try {
-      await inWriteTransaction(db, 0, this.#closing.signal, () => purgeLog(db, acknowledged, PURGE_ROWS));
+      await inWriteTransaction(this.#path, 0, this.#closing.signal, (db) => purgeLog(db, acknowledged, PURGE_ROWS));
     } catch (error) {
       // The writer goes first: what was not purged now is purged after a later acknowledgement.
       if (!isAbort(error) && !(error instanceof ForeshadowError && error.retry === 'later')) throw error;
     }
   }
 
-  /** A connection for questions, apart from the one that follows; opened anew where the file was replaced. */
-  #ask(): DatabaseSync {
-    const file = fileAt(this.#path);
-    if (this.#asking !== null && this.#asking.file !== file) {
-      this.#asking.db.close();
-      this.#asking = null;
-    }
-    this.#asking ??= { db: openSqlite(this.#path, { role: 'primary', busyTimeoutMs: 1000 }), file };
-    return this.#asking.db;
+  /** Reads one moment of the file, on a connection apart from the one that follows; opened anew where the file was replaced. */
+  async #ask<T>(signal: AbortSignal, read: (db: DatabaseSync) => T): Promise<T> {
+    return await untilUnlocked(LOCK_WAIT_MS, signal, () => {
+      const file = fileAt(this.#path);
+      if (this.#asking !== null && this.#asking.file !== file) {
+        this.#asking.db.close();
+        this.#asking = null;
+      }
+      this.#asking ??= { db: openSqlite(this.#path, { role: 'primary', busyTimeoutMs: 5 }), file };
+      return reading(this.#asking.db, read);
+    });
   }
 }
 
