@@ -19,6 +19,8 @@ export class ChangesReader {
   readonly changes = new Map<TableName, TrackedChange[]>();
   readonly events: TableEvent[] = [];
   batches = 0;
+  /** Batches that were not complete. */
+  pieces = 0;
   head: Bookmark;
   readonly #pulse = new Pulse();
   readonly #stop = new AbortController();
@@ -56,7 +58,10 @@ export class ChangesReader {
           truncate: () => void list.push({ ref, kind: 'truncate' }),
         });
       }
-      if (!batch.complete) continue;
+      if (!batch.complete) {
+        this.pieces++;
+        continue;
+      }
       this.head = { at: batch.through, evidence };
       await primary.acknowledge(batch.through);
       this.#pulse.beat();

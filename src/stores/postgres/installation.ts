@@ -120,8 +120,8 @@ export async function writeMark(wire: Wire, name: string, mark: Mark): Promise<b
   }
 }
 
-/** Makes the publication, or makes it publish exactly these tables. Takes locks that stop no reader or writer. */
-export async function ensurePublication(wire: Wire, name: string, tables: readonly CatalogTable[], signal: AbortSignal): Promise<void> {
+/** Makes the publication (true), or makes it publish exactly these tables. Takes locks that stop no reader or writer. */
+export async function ensurePublication(wire: Wire, name: string, tables: readonly CatalogTable[], signal: AbortSignal): Promise<boolean> {
   const wanted = new Set(tables.map(({ oid }) => oid));
   const [found] = await ask<{ all: boolean; root: boolean; kinds: boolean; tables: number[] }>(
     wire,
@@ -139,13 +139,14 @@ export async function ensurePublication(wire: Wire, name: string, tables: readon
       [`SET LOCAL lock_timeout = '5s'`, `CREATE PUBLICATION ${identifier(name)} FOR TABLE ${list} WITH (${options})`],
       signal,
     );
-    return;
+    return true;
   }
   const same = found.tables.length === wanted.size && found.tables.every((oid) => wanted.has(oid));
   const statements = [`SET LOCAL lock_timeout = '5s'`];
   if (!found.root || !found.kinds) statements.push(`ALTER PUBLICATION ${identifier(name)} SET (${options})`);
   if (!same && !found.all) statements.push(`ALTER PUBLICATION ${identifier(name)} SET TABLE ${list}`);
   if (statements.length > 1) await inTransaction(wire, statements, signal);
+  return false;
 }
 
 async function inTransaction(wire: Wire, statements: readonly string[], signal: AbortSignal): Promise<void> {

@@ -30,7 +30,6 @@ async function open(include: readonly string[] = ['public.*']): Promise<Primary>
     dataSet: database.name,
     selection: { include, exclude: [] },
     journaled: async (ids) => new Set(ids.filter((id) => journaled.has(id))),
-    lockTimeoutMs: 300,
   });
   opened.push(primary);
   return primary;

@@ -98,19 +98,13 @@ class PostgresPrimary implements Primary {
       await this.#readTables(wire, signal);
       const catalog = tables.map(({ table }) => this.#trackable(table));
       // The publication comes first: a slot made before it would look for it in a past where it did not exist.
-      await ensurePublication(wire, this.#name, catalog, signal);
-      this.#installed.clear();
-      for (const { table, shape } of tables) this.#installed.set(table, shape);
-      let state = await readServerState(wire, this.#name, signal);
-      if (state.mark === null) {
-        await writeMark(wire, this.#name, { marks: [newMark()], base: this.#base ?? 0n });
-        state = await readServerState(wire, this.#name, signal);
+      const made = await ensurePublication(wire, this.#name, catalog, signal);
+      try {
+        return await this.#installSlot(wire, tables, signal);
+      } catch (error) {
+        if (made && !wire.broken) await wire.query(`DROP PUBLICATION ${identifier(this.#name)}`);
+        throw error;
       }
-      if (state.slot?.lost !== undefined && state.slot.lost !== null) await dropSlot(wire, this.#name, signal);
-      const usable = state.slot !== null && state.slot.lost === null;
-      const lsn = usable ? (state.slot?.confirmed ?? 0n) : await this.#createSlot(wire, signal);
-      this.#base = state.mark?.base ?? 0n;
-      return { at: boundary(lsn, this.#base), evidence: evidenceOf(state, state.mark?.marks.at(-1) ?? '', this.#base) };
     }, signal);
   }
 
@@ -218,6 +212,21 @@ class PostgresPrimary implements Primary {
     throw new ForeshadowError('TABLE_MISSING', `The table ${table} is not on the primary, or cannot be tracked there`, {
       remedy: 'Run `foreshadow doctor`: it says what is wrong with the table.',
     });
+  }
+
+  async #installSlot(wire: Wire, tables: readonly TableSchema[], signal: AbortSignal): Promise<Bookmark> {
+    let state = await readServerState(wire, this.#name, signal);
+    if (state.mark === null) {
+      await writeMark(wire, this.#name, { marks: [newMark()], base: this.#base ?? 0n });
+      state = await readServerState(wire, this.#name, signal);
+    }
+    const lost = state.slot !== null && state.slot.lost !== null;
+    if (lost) await dropSlot(wire, this.#name, signal);
+    const lsn = lost || state.slot === null ? await this.#createSlot(wire, signal) : state.slot.confirmed;
+    this.#base = state.mark?.base ?? 0n;
+    this.#installed.clear();
+    for (const { table, shape } of tables) this.#installed.set(table, shape);
+    return { at: boundary(lsn, this.#base), evidence: evidenceOf(state, state.mark?.marks.at(-1) ?? '', this.#base) };
   }
 
   #notInstalled(): ForeshadowError {
