@@ -4,22 +4,26 @@ import { ForeshadowError, messageOf } from '../../model/errors.ts';
 import { OWN_PREFIX, type TableName, visibleColumns } from '../../model/schema.ts';
 import type { QuerySlice } from '../../shadowing/shadow.ts';
 import { quoteIdentifier, quoteText } from './connection.ts';
-import { SINCE, UNTIL, layoutOf } from './layout.ts';
+import { SINCE, UNTIL, layoutOf, unqualified } from './layout.ts';
 import { prepareArrays } from './rows.ts';
-import { absentTable, absentTables, segmentsAt } from './segments.ts';
+import { absentTable, absentTables, liveSegments, segmentAt, segmentsAt } from './segments.ts';
 
 const SLICE_ROWS = 500;
 const ABSENT = `${OWN_PREFIX}_absent`;
 
+/** The name the shadow is attached under: `main.orders`, which would be the live table, is then nothing. */
+export const SHADOW_ALIAS = `${OWN_PREFIX}_shadow`;
+
 /**
- * Runs one statement on a reading connection whose temporary views stand before the tables: each shows its table as of the capture.
- * The statement cannot reach round them (`authorize`), nor write. The connection is the caller's to close.
+ * Runs one statement on a connection to which the shadow is attached as SHADOW_ALIAS, and whose temporary views stand before its
+ * tables: each shows its table as of the capture. The statement cannot reach round them (`authorize`), nor write.
+ * The connection is the caller's to close.
  */
 export function* runQuery(db: DatabaseSync, at: CaptureNumber, sql: string): Generator<QuerySlice> {
   const absent = new AbsentTables(db, at);
-  showCapture(db, at, absent);
+  const views = showCapture(db, at, absent);
   db.exec('PRAGMA query_only = ON');
-  authorize(db);
+  authorize(db, views);
   const statement = attempt(sql, absent, () => prepareOne(db, sql));
   const columns = attempt(sql, absent, () => statement.columns().map((column) => column.name));
   const rows = statement.iterate();
@@ -59,15 +63,14 @@ class AbsentTables {
 
   constructor(db: DatabaseSync, at: CaptureNumber) {
     this.at = at;
-    this.#reasons = absentTables(db, at);
+    const reasons = absentTables(db, at);
+    for (const { table, first } of liveSegments(db))
+      if (first > at && !reasons.has(table) && segmentAt(db, table, at) === null) reasons.set(table, 'it did not exist then');
+    this.#reasons = reasons;
     db.function(ABSENT, { directOnly: false, deterministic: false }, (table: unknown) => {
       this.#touched = table as TableName;
       throw new Error(`${String(table)} is not in this capture`);
     });
-  }
-
-  has(table: TableName): boolean {
-    return this.#reasons.has(table);
   }
 
   names(): Iterable<TableName> {
@@ -81,35 +84,45 @@ class AbsentTables {
   }
 }
 
-function showCapture(db: DatabaseSync, at: CaptureNumber, absent: AbsentTables): void {
-  const shown = new Set<TableName>();
+/** Makes the views; returns their names. */
+function showCapture(db: DatabaseSync, at: CaptureNumber, absent: AbsentTables): ReadonlySet<string> {
+  const views = new Set<string>();
+  const show = (table: TableName, body: string): void => {
+    if (views.has(table)) return;
+    views.add(table);
+    db.exec(`CREATE TEMP VIEW ${quoteIdentifier(table)} AS ${body}`);
+  };
+  for (const table of absent.names()) {
+    // A WHERE is evaluated whatever columns a statement asks for, even none.
+    const schema = segmentAt(db, table, at)?.schema;
+    const columns = schema === undefined ? [] : visibleColumns(schema).map((index) => quoteIdentifier(schema.columns[index]?.name ?? ''));
+    const nulls = columns.length === 0 ? 'NULL AS absent' : columns.map((column) => `NULL AS ${column}`).join(', ');
+    show(table, `SELECT ${nulls} WHERE ${ABSENT}(${quoteText(table)})`);
+  }
   for (const segment of segmentsAt(db, at)) {
     const layout = layoutOf(segment);
-    shown.add(segment.table);
-    const visible = visibleColumns(segment.schema);
-    const names = visible.map((index) => layout.columns[index] as string).join(', ');
-    const body = absent.has(segment.table)
-      ? // A WHERE is evaluated whatever columns the statement asks for, even none.
-        `SELECT ${names} FROM (SELECT ${visible.map((index) => `NULL AS ${layout.columns[index]}`).join(', ')}) WHERE ${ABSENT}(${quoteText(segment.table)})`
-      : `SELECT ${names} FROM ${layout.live} WHERE ${SINCE} <= ${at} UNION ALL ` +
-        `SELECT ${names} FROM ${layout.history} WHERE ${SINCE} <= ${at} AND ${UNTIL} > ${at}`;
-    db.exec(`CREATE TEMP VIEW ${quoteIdentifier(segment.table)} AS ${body}`);
+    const names = visibleColumns(segment.schema)
+      .map((index) => layout.columns[index] as string)
+      .join(', ');
+    const live = `${SHADOW_ALIAS}.${unqualified(layout.live)}`;
+    const history = `${SHADOW_ALIAS}.${unqualified(layout.history)}`;
+    show(
+      segment.table,
+      `SELECT ${names} FROM ${live} WHERE ${SINCE} <= ${at} UNION ALL SELECT ${names} FROM ${history} WHERE ${SINCE} <= ${at} AND ${UNTIL} > ${at}`,
+    );
   }
-  // Left out for good: no segment covers the capture, but its name is known.
-  for (const table of absent.names()) {
-    if (shown.has(table)) continue;
-    db.exec(`CREATE TEMP VIEW ${quoteIdentifier(table)} AS SELECT NULL AS absent WHERE ${ABSENT}(${quoteText(table)})`);
-  }
+  return views;
 }
 
-/** Reading goes through the views alone: a table named `main.orders` is the live one, with what foreigners wrote to it. */
-function authorize(db: DatabaseSync): void {
-  db.setAuthorizer((action, subject, detail, database, within) => {
+/** The shadow's tables are read through the views alone: the live ones hold what foreigners wrote, too. */
+function authorize(db: DatabaseSync, views: ReadonlySet<string>): void {
+  db.setAuthorizer((action, _, detail, database, within) => {
+    const ours = within !== null && views.has(within);
     switch (action) {
       case constants.SQLITE_READ:
-        return database === 'main' && within === null && subject !== 'sqlite_schema' ? constants.SQLITE_DENY : constants.SQLITE_OK;
+        return database === SHADOW_ALIAS && !ours ? constants.SQLITE_DENY : constants.SQLITE_OK;
       case constants.SQLITE_FUNCTION:
-        return detail?.toLowerCase() === ABSENT && within === null ? constants.SQLITE_DENY : constants.SQLITE_OK;
+        return detail?.toLowerCase() === ABSENT && !ours ? constants.SQLITE_DENY : constants.SQLITE_OK;
       case constants.SQLITE_SELECT:
       case constants.SQLITE_RECURSIVE:
         return constants.SQLITE_OK;

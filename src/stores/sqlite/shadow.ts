@@ -16,7 +16,7 @@ import { chunks, differences } from './diff.ts';
 import { foreignRows, undoForeign } from './foreign.ts';
 import { guardStands } from './guard.ts';
 import { layoutOf } from './layout.ts';
-import { runQuery } from './query.ts';
+import { SHADOW_ALIAS, runQuery } from './query.ts';
 import { replaceVersion } from './repair.ts';
 import { insertStatements } from './script.ts';
 import {
@@ -157,10 +157,11 @@ class SqliteShadow implements Shadow {
   }
 
   async *query(at: CaptureNumber, sql: string, signal: AbortSignal): AsyncIterable<QuerySlice> {
-    yield* this.#inSnapshot(signal, missingCapture(at), function* (db) {
+    const read = function* (db: DatabaseSync): Generator<QuerySlice> {
       if (!isCaptured(db, at)) throw missingCapture(at);
       yield* runQuery(db, at, sql);
-    });
+    };
+    yield* this.#inSnapshot(signal, missingCapture(at), read, () => this.#store.attached(SHADOW_ALIAS));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -180,9 +181,14 @@ class SqliteShadow implements Shadow {
   }
 
   /** Pulls from a generator that reads in one snapshot, on a connection that lives as long as the pulling. */
-  async *#inSnapshot<T>(signal: AbortSignal, missing: ForeshadowError, read: (db: DatabaseSync) => Iterable<T>): AsyncGenerator<T> {
+  async *#inSnapshot<T>(
+    signal: AbortSignal,
+    missing: ForeshadowError,
+    read: (db: DatabaseSync) => Iterable<T>,
+    open = (): DatabaseSync | null => this.#store.snapshot(),
+  ): AsyncGenerator<T> {
     signal.throwIfAborted();
-    using db = this.#store.snapshot();
+    using db = open();
     if (db === null) throw missing;
     for (const each of read(db)) {
       yield await Promise.resolve(each);

@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { DatabaseSync } from 'node:sqlite';
+import { DatabaseSync } from 'node:sqlite';
+import { pathToFileURL } from 'node:url';
 import { ForeshadowError } from '../../model/errors.ts';
 import { OWN_PREFIX } from '../../model/schema.ts';
 import { Turns } from '../../model/turns.ts';
@@ -99,6 +100,26 @@ export class SqliteStore implements Disposable {
     const db = openPrepared(this.path);
     db?.exec('BEGIN');
     return db;
+  }
+
+  /** As `snapshot`, but the file is attached under a name of the caller's choice to an empty database: `main` holds nothing. */
+  attached(alias: string): DatabaseSync | null {
+    if (!this.prepared()) return null;
+    const db = new DatabaseSync(':memory:', {
+      readBigInts: true,
+      enableForeignKeyConstraints: false,
+      enableDoubleQuotedStringLiterals: true,
+    });
+    try {
+      const url = pathToFileURL(this.path);
+      url.searchParams.set('mode', 'ro');
+      db.prepare(`ATTACH ? AS ${alias}`).run(url.href);
+      db.exec(`PRAGMA ${alias}.cache_size = -16384; BEGIN`);
+      return db;
+    } catch (error) {
+      db.close();
+      throw error;
+    }
   }
 
   [Symbol.dispose](): void {
