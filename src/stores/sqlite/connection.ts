@@ -91,6 +91,11 @@ export function fileAt(path: string): string {
   return stat === undefined ? '' : `${stat.dev}:${stat.ino}`;
 }
 
+/** Readers and writers do not block each other. */
+export function isWal(db: DatabaseSync): boolean {
+  return (db.prepare('PRAGMA journal_mode').get() as { journal_mode: string }).journal_mode === 'wal';
+}
+
 /** Runs `read` in a read transaction: all of it sees one moment. */
 export function reading<T>(db: DatabaseSync, read: (db: DatabaseSync) => T): T {
   db.exec('BEGIN');

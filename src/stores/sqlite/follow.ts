@@ -1,4 +1,5 @@
-import type { DatabaseSync } from 'node:sqlite';
+import { statSync } from 'node:fs';
+import type { DatabaseSync, StatementSync } from 'node:sqlite';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Bookmark } from '../../journal/journal.ts';
 import type { TrackedBatch } from '../../model/change.ts';
@@ -6,7 +7,7 @@ import { isAbort } from '../../model/errors.ts';
 import { type Position, position } from '../../model/position.ts';
 import type { TableName } from '../../model/schema.ts';
 import { bookmark, markOf, notInstalled } from './bookmark.ts';
-import { fileAt, isBusy, openSqlite, reading } from './connection.ts';
+import { fileAt, isBusy, isWal, openSqlite, reading } from './connection.ts';
 import { type LogMark, type Standing, holdsMark, isInstalled, lastMark, readStanding, schemaVersion, settle } from './log.ts';
 import { LOCK_WAIT_MS, inWriteTransaction, untilUnlocked } from './lock.ts';
 import { readPoll } from './poll.ts';
@@ -20,6 +21,9 @@ const IDLE_AFTER_MS = 10_000;
 
 /** A poll is read up to this many bytes before any of it is handed on, so that its read transaction is short. */
 const POLL_BYTES_AHEAD = 32 << 20;
+
+/** File times may be this coarse; file systems have steps of 1 to 10 ms. */
+const TIME_STEP_MS = 50;
 
 /** What may wait for the reader of `changes`. */
 const STREAM_BYTES = 8 << 20;
@@ -43,6 +47,9 @@ export class Follower implements AsyncDisposable {
   #turn: Promise<unknown> = Promise.resolve();
   #wake: () => void = () => {};
   #woken = false;
+  #wal = false;
+  /** Asks whether another connection committed since. */
+  #version: StatementSync | null = null;
 
   constructor(path: string) {
     this.#path = path;
@@ -156,6 +163,7 @@ export class Follower implements AsyncDisposable {
     const stands = await untilUnlocked(LOCK_WAIT_MS, signal, () => {
       if (db.isTransaction) db.exec('ROLLBACK');
       db.exec('BEGIN');
+      this.#wal = isWal(db);
       return this.#standing !== null && schemaVersion(db) === this.#standing.schemaVersion && isInstalled(db) && holdsMark(db, this.#proof);
     });
     if (!stands) this.#standing = null;
@@ -204,23 +212,32 @@ export class Follower implements AsyncDisposable {
     this.#proof = end;
   }
 
+  /** At least one pause, so that a writer who never rests is polled in batches and not row by row. */
   async #untilWritten(before: string, signal: AbortSignal): Promise<void> {
     const since = performance.now();
     while (!signal.aborted && this.#stream?.ended === false && !this.#woken) {
-      if (this.#dataVersion() !== before) return;
       await this.#pause(performance.now() - since > IDLE_AFTER_MS ? IDLE_PAUSE_MS : PAUSE_MS);
+      if (this.#dataVersion() !== before) return;
     }
   }
 
-  /** Changes whenever another connection commits, and when another file is put at the path. */
+  /**
+   * Differs from before whenever another connection may have committed, or another file was put at the path. Without WAL asking
+   * SQLite takes a lock that a commit of the application could run into: there the file's own times tell.
+   */
   #dataVersion(): string {
-    try {
-      const row = this.#connection().prepare('PRAGMA data_version').get() as { data_version: bigint };
-      return `${this.#file} ${row.data_version}`;
-    } catch (error) {
-      if (isBusy(error)) return 'busy';
-      throw error;
+    const stat = statSync(this.#path, { bigint: true, throwIfNoEntry: false });
+    if (this.#wal && this.#version !== null && `${stat?.dev}:${stat?.ino}` === this.#file) {
+      try {
+        return `${(this.#version.get() as { data_version: bigint }).data_version}`;
+      } catch (error) {
+        if (!isBusy(error)) throw error;
+        return `busy ${performance.now()}`;
+      }
     }
+    // Times are kept in steps of some milliseconds: a file written a moment ago may be written again within the same one.
+    if (stat === undefined || Date.now() - Number(stat.mtimeMs) < TIME_STEP_MS) return `recent ${performance.now()}`;
+    return `${stat.dev}:${stat.ino} ${stat.mtimeNs} ${stat.size}`;
   }
 
   /** The connection that polls; opened anew where the file was replaced. */
@@ -230,9 +247,11 @@ export class Follower implements AsyncDisposable {
     if (this.#db !== null && (file === this.#file || file === '')) return this.#db;
     this.#db?.close();
     this.#db = null;
+    this.#version = null;
     this.#standing = null;
     this.#db = openSqlite(this.#path, { role: 'primary', busyTimeoutMs: 5 });
     this.#file = file;
+    this.#version = this.#db.prepare('PRAGMA data_version');
     return this.#db;
   }
 
