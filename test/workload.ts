@@ -24,18 +24,18 @@ export type Statement =
 
 export type Value = string | number | bigint | null | Uint8Array;
 
-const KEY_COLUMNS: Readonly<Record<TableShape['key'], string>> = {
-  integer: 'id INTEGER PRIMARY KEY, part TEXT',
-  text: 'id TEXT NOT NULL PRIMARY KEY, part TEXT',
-  composite: 'id INTEGER NOT NULL, part TEXT NOT NULL, PRIMARY KEY (id, part)',
-  nullable: 'id TEXT PRIMARY KEY, part TEXT',
-  none: 'id INTEGER, part TEXT',
-  'without-rowid': 'id INTEGER NOT NULL, part TEXT, PRIMARY KEY (id)',
+const COLUMNS: Readonly<Record<TableShape['key'], string>> = {
+  integer: 'id INTEGER PRIMARY KEY, part TEXT, value, tag INTEGER',
+  text: 'id TEXT NOT NULL PRIMARY KEY, part TEXT, value, tag INTEGER',
+  composite: 'id INTEGER NOT NULL, part TEXT NOT NULL, value, tag INTEGER, PRIMARY KEY (id, part)',
+  nullable: 'id TEXT PRIMARY KEY, part TEXT, value, tag INTEGER',
+  none: 'id INTEGER, part TEXT, value, tag INTEGER',
+  'without-rowid': 'id INTEGER NOT NULL, part TEXT, value, tag INTEGER, PRIMARY KEY (id)',
 };
 
 export function createTable({ name, key, unique }: TableShape): string[] {
   const suffix = key === 'without-rowid' ? ' WITHOUT ROWID' : '';
-  const create = `CREATE TABLE "${name}" (${KEY_COLUMNS[key]}, value, tag INTEGER)${suffix}`;
+  const create = `CREATE TABLE "${name}" (${COLUMNS[key]})${suffix}`;
   return unique ? [create, `CREATE UNIQUE INDEX "${name} tag" ON "${name}" (tag)`] : [create];
 }
 

@@ -15,10 +15,12 @@ import { Tracker } from '../tracking/tracker.ts';
 import { type Config, redactUrl } from './config.ts';
 import { failpoint } from './failpoint.ts';
 import type { SystemOptions } from './local-system.ts';
-import { openJournal, openPrimary, openShadow } from './stores.ts';
+import { openJournal, openPrimary, openShadow, schemeOf } from './stores.ts';
 
 interface DataSetDocument {
   readonly name: string;
+  /** The URL without its password. */
+  readonly primary: string;
   readonly primaryIdentity: string;
   readonly journalId: string;
 }
@@ -169,8 +171,7 @@ interface PrepareParts {
 async function prepare(parts: PrepareParts, options: SystemOptions, signal: AbortSignal): Promise<void> {
   const { config, primary, shadow, catalog, journal, described } = parts;
   const known = (await catalog.exists()) ? ((await catalog.read('data-set')) as DataSetDocument | null | undefined) : null;
-  const primaryIdentity = await primary.identity(signal);
-  if (known) refuseOther(config, known, primaryIdentity);
+  if (known) refuseOther(config, known, await primary.identity(signal));
   const bookmark = await primary.install(described.tables, signal);
   failpoint('installed');
   const lost = known ? known.journalId !== journal.id || journal.head() === null : false;
@@ -182,7 +183,14 @@ async function prepare(parts: PrepareParts, options: SystemOptions, signal: Abor
   await shadow.prepare(described, { generation: 1 as Generation, low: head, high: head, capture });
   if (lost) await abortDraining(catalog);
   await reconcile(parts, elements.values(), head, lost, options, signal);
-  await catalog.write('data-set', { name: config.dataSet, primaryIdentity, journalId: journal.id } satisfies DataSetDocument);
+  const document: DataSetDocument = {
+    name: config.dataSet,
+    primary: redactUrl(config.primary),
+    // Asked again: installing may give a database the identity it lacked.
+    primaryIdentity: await primary.identity(signal),
+    journalId: journal.id,
+  };
+  await catalog.write('data-set', document);
 }
 
 function refuseOther(config: Config, known: DataSetDocument, primaryIdentity: string): void {
@@ -191,7 +199,9 @@ function refuseOther(config: Config, known: DataSetDocument, primaryIdentity: st
       remedy: `Use a database of its own for each data set, or name this one ${known.name}.`,
     });
   }
-  if (known.primaryIdentity !== primaryIdentity) {
+  // A SQLite file at the same path is the same primary, whatever was put there: what tracking cannot continue from it reports as a gap.
+  const samePath = schemeOf(config.primary) === 'sqlite' && known.primary === redactUrl(config.primary);
+  if (known.primaryIdentity !== primaryIdentity && !samePath) {
     throw new ForeshadowError('PRIMARY_REPLACED', `${redactUrl(config.primary)} is not the database that this shadow follows`, {
       remedy: 'Point `primary` at the database it was made from, or begin a new shadow in an empty database.',
     });

@@ -33,7 +33,7 @@ export async function openPrimary(config: Config, journaled: Journaled): Promise
     return openSqlitePrimary(config.primary, config.selection);
   }
   const { openPostgresPrimary } = await import('../stores/postgres/primary.ts');
-  return openPostgresPrimary(config.primary, { dataSet: config.dataSet, selection: config.selection, journaled });
+  return openPostgresPrimary({ url: config.primary, dataSet: config.dataSet, selection: config.selection, journaled });
 }
 
 export async function openShadow(config: Config): Promise<OpenShadow> {

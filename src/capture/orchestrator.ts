@@ -96,9 +96,12 @@ export class Orchestrator {
       const planned = await this.#plan();
       this.#parts.failpoint('planned');
       try {
-        await this.#untilCopied(planned, onPhase, signal);
         onPhase('asking the primary', null, 0, null);
-        const { position, certain } = await this.#position(signal);
+        let { position, certain } = await this.#position(signal);
+        if (this.#parts.engine.isCopying) {
+          await this.#untilCopied(planned, onPhase, signal);
+          ({ position, certain } = await this.#position(signal));
+        }
         const draining = toState(planned, 'draining', { position, note: certain ? null : 'the primary could not be asked' });
         await this.#parts.catalog.save(draining);
         this.#parts.failpoint('draining');
@@ -140,8 +143,6 @@ export class Orchestrator {
   /** The first capture waits for every element; a later one as long as the drain deadline. */
   async #untilCopied(record: CaptureRecord, onPhase: OnPhase, signal: AbortSignal): Promise<void> {
     const { engine, catalog, policy, tracker } = this.#parts;
-    const copying = (): number => Array.from(engine.elements.values()).filter(({ state }) => state.kind === 'copying').length;
-    if (copying() === 0) return;
     const first = lastReadable(await catalog.list(), record.number) === null;
     const limit = first ? signal : AbortSignal.any([signal, AbortSignal.timeout(policy.drainDeadlineMs)]);
     const report = (): void => {

@@ -97,6 +97,14 @@ export class Engine {
     return this.#backlog;
   }
 
+  /** Whether an element is being copied, or is about to be because of something the journal tells of it. */
+  get isCopying(): boolean {
+    return Array.from(this.#elements.values()).some(
+      ({ state, schema, progress }) =>
+        state.kind === 'copying' || (state.kind === 'live' && this.#backlog.hasEvent(schema.table, progress.low)),
+    );
+  }
+
   /** Rows written to the shadow since this process began. */
   get appliedRows(): number {
     return this.#appliedRows;
