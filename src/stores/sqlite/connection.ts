@@ -91,6 +91,18 @@ export function fileAt(path: string): string {
   return stat === undefined ? '' : `${stat.dev}:${stat.ino}`;
 }
 
+/** A failure while working with the primary, as one that may pass: a file being put back, a disk that is full or away for a while. */
+export function passingFailure(path: string, error: unknown): unknown {
+  const unreachable = error instanceof ForeshadowError && error.code === 'PRIMARY_UNREACHABLE';
+  if (!unreachable && resultCode(error) === null) return error;
+  if (unreachable && error.retry === 'later') return error;
+  return new ForeshadowError('PRIMARY_UNREACHABLE', unreachable ? error.message : `reading ${path} failed: ${messageOf(error)}`, {
+    remedy: unreachable ? error.remedy : 'Check the disk the file is on; PRAGMA integrity_check tells whether the file is sound.',
+    retry: 'later',
+    cause: error,
+  });
+}
+
 /** Readers and writers do not block each other. */
 export function isWal(db: DatabaseSync): boolean {
   return (db.prepare('PRAGMA journal_mode').get() as { journal_mode: string }).journal_mode === 'wal';

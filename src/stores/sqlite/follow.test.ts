@@ -313,3 +313,17 @@ test.each(['wal', 'delete'])('a writer never fails while tracking is installed, 
     );
   }
 });
+
+test('a file that is damaged while it is followed is a failure that may pass', async () => {
+  const { from } = await install();
+  db.exec('PRAGMA wal_checkpoint(truncate)');
+  const following = (async () => {
+    for await (const { batch } of primary.changes(from, patience())) expect(batch.events).toEqual([]);
+  })();
+  await (await primary.snapshot(from.at, patience()))[Symbol.asyncDispose]();
+  db.close();
+  const damaged = join(directory, 'damaged.db');
+  writeFileSync(damaged, 'only half of a file was copied so far, and it is not a database '.repeat(100));
+  renameSync(damaged, path);
+  await expect(following).rejects.toMatchObject({ code: 'PRIMARY_UNREACHABLE', retry: 'later' });
+});

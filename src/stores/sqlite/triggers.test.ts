@@ -1,3 +1,6 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
@@ -259,6 +262,33 @@ test.each([
   tracked.check();
   db.exec(statement);
   tracked.check();
+});
+
+test('a program that attaches the file, trusts no schema and asks for no triggers of its own is tracked too', () => {
+  const directory = mkdtempSync(join(tmpdir(), 'foreshadow-triggers-'));
+  try {
+    const path = join(directory, 'shop.db');
+    using db = new DatabaseSync(path, { readBigInts: true });
+    db.exec('CREATE TABLE t (k INTEGER PRIMARY KEY, v UNIQUE)');
+    const tracked = track(db, ['t' as TableName]);
+    using other = new DatabaseSync(':memory:', { enableDoubleQuotedStringLiterals: false });
+    other.exec('PRAGMA trusted_schema = 0; CREATE TABLE t (k, v); CREATE TABLE _foreshadow_log (x)');
+    other.prepare('ATTACH ? AS shop').run(path);
+    other.exec("INSERT INTO shop.t VALUES (1, 'a'), (2, 'b'); REPLACE INTO shop.t VALUES (3, 'a'); UPDATE shop.t SET k = 9 WHERE k = 2");
+    tracked.check();
+    expect(other.prepare('SELECT count(*) AS n FROM main._foreshadow_log').get()).toEqual({ n: 0 });
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
+});
+
+test('tables and columns can be renamed, added and dropped while tracked', () => {
+  using db = new DatabaseSync(':memory:', { readBigInts: true });
+  db.exec(`CREATE TABLE t (k TEXT PRIMARY KEY, a, b, c UNIQUE); CREATE UNIQUE INDEX i ON t (lower(a) || b) WHERE t.b > 'b'`);
+  settle(db, { wanted: ['t' as TableName], from: null });
+  db.exec(`ALTER TABLE t RENAME COLUMN a TO "new a"; ALTER TABLE t RENAME COLUMN b TO bb; ALTER TABLE t ADD COLUMN d;
+    ALTER TABLE t DROP COLUMN d; ALTER TABLE t RENAME TO s; INSERT INTO s VALUES ('x', 'A', 'z', 1); REPLACE INTO s VALUES ('y', 'a', 'z', 2)`);
+  expect(db.prepare('SELECT k FROM s').all()).toEqual([{ k: 'y' }]);
 });
 
 test('folding every change equals the tables, and the application notices nothing', () => {
