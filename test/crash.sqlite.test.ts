@@ -1,16 +1,15 @@
-import { spawn } from 'node:child_process';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { foreshadow, succeeds } from './command.ts';
 import { contents } from './workload.ts';
 
 /**
  * Real processes killed with SIGKILL at named places, then the same command again: it goes on, nothing is lost, nothing doubled, nothing
  * left locked. The primary is written to between the kill and the next command, and by a rollback of its own transaction.
  */
-const BIN = join(import.meta.dirname, '..', 'bin', 'foreshadow.js');
 const SHAPES = [
   { name: 'items', key: 'integer', unique: true },
   { name: 'notes', key: 'nullable', unique: false },
@@ -48,31 +47,7 @@ function write(round: number): void {
   primary.exec('COMMIT');
 }
 
-interface Ended {
-  readonly code: number | null;
-  readonly killed: boolean;
-  readonly out: string;
-  readonly err: string;
-}
-
-function foreshadow(parameters: readonly string[], failpoint?: string): Promise<Ended> {
-  const env = { ...process.env, ...(failpoint === undefined ? {} : { FORESHADOW_FAILPOINT: failpoint }) };
-  const child = spawn(process.execPath, [BIN, ...parameters, '--json'], { cwd: directory, env, stdio: ['ignore', 'pipe', 'pipe'] });
-  let out = '';
-  let err = '';
-  child.stdout.on('data', (chunk: Buffer) => (out += chunk.toString()));
-  child.stderr.on('data', (chunk: Buffer) => (err += chunk.toString()));
-  return new Promise((resolve, reject) => {
-    child.once('error', reject);
-    child.once('close', (code, signal) => resolve({ code, killed: signal === 'SIGKILL', out, err }));
-  });
-}
-
-async function done(parameters: readonly string[]): Promise<Record<string, unknown>> {
-  const ended = await foreshadow(parameters);
-  expect(ended, ended.err + ended.out).toMatchObject({ code: 0 });
-  return JSON.parse(ended.out) as Record<string, unknown>;
-}
+const done = (parameters: readonly string[]): Promise<Record<string, unknown>> => succeeds(directory, parameters);
 
 async function restored(capture: number): Promise<unknown> {
   const to = join(directory, `restored-${capture}.db`);
@@ -91,7 +66,7 @@ const LATER = ['appended', 'acknowledged', 'planned', 'draining', 'applied', 'ap
 
 describe('killed during the first capture', () => {
   test.each(FIRST)('at %s', async (failpoint) => {
-    expect(await foreshadow(['capture'], failpoint)).toMatchObject({ killed: true });
+    expect(await foreshadow(directory, ['capture'], failpoint)).toMatchObject({ killed: true });
     write(1);
     const report = await done(['capture']);
     expect(report).toMatchObject({ verdict: 'VALID', differences: [] });
@@ -104,13 +79,17 @@ describe('killed during a later capture', () => {
     const first = await done(['capture']);
     const then = contents(primary, SHAPES);
     write(1);
-    expect(await foreshadow(['capture'], failpoint)).toMatchObject({ killed: true });
+    expect(await foreshadow(directory, ['capture'], failpoint)).toMatchObject({ killed: true });
     write(2);
     const report = await done(['capture']);
     expect(report).toMatchObject({ verdict: 'VALID', differences: [] });
     expect(await restored(report['number'] as number)).toEqual(contents(primary, SHAPES));
     expect(await restored(first['number'] as number)).toEqual(then);
-    const all = JSON.parse((await foreshadow(['captures'])).out) as Array<{ number: number; state: string; verdict: string | null }>;
+    const all = JSON.parse((await foreshadow(directory, ['captures'])).out) as Array<{
+      number: number;
+      state: string;
+      verdict: string | null;
+    }>;
     expect(new Set(all.map(({ number }) => number)).size).toBe(all.length);
     for (const each of all) expect(['sealed', 'aborted']).toContain(each.state);
   });
@@ -121,9 +100,9 @@ test('killed during a rollback, it can be asked for again, and resume goes on', 
   const then = contents(primary, SHAPES);
   write(1);
   await done(['capture']);
-  expect(await foreshadow(['rollback', String(first)], 'rolled-back')).toMatchObject({ killed: true });
+  expect(await foreshadow(directory, ['rollback', String(first)], 'rolled-back')).toMatchObject({ killed: true });
   expect(await done(['rollback', String(first)])).toMatchObject({ proved: true, parked: true });
-  const parked = await foreshadow(['capture']);
+  const parked = await foreshadow(directory, ['capture']);
   expect(parked).toMatchObject({ code: 1 });
   expect(parked.out + parked.err).toMatch(/foreshadow resume/);
   await done(['resume']);

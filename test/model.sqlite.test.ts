@@ -103,10 +103,10 @@ class Run {
     }
   }
 
-  #writeToShadow(statement: Statement): void {
+  #writeToShadow(foreign: Statement): void {
     const shadow = new DatabaseSync(join(this.path, 'shadow.db'));
     shadow.exec('PRAGMA busy_timeout = 5000');
-    run(shadow, this.shapes, statement);
+    run(shadow, this.shapes, foreign);
     shadow.close();
   }
 

@@ -19,8 +19,8 @@ const SCHEMA: TableSchema = {
 };
 const NO_LIMIT = { changes: 1_000_000, bytes: 1 << 30 };
 
-function row(id: number, value: string, long: string | null | 'absent'): Tuple {
-  const cell: Cell = long === 'absent' ? undefined : long === null ? null : Buffer.from(long);
+function row(id: number, value: string, long: string | null | undefined): Tuple {
+  const cell: Cell = typeof long === 'string' ? Buffer.from(long) : long;
   return packTuple([Buffer.from([id]), Buffer.from(value), cell]);
 }
 
@@ -50,7 +50,7 @@ class Table {
       writer.delete(key(act.id));
     } else {
       if (act.to !== act.id && this.rows.has(act.to)) return;
-      const long = act.absent ? 'absent' : `long ${act.value}`;
+      const long = act.absent ? undefined : `long ${act.value}`;
       const sent = row(act.to, act.value, long);
       const moved = packTuple([Buffer.from([act.to]), ...cellsOf(standing).slice(1)]);
       this.rows.delete(act.id);

@@ -1,0 +1,80 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { foreshadow, succeeds } from './command.ts';
+import { type TestDatabase, createDatabase } from './postgres.ts';
+
+/** As `crash.sqlite.test.ts`, on PostgreSQL, where claim, slot and commits in flight die with their connections. */
+let directory: string;
+let primary: TestDatabase;
+let shadow: TestDatabase;
+
+beforeEach(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'foreshadow-crash-'));
+  primary = await createDatabase();
+  shadow = await createDatabase();
+  await writeFile(
+    join(directory, 'foreshadow.yaml'),
+    `dataSet: crash\nprimary: "${primary.url}"\nshadow: "${shadow.url}"\ntables: ["public.*"]\n`,
+    { mode: 0o600 },
+  );
+  await primary.run(`CREATE TABLE items (id int PRIMARY KEY, value text, long text);
+    ALTER TABLE items ALTER long SET STORAGE EXTERNAL;
+    INSERT INTO items SELECT n, 'first', repeat('x', 3000) FROM generate_series(1, 300) n;
+    CREATE TABLE notes (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), note text);
+    INSERT INTO notes (note) SELECT 'note ' || n FROM generate_series(1, 300) n`);
+});
+
+afterEach(async () => {
+  await primary[Symbol.asyncDispose]();
+  await shadow[Symbol.asyncDispose]();
+  await rm(directory, { recursive: true, force: true });
+});
+
+async function write(round: number): Promise<void> {
+  await primary.run(`UPDATE items SET value = 'round ${round}' WHERE id % 3 = ${round % 3};
+    UPDATE items SET id = id + 1000 WHERE id = ${round + 5};
+    DELETE FROM notes WHERE ctid IN (SELECT ctid FROM notes LIMIT 10);
+    INSERT INTO notes (note) SELECT 'round ${round}' FROM generate_series(1, 50)`);
+}
+
+const ITEMS = 'SELECT id, value, md5(long) AS long FROM public.items ORDER BY id';
+const NOTES = 'SELECT id::text, note FROM public.notes ORDER BY id';
+
+async function holds(capture: unknown): Promise<void> {
+  for (const sql of [ITEMS, NOTES]) {
+    expect(await succeeds(directory, ['query', String(capture), sql])).toEqual(await primary.run(sql));
+  }
+}
+
+test.each(['installed', 'chunk-applied', 'draining', 'cut'])('killed during the first capture, at %s', async (failpoint) => {
+  expect(await foreshadow(directory, ['capture'], failpoint)).toMatchObject({ killed: true });
+  await write(1);
+  const report = await succeeds(directory, ['capture']);
+  expect(report).toMatchObject({ verdict: 'VALID', differences: [] });
+  await holds(report['number']);
+});
+
+test.each(['appended', 'acknowledged', 'applied', 'crossed', 'sealed'])('killed during a later capture, at %s', async (failpoint) => {
+  await succeeds(directory, ['capture']);
+  await write(1);
+  expect(await foreshadow(directory, ['capture'], failpoint)).toMatchObject({ killed: true });
+  await write(2);
+  const report = await succeeds(directory, ['capture']);
+  expect(report).toMatchObject({ verdict: 'VALID', differences: [] });
+  await holds(report['number']);
+  const slots = await primary.run(`SELECT count(*)::int AS n FROM pg_replication_slots WHERE database = current_database()`);
+  expect(slots).toEqual([{ n: 1 }]);
+});
+
+test('uninstall leaves no slot and no publication, and the next capture begins anew', async () => {
+  await succeeds(directory, ['capture']);
+  await succeeds(directory, ['uninstall']);
+  expect(await primary.run('SELECT slot_name FROM pg_replication_slots WHERE database = current_database()')).toEqual([]);
+  expect(await primary.run('SELECT pubname FROM pg_publication')).toEqual([]);
+  await write(1);
+  const report = await succeeds(directory, ['capture']);
+  expect(report).toMatchObject({ number: 2, verdict: 'VALID' });
+  await holds(2);
+});
