@@ -1,9 +1,9 @@
 import { ForeshadowError } from '../../model/errors.ts';
 import type { Progress } from '../../model/progress.ts';
-import { type KeyTuple, keyTuple, type Tuple } from '../../model/tuple.ts';
+import { identityOf, type KeyTuple, keyTuple, type Tuple } from '../../model/tuple.ts';
 import type { CaptureNumber } from '../../model/capture.ts';
 import type { ApplyReport, ApplyWork, RowBatch } from '../../shadowing/shadow.ts';
-import { collectRows, restoreTruth } from './foreign.ts';
+import { forgetNotes, readNotes, restoreTruth } from './foreign.ts';
 import { FOREIGN_LITERAL, type Layout, SINCE, UNTIL } from './layout.ts';
 import { progressSql, storedProgress } from './segments.ts';
 import { stageKeys, stageRows } from './staging.ts';
@@ -20,7 +20,7 @@ const RETURNING_OLD_VERSION = 18;
 
 /**
  * `Shadow.apply`, inside a write transaction. Rows are staged by COPY, then moved by statements over the whole batch. Foreign writes
- * the batch runs into are undone first; what slips in between waits for our row locks or is met by `settleRaces`.
+ * the batch runs into are undone first; what slips in between waits for our row locks or is met by `#settle`.
  */
 export async function applyWorks(wire: Wire, works: readonly ApplyWork[], majorVersion: number, signal: AbortSignal): Promise<ApplyReport> {
   const counts: Counts = { inserted: 0, updated: 0, deleted: 0 };
@@ -77,14 +77,14 @@ class BatchStep {
   /** Returns the keys of foreign writes it undid. */
   async run(batch: RowBatch, counts: Counts, signal: AbortSignal): Promise<readonly KeyTuple[]> {
     if (batch.deletes.length === 0 && batch.puts.length === 0) return [];
-    const conflicts = (await this.#hasNotes()) ? await this.#undo(batch) : [];
+    const { noted, standing } = await this.#undo(batch);
     if (batch.deletes.length > 0) await this.#delete(batch.deletes, counts, signal);
     if (batch.puts.length > 0) {
-      if (batch.fresh && !this.#marks && conflicts.length === 0) await this.#copy(batch.puts, counts, signal);
+      if (batch.fresh && !this.#marks && noted.size === 0) await this.#copy(batch.puts, counts, signal);
       else await this.#put(batch.puts, batch.fresh, counts, signal);
     }
-    if (await this.#hasNotes()) return [...conflicts, ...(await this.#settleRaces(batch))];
-    return conflicts;
+    const settled = await this.#settle(batch);
+    return [...standing, ...settled.filter((key) => !noted.has(identityOf(key)))];
   }
 
   /** An earlier capture reads this segment: keys that are new to it are marked in the history. */
@@ -97,36 +97,48 @@ class BatchStep {
     return found?.rows[0]?.[0] === 't';
   }
 
-  async #undo(batch: RowBatch): Promise<KeyTuple[]> {
-    await stageKeys(this.#wire, this.#layout, this.#keysOf(batch));
-    return restoreTruth(this.#wire, this.#layout);
+  async #undo(batch: RowBatch): Promise<Awaited<ReturnType<typeof readNotes>>> {
+    if (!(await this.#hasNotes())) return { noted: new Set(), standing: [] };
+    await stageKeys(this.#wire, this.#layout, [...batch.deletes, ...this.#keysOf(batch.puts)]);
+    const notes = await readNotes(this.#wire, this.#layout);
+    if (notes.standing.length > 0) await restoreTruth(this.#wire, this.#layout);
+    return notes;
   }
 
   /**
-   * A foreign write that was committed after `#undo` looked, before our statements met its row: the row is ours by now, and the
-   * version the guard saved until FOREIGN ends at this capture, unless the statement before saved the same one.
+   * Foreign writes that were committed after `#undo` looked and before our statements met their rows: those rows are ours by now, and
+   * the versions the guard saved until FOREIGN end at this capture. What was committed later than our statements stays foreign.
    */
-  async #settleRaces(batch: RowBatch): Promise<KeyTuple[]> {
+  async #settle(batch: RowBatch): Promise<KeyTuple[]> {
+    if (!(await this.#hasNotes())) return [];
     const layout = this.#layout;
-    await stageKeys(this.#wire, layout, this.#keysOf(batch));
-    const noted = `SELECT FROM ${layout.gone} g JOIN ${layout.notes} f ON ${layout.sameKey('f', 'g')} WHERE ${layout.sameKey('g', 'h')}`;
-    await this.#wire.query(
-      `DELETE FROM ${layout.history} h WHERE h.${UNTIL} = ${FOREIGN_LITERAL} AND EXISTS (${noted})
-         AND (h.${SINCE} > ${this.#savedThrough} OR EXISTS (SELECT FROM ${layout.history} x
-           WHERE ${layout.sameKey('x', 'h')} AND x.${SINCE} = h.${SINCE} AND x.${UNTIL} = ${this.#capture}));
-       UPDATE ${layout.history} h SET ${UNTIL} = ${this.#capture} WHERE h.${UNTIL} = ${FOREIGN_LITERAL} AND EXISTS (${noted})`,
-    );
-    return (await collectRows(
-      this.#wire.select(
-        `DELETE FROM ${layout.notes} f USING ${layout.gone} g WHERE ${layout.sameKey('f', 'g')} RETURNING ${layout.keyList('f')}`,
-        [],
-      ),
-    )) as KeyTuple[];
+    const settled: KeyTuple[] = [];
+    const ours = `EXISTS (SELECT FROM ${layout.live} t WHERE ${layout.sameKey('t', 'h')} AND t.${SINCE} <> ${FOREIGN_LITERAL})`;
+    for (const [keys, condition, markAt] of [
+      [batch.deletes, 'true', null],
+      [[...this.#keysOf(batch.puts)], ours, this.#marks ? this.#capture : null],
+    ] as const) {
+      if (keys.length === 0) continue;
+      await stageKeys(this.#wire, layout, keys);
+      await this.#endSavedTruth(condition);
+      settled.push(...(await forgetNotes(this.#wire, layout, markAt)));
+    }
+    return settled;
   }
 
-  *#keysOf(batch: RowBatch): Iterable<KeyTuple> {
-    yield* batch.deletes;
-    for (const row of batch.puts) yield keyTuple(row, this.#layout.segment.schema.key);
+  /** The true version was saved for a capture that reads it; otherwise, or where the statement before saved the same one, it goes. */
+  async #endSavedTruth(condition: string): Promise<void> {
+    const layout = this.#layout;
+    const truth = `h.${UNTIL} = ${FOREIGN_LITERAL} AND ${condition} AND EXISTS (SELECT FROM ${layout.gone} g WHERE ${layout.sameKey('g', 'h')})`;
+    await this.#wire.query(
+      `DELETE FROM ${layout.history} h WHERE ${truth} AND (h.${SINCE} > ${this.#savedThrough} OR EXISTS (
+         SELECT FROM ${layout.history} x WHERE ${layout.sameKey('x', 'h')} AND x.${SINCE} = h.${SINCE} AND x.${UNTIL} = ${this.#capture}));
+       UPDATE ${layout.history} h SET ${UNTIL} = ${this.#capture} WHERE ${truth}`,
+    );
+  }
+
+  *#keysOf(puts: readonly Tuple[]): Iterable<KeyTuple> {
+    for (const row of puts) yield keyTuple(row, this.#layout.segment.schema.key);
   }
 
   /** Straight into the live table: with the column of ours at the end of each row. */
@@ -203,12 +215,11 @@ class BatchStep {
     const layout = this.#layout;
     const columns = layout.columns.join(', ');
     const key = layout.key.join(', ');
-    const overwrite = [...layout.columns.map((name) => `${name} = excluded.${name}`), `${SINCE} = excluded.${SINCE}`].join(', ');
-    // The conflict is a foreign insert that was committed a moment ago; ours wins.
+    // What is in the way is a foreign row that was committed a moment ago; ours wins.
     const insert = `INSERT INTO ${layout.live} AS i (${columns}, ${SINCE})
       SELECT ${layout.list('s')}, ${this.#capture} FROM (SELECT * FROM ${layout.stage} ORDER BY ${key} OFFSET 0) s
-      WHERE NOT EXISTS (SELECT FROM ${layout.live} t WHERE ${layout.sameKey('t', 's')})
-      ON CONFLICT (${key}) DO UPDATE SET ${overwrite}`;
+      WHERE NOT EXISTS (SELECT FROM ${layout.live} t WHERE ${layout.sameKey('t', 's')} AND t.${SINCE} <> ${FOREIGN_LITERAL})
+      ON CONFLICT (${key}) DO UPDATE SET ${layout.overwrite}`;
     const marked = `WITH i AS (${insert} RETURNING ${layout.keyList('i')}),
       h AS (INSERT INTO ${layout.history} (${key}, ${SINCE}, ${UNTIL}) SELECT i.*, ${FOREIGN_LITERAL}, ${this.#capture} FROM i)
       SELECT count(*) FROM i`;

@@ -1,7 +1,7 @@
 import { type CaptureNumber, FOREIGN } from '../../model/capture.ts';
-import { type Cell, cellsOf, type KeyTuple, packTuple, type Tuple } from '../../model/tuple.ts';
+import { type Cell, cellsOf, type Identity, identityOf, type KeyTuple, packTuple, type Tuple } from '../../model/tuple.ts';
 import type { ForeignRow } from '../../shadowing/shadow.ts';
-import { FOREIGN_LITERAL, type Layout, SINCE, UNTIL } from './layout.ts';
+import { FOREIGN_LITERAL, type Layout, SINCE, UNTIL, WRITER } from './layout.ts';
 import { stageKeys } from './staging.ts';
 import type { Wire } from './wire.ts';
 
@@ -11,30 +11,58 @@ export async function collectRows(source: AsyncIterable<readonly Tuple[]>): Prom
   return rows;
 }
 
+/** Of the staged keys: those noted by the guard, and those of them where something foreign stands. */
+export async function readNotes(wire: Wire, layout: Layout): Promise<{ noted: Set<Identity>; standing: KeyTuple[] }> {
+  const sql = `SELECT ${layout.keyList('f')}, ${foreignRow(layout)} OR ${savedTruth(layout)}
+    FROM ${layout.notes} f JOIN ${layout.gone} g ON ${layout.sameKey('f', 'g')}`;
+  const noted = new Set<Identity>();
+  const standing: KeyTuple[] = [];
+  for (const row of await collectRows(wire.select(sql, []))) {
+    const cells = cellsOf(row);
+    const key = packTuple(cells.slice(0, -1)) as KeyTuple;
+    noted.add(identityOf(key));
+    // A note may outlive what it speaks of: a foreign row inserted and deleted again.
+    if (cells.at(-1)?.[0] === 1) standing.push(key);
+  }
+  return { noted, standing };
+}
+
+/** Conditions on a note `f`: somebody else's row stands at its key; the true row of its key is saved until FOREIGN. */
+const foreignRow = (layout: Layout): string =>
+  `EXISTS (SELECT FROM ${layout.live} t WHERE ${layout.sameKey('t', 'f')} AND t.${SINCE} = ${FOREIGN_LITERAL})`;
+const savedTruth = (layout: Layout): string =>
+  `EXISTS (SELECT FROM ${layout.history} h WHERE ${layout.sameKey('h', 'f')} AND h.${UNTIL} = ${FOREIGN_LITERAL})`;
+
 /**
  * Undoes the foreign writes to the staged keys: what stands there goes, the version that was saved until FOREIGN comes back with
- * the since it had. Returns the keys that had been written to.
+ * the since it had. Each statement agrees with itself whatever is committed in between: a version is taken from the history by the
+ * statement that puts it back. The notes stay till `forgetNotes`: a foreign writer locks its row before its note, and so do we.
  */
-export async function restoreTruth(wire: Wire, layout: Layout): Promise<KeyTuple[]> {
-  const { live, history, notes, gone } = layout;
-  const columns = layout.columns.join(', ');
-  const stands = `EXISTS (SELECT FROM ${live} t WHERE ${layout.sameKey('t', 'f')} AND t.${SINCE} = ${FOREIGN_LITERAL})
-    OR EXISTS (SELECT FROM ${history} h WHERE ${layout.sameKey('h', 'f')} AND h.${UNTIL} = ${FOREIGN_LITERAL})`;
-  const noted = await collectRows(
-    wire.select(`DELETE FROM ${notes} f USING ${gone} g WHERE ${layout.sameKey('f', 'g')} RETURNING ${layout.keyList('f')}, ${stands}`, []),
-  );
+export async function restoreTruth(wire: Wire, layout: Layout): Promise<void> {
+  const { live, history, gone } = layout;
   await wire.query(
     `DELETE FROM ${live} t USING ${gone} g WHERE ${layout.sameKey('t', 'g')} AND t.${SINCE} = ${FOREIGN_LITERAL};
-     INSERT INTO ${live} (${columns}, ${SINCE})
-       SELECT ${layout.list('h')}, h.${SINCE} FROM ${gone} g JOIN ${history} h ON ${layout.sameKey('h', 'g')}
-       WHERE h.${UNTIL} = ${FOREIGN_LITERAL};
-     DELETE FROM ${history} h USING ${gone} g WHERE ${layout.sameKey('h', 'g')} AND h.${UNTIL} = ${FOREIGN_LITERAL}`,
+     WITH h AS (DELETE FROM ${history} h USING ${gone} g WHERE ${layout.sameKey('h', 'g')} AND h.${UNTIL} = ${FOREIGN_LITERAL}
+       RETURNING ${layout.list('h')}, h.${SINCE})
+     INSERT INTO ${live} (${layout.columns.join(', ')}, ${SINCE}) SELECT * FROM h
+       ON CONFLICT (${layout.key.join(', ')}) DO UPDATE SET ${layout.overwrite}`,
   );
-  // A note may outlive what it speaks of: a foreign row inserted and deleted again.
-  return noted
-    .map(cellsOf)
-    .filter((cells) => cells.at(-1)?.[0] === 1)
-    .map((cells) => packTuple(cells.slice(0, -1)) as KeyTuple);
+}
+
+/**
+ * Drops the notes of staged keys where nothing foreign stands any more, and returns them. A note that somebody writes anew meanwhile has
+ * another writer than the one read, and stays. With `markAt` the keys are marked as new to that capture: a row of somebody else that
+ * an update met may have stood where there was none.
+ */
+export async function forgetNotes(wire: Wire, layout: Layout, markAt: CaptureNumber | null): Promise<KeyTuple[]> {
+  const { notes, gone, history } = layout;
+  const forgotten = `DELETE FROM ${notes} n USING ${notes} f JOIN ${gone} g ON ${layout.sameKey('f', 'g')}
+    WHERE ${layout.sameKey('n', 'f')} AND n.${WRITER} = f.${WRITER} AND NOT ${foreignRow(layout)} AND NOT ${savedTruth(layout)}
+    RETURNING ${layout.keyList('n')}`;
+  const marked = `WITH n AS (${forgotten}), m AS (INSERT INTO ${history} (${layout.key.join(', ')}, ${SINCE}, ${UNTIL})
+    SELECT n.*, ${FOREIGN_LITERAL}, ${markAt} FROM n) SELECT * FROM n`;
+  const sql = markAt === null ? forgotten : marked;
+  return (await collectRows(wire.select(sql, []))) as KeyTuple[];
 }
 
 /** `Shadow.foreignRows`. Notes of keys where nothing foreign stands any more are passed over. */
@@ -71,7 +99,10 @@ export function optionalRow(cells: readonly Cell[], at: number, width: number): 
 /** `Shadow.undoForeign`, inside a write transaction. */
 export async function undoForeignRows(wire: Wire, layout: Layout, keys: readonly KeyTuple[]): Promise<number> {
   await stageKeys(wire, layout, keys);
-  return (await restoreTruth(wire, layout)).length;
+  const { standing } = await readNotes(wire, layout);
+  await restoreTruth(wire, layout);
+  await forgetNotes(wire, layout, null);
+  return standing.length;
 }
 
 /** `Shadow.replaceVersion`, inside a write transaction. */

@@ -1,5 +1,5 @@
 import { literal } from './connection.ts';
-import { FOREIGN_LITERAL, type Layout, OWN_SCHEMA, SINCE, UNTIL } from './layout.ts';
+import { FOREIGN_LITERAL, type Layout, OWN_SCHEMA, SINCE, UNTIL, WRITER } from './layout.ts';
 
 /** Set inside our own transactions: the way past the guard where the role may not become a replica. */
 export const PASS_SETTING = 'foreshadow.apply';
@@ -32,7 +32,9 @@ export function guardDdl(layout: Layout): string[] {
 }
 
 function guardFunction(layout: Layout): string {
-  const note = (row: string): string => `INSERT INTO ${layout.notes} VALUES (${layout.keyList(row)}) ON CONFLICT DO NOTHING;`;
+  const note = (row: string): string =>
+    `INSERT INTO ${layout.notes} VALUES (${layout.keyList(row)}, pg_current_xact_id())
+       ON CONFLICT (${layout.key.join(', ')}) DO UPDATE SET ${WRITER} = excluded.${WRITER};`;
   const body = `
 BEGIN
   IF TG_OP <> 'INSERT' THEN

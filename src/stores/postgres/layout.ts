@@ -10,6 +10,9 @@ export const OWN_SCHEMA = OWN_PREFIX;
 export const SINCE = identifier(`${OWN_PREFIX}_since`);
 export const UNTIL = identifier(`${OWN_PREFIX}_until`);
 
+/** In the notes of the guard: the transaction that wrote last. */
+export const WRITER = identifier(`${OWN_PREFIX}_writer`);
+
 /** How the keys of one column are compared: an operator outside pg_catalog (citext's) is not found through the search path. */
 export interface KeyOperators {
   readonly equal: string;
@@ -117,6 +120,11 @@ export class Layout {
       if (cell === undefined) throw new RangeError(`a key of ${this.segment.table} has an absent column`);
       return { type: 0, value: cell };
     });
+  }
+
+  /** The assignments of an INSERT's ON CONFLICT DO UPDATE. */
+  get overwrite(): string {
+    return [...this.columns, SINCE].map((name) => `${name} = excluded.${name}`).join(', ');
   }
 
   /** The images of two rows differ: types without equality, the scale of a numeric, the sign of a zero count. */

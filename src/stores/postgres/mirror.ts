@@ -2,7 +2,7 @@ import { ForeshadowError } from '../../model/errors.ts';
 import { OWN_PREFIX, type DdlStatement, type TableName, type TableSchema } from '../../model/schema.ts';
 import { codeOf, identifier, literal } from './connection.ts';
 import { guardDdl } from './guard.ts';
-import { FOREIGN_LITERAL, type KeyOperators, Layout, OWN_SCHEMA, type Segment, SINCE, splitName, UNTIL } from './layout.ts';
+import { FOREIGN_LITERAL, type KeyOperators, Layout, OWN_SCHEMA, type Segment, SINCE, splitName, UNTIL, WRITER } from './layout.ts';
 import type { Wire } from './wire.ts';
 
 /** The object is there already: schema, type, table, function. */
@@ -107,7 +107,7 @@ function segmentDdl(layout: Layout, collatable: ReadonlySet<number>): string[] {
     `CREATE TABLE ${layout.history} (${columns}, ${SINCE} bigint NOT NULL, ${UNTIL} bigint NOT NULL)`,
     `CREATE INDEX ON ${layout.history} (${key})`,
     `CREATE INDEX ON ${layout.history} USING brin (${UNTIL}) WITH (pages_per_range = 16, autosummarize = on)`,
-    `CREATE TABLE ${layout.notes} (${layout.columnDefinitions('key', collatable)}, PRIMARY KEY (${key}))`,
+    `CREATE TABLE ${layout.notes} (${layout.columnDefinitions('key', collatable)}, ${WRITER} xid8 NOT NULL, PRIMARY KEY (${key}))`,
     ...guardDdl(layout),
   ];
 }
