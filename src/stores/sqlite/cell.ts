@@ -23,9 +23,6 @@ const NULL = -1;
 const ABSENT = -2;
 const REPLACEMENT = '�';
 
-/** What `node:sqlite` returns with bigint reading on: integers as bigint, reals as number. */
-export type SqliteValue = null | bigint | number | string | Uint8Array;
-
 let scratch = Buffer.allocUnsafe(1 << 16);
 
 /**

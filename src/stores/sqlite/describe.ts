@@ -14,7 +14,7 @@ import { quoteIdentifier, quoteText } from './connection.ts';
 import { type IndexSql, parseIndexSql } from './index-sql.ts';
 
 /** The column that carries the identity of rows whose table declares none. */
-export const ROWID_COLUMN = '_foreshadow_rowid';
+const ROWID_COLUMN = '_foreshadow_rowid';
 
 const ROWID_NAMES = ['rowid', '_rowid_', 'oid'];
 

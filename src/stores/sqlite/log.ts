@@ -7,7 +7,7 @@ import { quoteIdentifier } from './connection.ts';
 import { type SqliteTable, describeTable } from './describe.ts';
 import { LOG, type Trigger, triggersFor } from './triggers.ts';
 
-export const STATE = '_foreshadow_state';
+const STATE = '_foreshadow_state';
 const TABLES = '_foreshadow_table';
 
 /** Rows of the log with this table id are not keys: they carry an event, or only keep the sequence from going back. */
