@@ -82,9 +82,9 @@ class RowWriter {
   write(batch: RowBatch): void {
     if (this.#foreign) this.#overrule(batch);
     for (const key of inKeyOrder(batch.deletes, (each) => each)) this.#remove(key);
-    const puts = inKeyOrder(batch.puts, (row) => keyTuple(row, this.#keyColumns));
-    if (batch.fresh) for (const row of puts) this.#add(row, unpackValues(row));
-    else for (const row of puts) this.#put(row);
+    // Fresh rows come in key order already: they are chunks of a copy.
+    if (batch.fresh) for (const row of batch.puts) this.#add(row, unpackValues(row));
+    else for (const row of inKeyOrder(batch.puts, (each) => keyTuple(each, this.#keyColumns))) this.#put(row);
   }
 
   /** Foreign writes that the batch runs into are undone first: then it meets what we last wrote, as it should. */
@@ -100,7 +100,7 @@ class RowWriter {
 
   #put(row: Tuple): void {
     const values = unpackValues(row);
-    if (values.some(mayBeBroken)) {
+    if (anyMayBeBroken(values)) {
       this.#putExactly(row);
       return;
     }
@@ -127,12 +127,13 @@ class RowWriter {
     return this.#keyColumns.every((index) => typeof found[index] === typeof values[index]);
   }
 
-  #add(row: Tuple, values: readonly SQLInputValue[]): void {
-    if (values.some(mayBeBroken)) {
+  #add(row: Tuple, values: SQLInputValue[]): void {
+    if (anyMayBeBroken(values)) {
       this.#insertExactly(row);
     } else {
-      this.#insert.run(...values, this.#capture);
       this.#note?.run(this.#capture, ...this.#keyValues(values));
+      values.push(this.#capture);
+      this.#insert.run(...values);
     }
     this.#counts.inserted++;
   }
@@ -189,6 +190,11 @@ class RowWriter {
   #keyValues(values: readonly SQLInputValue[]): SQLInputValue[] {
     return this.#keyColumns.map((index) => values[index] as SQLInputValue);
   }
+}
+
+function anyMayBeBroken(values: readonly SQLInputValue[]): boolean {
+  for (const value of values) if (mayBeBroken(value)) return true;
+  return false;
 }
 
 function inKeyOrder<T extends Tuple>(rows: readonly T[], keyOf: (row: T) => KeyTuple): readonly T[] {
