@@ -169,6 +169,17 @@ describe('a restore', () => {
     expect(readdirSync(directory).filter((name) => name.startsWith('broken'))).toEqual([]);
   });
 
+  test('of a table alone may refer to one that was not restored', async () => {
+    const target = join(directory, 'alone.db');
+    await using restore = await openSqliteRestoreTarget(`sqlite:${target}`);
+    await restore.begin([children], 'beside', never);
+    await restore.run(children.create, never);
+    await restore.load(children, slices(ids(1n, 2n)), never);
+    await restore.finish(never);
+    using db = new DatabaseSync(target, { readOnly: true });
+    expect(db.prepare('SELECT count(*) AS n FROM children').get()).toEqual({ n: 2 });
+  });
+
   test('names a statement that fails, and passes over one that may', async () => {
     await using restore = await openSqliteRestoreTarget(`sqlite:${join(directory, 'x.db')}`);
     await restore.begin([], 'empty', never);

@@ -4,7 +4,7 @@ import { dirname } from 'node:path';
 import type { DatabaseSync } from 'node:sqlite';
 import type { RestoreTarget } from '../../capture/restore-target.ts';
 import { ForeshadowError, messageOf } from '../../model/errors.ts';
-import type { DdlStatement, TableSchema } from '../../model/schema.ts';
+import type { DdlStatement, TableName, TableSchema } from '../../model/schema.ts';
 import { type Tuple, projectTuple } from '../../model/tuple.ts';
 import { mayBeBroken, unpackValues } from './cell.ts';
 import { openSqlite, quoteIdentifier, sqlitePath } from './connection.ts';
@@ -27,6 +27,7 @@ class SqliteRestoreTarget implements RestoreTarget {
   /** The file being written: the target itself, or the one that will replace it. */
   #file: string;
   #removes = false;
+  #tables: readonly TableName[] = [];
 
   constructor(path: string) {
     this.#path = path;
@@ -35,6 +36,7 @@ class SqliteRestoreTarget implements RestoreTarget {
 
   async begin(tables: readonly TableSchema[], into: 'empty' | 'beside', signal: AbortSignal): Promise<void> {
     signal.throwIfAborted();
+    this.#tables = tables.map((table) => table.table);
     const standing = existsSync(this.#path) ? namesIn(this.#path) : new Set<string>();
     const wanted = tables.map((table) => table.table).filter((name) => standing.has(name.toLowerCase()));
     if (into === 'empty' && standing.size > 0) throw occupied(this.#path, 'holds a database already');
@@ -99,7 +101,7 @@ class SqliteRestoreTarget implements RestoreTarget {
   async finish(signal: AbortSignal): Promise<void> {
     signal.throwIfAborted();
     const db = this.#open();
-    checkReferences(db, this.#path);
+    checkReferences(db, this.#path, this.#tables);
     db.exec('COMMIT');
     db.close();
     this.#db = null;
@@ -141,13 +143,25 @@ function occupied(path: string, why: string): ForeshadowError {
   });
 }
 
-function checkReferences(db: DatabaseSync, path: string): void {
-  const rows = db.prepare('PRAGMA foreign_key_check').all() as { table: string; parent: string }[];
-  if (rows.length === 0) return;
-  const pairs = new Set(rows.map((row) => `${row.table} (${row.parent})`));
+/**
+ * References between the restored tables, and from them to what stood there before. A table that was not restored (excluded, or
+ * one of a few asked for) is no fault of the rows that refer to it.
+ */
+function checkReferences(db: DatabaseSync, path: string, tables: readonly TableName[]): void {
+  const standing = new Set(
+    (db.prepare(`SELECT name FROM sqlite_schema WHERE type = 'table'`).all() as { name: string }[]).map((row) => row.name.toLowerCase()),
+  );
+  const broken = new Map<string, number>();
+  for (const table of tables) {
+    const rows = db.prepare('SELECT parent, count(*) AS n FROM pragma_foreign_key_check(?) GROUP BY parent').all(table);
+    for (const { parent, n } of rows as { parent: string; n: bigint }[])
+      if (standing.has(parent.toLowerCase())) broken.set(`${table} (${parent})`, Number(n));
+  }
+  if (broken.size === 0) return;
+  const count = [...broken.values()].reduce((sum, n) => sum + n, 0);
   throw new ForeshadowError(
     'QUERY_FAILED',
-    `${rows.length} rows refer to rows that the capture does not hold: ${[...pairs].join(', ')}. ${path} was not made`,
+    `${count} rows refer to rows that are not there: ${[...broken.keys()].join(', ')}. ${path} was left as it was`,
     { remedy: 'Restore those tables one by one with --table, or correct the references on the primary and take another capture.' },
   );
 }
