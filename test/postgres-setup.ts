@@ -11,12 +11,18 @@ declare module 'vitest' {
 
 /**
  * Runs once for all test files, in vitest's own process. It starts no server yet: it listens, and whoever asks first has it
- * started and is answered with its URL. A run without PostgreSQL tests costs nothing.
+ * started and is answered with its URL. A run without PostgreSQL tests costs nothing. FORESHADOW_TEST_POSTGRES names a server of
+ * another version instead: the URL of a superuser, with wal_level=logical.
  */
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
   let server: Promise<EmbeddedServer> | null = null;
   const listener = createServer((socket) => {
     socket.on('error', () => undefined); // a test that was ended while it waited
+    const own = process.env['FORESHADOW_TEST_POSTGRES'];
+    if (own !== undefined) {
+      socket.end(own);
+      return;
+    }
     server ??= startEmbeddedServer();
     server.then(
       ({ url }) => socket.end(url),

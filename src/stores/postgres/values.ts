@@ -53,8 +53,8 @@ const DECODERS: Readonly<Record<string, Decoder>> = {
   integer: (bytes) => bytes.readInt32BE(0),
   bigint: (bytes) => integer(bytes.readBigInt64BE(0)),
   oid: (bytes) => bytes.readUInt32BE(0),
-  real: (bytes) => float(Number(Math.fround(bytes.readFloatBE(0)).toPrecision(9)), bytes.readFloatBE(0)),
-  'double precision': (bytes) => float(bytes.readDoubleBE(0), bytes.readDoubleBE(0)),
+  real: (bytes) => float(shortest(bytes.readFloatBE(0))),
+  'double precision': (bytes) => float(bytes.readDoubleBE(0)),
   numeric,
   money: (bytes) => integer(bytes.readBigInt64BE(0)),
   text,
@@ -88,8 +88,17 @@ function integer(value: bigint): number | string {
 }
 
 /** JSON has no NaN and no infinities. */
-function float(value: number, exact: number): number | string {
-  return Number.isFinite(exact) ? value : String(exact);
+function float(value: number): number | string {
+  return Number.isFinite(value) ? value : String(value);
+}
+
+/** The number with the fewest digits that is the same one in four bytes. */
+function shortest(value: number): number {
+  for (let digits = 1; digits < 9; digits++) {
+    const short = Number(value.toPrecision(digits));
+    if (Math.fround(short) === value) return short;
+  }
+  return Number(value.toPrecision(9));
 }
 
 function hex(bytes: Buffer): string {

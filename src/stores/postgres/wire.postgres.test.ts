@@ -119,9 +119,9 @@ describe('wire', () => {
 
   test('a connection ended by the server fails what waits and what follows, as unreachable', async () => {
     await using wire = await open();
-    const sleeping = wire.query('SELECT pg_sleep(600)');
+    const sleeping = wire.query('SELECT pg_sleep(600)').catch((reason: unknown) => reason);
     await database.run('SELECT pg_terminate_backend($1)', [wire.processId]);
-    const error: unknown = await sleeping.catch((reason: unknown) => reason);
+    const error = await sleeping;
     expect(codeOf(error)).toBe('57P01');
     expect(wire.failure(error)).toMatchObject({ code: 'PRIMARY_UNREACHABLE', retry: 'later' });
     await expect(wire.query('SELECT 1')).rejects.toBe(error);
