@@ -1,4 +1,5 @@
-import { Orchestrator, type CapturePolicy } from '../src/capture/orchestrator.ts';
+import type { CapturePolicy } from '../src/capture/judge.ts';
+import { Orchestrator } from '../src/capture/orchestrator.ts';
 import { lastReadable } from '../src/capture/states.ts';
 import type { Catalog } from '../src/capture/catalog.ts';
 import type { Journal } from '../src/journal/journal.ts';

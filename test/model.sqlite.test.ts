@@ -140,8 +140,10 @@ function openIn(path: string): Promise<LocalSystem> {
 }
 
 let example = 0;
+/** `MODEL_RUNS=1000 npx vitest run test/model.sqlite.test.ts` for a long run. */
+const RUNS = Number(process.env['MODEL_RUNS'] ?? 40);
 
-test('every retained capture restores as the primary was when it was taken', { timeout: 240_000 }, async () => {
+test('every retained capture restores as the primary was when it was taken', { timeout: 60_000 + RUNS * 5_000 }, async () => {
   await fc.assert(
     fc.asyncProperty(tableShapes, steps, async (shapes, all) => {
       const path = join(directory, String(example++));
@@ -157,6 +159,6 @@ test('every retained capture restores as the primary was when it was taken', { t
         await rm(path, { recursive: true, force: true });
       }
     }),
-    { numRuns: Number(process.env['MODEL_RUNS'] ?? 40) },
+    { numRuns: RUNS },
   );
 });

@@ -1,6 +1,6 @@
 import { isReadable, knownGood } from '../capture/states.ts';
 import type { DiagnosedDifference } from '../capture/diagnose.ts';
-import type { CaptureOutcome } from '../capture/orchestrator.ts';
+import type { CaptureOutcome } from '../capture/judge.ts';
 import type { Catalog } from '../capture/catalog.ts';
 import { type CaptureNumber, type CaptureRecord, captureNumber } from '../model/capture.ts';
 import { type ChangeVisitor, walkBlock } from '../journal/frame.ts';

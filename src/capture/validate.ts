@@ -40,6 +40,8 @@ export interface ValidationOutcome {
 }
 
 const DIFFERENCES_KEPT = 10_000;
+/** A chunk takes a fraction of a second: by then the primary does not answer. */
+const CHUNK_DEADLINE_MS = 120_000;
 
 export const FROM_THE_START: Cursor = { pass: 'primary', after: null };
 
@@ -135,7 +137,8 @@ export class Validation {
   }
 
   #chunk(schema: TableSchema, scope: CompareScope, signal: AbortSignal): Promise<CompareOutcome> {
-    return this.#request.stand(schema.table, (stand) => compareChunk(this.#parts, schema, stand, scope, signal));
+    const within = AbortSignal.any([signal, AbortSignal.timeout(CHUNK_DEADLINE_MS)]);
+    return this.#request.stand(schema.table, (stand) => compareChunk(this.#parts, schema, stand, scope, within));
   }
 }
 

@@ -209,6 +209,8 @@ export class Engine {
     this.#urgent.beat();
     while (!done()) {
       if (this.#failure !== null) throw this.#failure;
+      // Nothing is written to a halted table: its resync will bring these rows too.
+      if (this.#elements.get(table)?.state.kind !== 'live' && this.#elements.get(table)?.state.kind !== 'copying') return;
       await this.#settled.next(signal);
     }
   }

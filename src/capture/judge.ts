@@ -1,0 +1,241 @@
+import type { Journal } from '../journal/journal.ts';
+import type { CaptureNumber, CaptureRecord, CaptureTimings, Coverage, RowCounts, Seal, Verdict } from '../model/capture.ts';
+import { ForeshadowError, messageOf } from '../model/errors.ts';
+import type { Position } from '../model/position.ts';
+import type { TableName } from '../model/schema.ts';
+import type { Conflict, Engine } from '../shadowing/engine.ts';
+import type { Shadow } from '../shadowing/shadow.ts';
+import type { Primary } from '../tracking/primary.ts';
+import type { Tracker } from '../tracking/tracker.ts';
+import type { Catalog } from './catalog.ts';
+import { type Cure, cure, sealsHold } from './cure.ts';
+import { type DiagnosedDifference, diagnose } from './diagnose.ts';
+import { undoForeignRows } from './rollback.ts';
+import { sumsByDifference, sumsByReading } from './seal.ts';
+import { knownGood, lastReadable, toState } from './states.ts';
+import { type Cursor, FROM_THE_START, type TableToValidate, Validation, type ValidationOutcome } from './validate.ts';
+
+export interface CapturePolicy {
+  readonly validate: 'none' | 'changed' | 'full';
+  readonly onInvalid: 'rollback' | 'repair' | 'halt';
+  /** How long elements may take to reach the capture before they are left out of it. */
+  readonly drainDeadlineMs: number;
+  /** Time for comparing rows that did not change, each capture. */
+  readonly rollingBudgetMs: number;
+}
+
+export interface CaptureParts {
+  readonly primary: Primary;
+  readonly journal: Journal;
+  readonly tracker: Tracker;
+  readonly shadow: Shadow;
+  readonly catalog: Catalog;
+  readonly engine: Engine;
+  readonly policy: CapturePolicy;
+  /** As long as the system lives. Once elements are crossing, only its end stops a capture, whoever asked for it. */
+  readonly lifetime: AbortSignal;
+  readonly failpoint: (name: string) => void;
+  readonly log: (message: string, fields: Readonly<Record<string, unknown>>) => void;
+}
+
+export interface CaptureOutcome {
+  readonly record: CaptureRecord;
+  readonly differences: readonly DiagnosedDifference[];
+  readonly conflicts: readonly Conflict[];
+  readonly cure: Cure | null;
+}
+
+export type OnPhase = (phase: string, table: string | null, done: number, total: number | null) => void;
+
+const NO_ROWS: RowCounts = { inserted: 0, updated: 0, deleted: 0 };
+const NOT_COMPARED = 'the primary could not be compared with: see the log';
+
+/** What comes after the cut: seals the capture, validates it, cures it if need be, and gives it its verdict. */
+export class Judge {
+  readonly #parts: CaptureParts;
+
+  constructor(parts: CaptureParts) {
+    this.#parts = parts;
+  }
+
+  /** Seals a cut capture, validates it, cures it, and gives it its verdict. */
+  async judge(cut: CaptureRecord, begunMs: number, onPhase: OnPhase, signal: AbortSignal, validate: boolean): Promise<CaptureOutcome> {
+    const { catalog, engine, policy, log } = this.#parts;
+    onPhase('sealing', null, 0, null);
+    const { seals, rows } = await this.#sums(cut, signal);
+    const validating = cut.state === 'validating' ? cut : toState(cut, 'validating', { rows });
+    await catalog.seal(validating, seals);
+    this.#parts.failpoint('sealed');
+    const validateBegunMs = performance.now();
+    const conflicts = [...engine.takeConflicts(), ...(await this.#undoForeign(signal))];
+    const asked = validate && policy.validate !== 'none';
+    const outcome = asked ? await this.#validateIfPossible(cut, onPhase, signal) : null;
+    let verdict = verdictOf(cut, outcome);
+    let differences: DiagnosedDifference[] = [];
+    let cured: Cure | null = null;
+    if (outcome !== null && verdict === 'INVALID') {
+      differences = await this.#diagnose(outcome.differences, cut, signal);
+      log('a capture is INVALID', { capture: cut.number, differences: differences.length + outcome.more });
+      cured = await cure(this.#parts, cut, differences, policy.onInvalid, signal);
+      if (await this.#healed(cut, seals, differences, outcome, cured, signal)) verdict = 'VALID';
+    }
+    const endMs = performance.now();
+    const timings: CaptureTimings = {
+      ...(cut.timings ?? { residualRows: 0, drainMs: 0, cutMs: 0 }),
+      validateMs: endMs - validateBegunMs,
+      elapsedMs: endMs - begunMs,
+    };
+    const sealed = toState(validating, 'sealed', {
+      rows,
+      verdict,
+      coverage: outcome?.coverage ?? notValidated(cut, seals.length),
+      timings,
+      note: cured?.note ?? (asked && outcome === null ? NOT_COMPARED : cut.note),
+    });
+    await catalog.seal(sealed, seals);
+    if (outcome !== null) await this.#keepCursors(outcome.cursors);
+    await this.#prune(signal);
+    return { record: sealed, differences, conflicts, cure: cured };
+  }
+
+  /** A verdict returns to VALID only by matching a seal: this one's, derived from the versions, against the rows as they read now. */
+  async #healed(
+    cut: CaptureRecord,
+    seals: readonly Seal[],
+    differences: readonly DiagnosedDifference[],
+    outcome: ValidationOutcome,
+    cured: Cure,
+    signal: AbortSignal,
+  ): Promise<boolean> {
+    if (cured.action !== 'repair' || outcome.more > 0 || outcome.coverage.skipped.length > 0) return false;
+    if (differences.some(({ diagnosis }) => diagnosis !== 'altered in the shadow')) return false;
+    return sealsHold(this.#parts.shadow, cut, seals, new Set(differences.map(({ schema }) => schema.table)), signal);
+  }
+
+  async #sums(cut: CaptureRecord, signal: AbortSignal): Promise<{ seals: Seal[]; rows: RowCounts }> {
+    const { catalog, shadow } = this.#parts;
+    const before = lastReadable(await catalog.list(), cut.number);
+    const earlier = before === null ? [] : await catalog.seals(before.number);
+    const seals: Seal[] = [];
+    let rows = NO_ROWS;
+    for (const { table } of (await catalog.schema(cut.number))?.tables ?? []) {
+      const from = earlier.find((each) => each.table === table);
+      if (before === null || from === undefined) {
+        const seal = await sumsByReading(shadow, table, cut.number, signal);
+        seals.push(seal);
+        rows = { ...rows, inserted: rows.inserted + Number(seal.rows) };
+        continue;
+      }
+      const { seal, counts } = await sumsByDifference(shadow.diff(table, before.number, cut.number, signal), from);
+      seals.push(seal);
+      rows = {
+        inserted: rows.inserted + counts.inserted,
+        updated: rows.updated + counts.updated,
+        deleted: rows.deleted + counts.deleted,
+      };
+    }
+    return { seals, rows };
+  }
+
+  /** No capture contains a foreign write; the live tables may. The primary wins. */
+  async #undoForeign(signal: AbortSignal): Promise<Conflict[]> {
+    const { engine, shadow } = this.#parts;
+    return engine.still(async (elements) => {
+      const conflicts: Conflict[] = [];
+      for (const table of elements.keys()) {
+        const foreign = await shadow.foreignRows(table, 1000, signal);
+        if (foreign.length === 0) continue;
+        conflicts.push(...foreign.map(({ key }) => ({ table, key })));
+        const rows = await undoForeignRows(shadow, table, signal);
+        this.#parts.log('foreign writes in the shadow were undone: the primary wins', { table, rows });
+      }
+      return conflicts;
+    });
+  }
+
+  /** Null where the primary could not be asked: the verdict is then INCONCLUSIVE, and the capture stands. */
+  async #validateIfPossible(cut: CaptureRecord, onPhase: OnPhase, signal: AbortSignal): Promise<ValidationOutcome | null> {
+    try {
+      return await this.#validate(cut, onPhase, signal);
+    } catch (error) {
+      if (signal.aborted || (error instanceof ForeshadowError && error.code === 'FENCED')) throw error;
+      this.#parts.log('a capture could not be compared with the primary', { capture: cut.number, reason: messageOf(error) });
+      return null;
+    }
+  }
+
+  async #validate(cut: CaptureRecord, onPhase: OnPhase, signal: AbortSignal): Promise<ValidationOutcome> {
+    const { catalog, policy, shadow } = this.#parts;
+    const stand = { at: cut.number, position: cut.position as Position };
+    const before = lastReadable(await catalog.list(), cut.number);
+    const tables: TableToValidate[] = [];
+    for (const schema of (await catalog.schema(cut.number))?.tables ?? []) {
+      const cursor = await this.#cursor(schema.table);
+      const had = before !== null && !isAbsent(before, schema.table) && (await shadow.schemaAt(schema.table, before.number)) !== null;
+      const changedKeys = policy.validate === 'full' || !had ? null : this.#changedKeys(schema.table, before.number, cut.number, signal);
+      tables.push({ schema, changedKeys, cursor });
+    }
+    let compared = 0;
+    const validation = new Validation(this.#parts, {
+      tables,
+      skipped: cut.absent,
+      stand: (_table, work) => work(stand),
+      budgetMs: policy.rollingBudgetMs,
+      onProgress: (table, rows) => {
+        compared += rows;
+        onPhase('validating', table, compared, null);
+      },
+    });
+    return validation.run(signal);
+  }
+
+  async *#changedKeys(table: TableName, from: CaptureNumber, to: CaptureNumber, signal: AbortSignal) {
+    for await (const slice of this.#parts.shadow.diff(table, from, to, signal)) yield slice.map(({ key }) => key);
+  }
+
+  async #cursor(table: TableName): Promise<Cursor> {
+    const stored = (await this.#parts.catalog.read(`cursor:${table}`)) as { pass: Cursor['pass']; after: string | null } | null | undefined;
+    if (stored === null || stored === undefined) return FROM_THE_START;
+    return { pass: stored.pass, after: stored.after === null ? null : (Buffer.from(stored.after, 'base64') as unknown as Cursor['after']) };
+  }
+
+  async #keepCursors(cursors: ReadonlyMap<TableName, Cursor>): Promise<void> {
+    for (const [table, { pass, after }] of cursors) {
+      await this.#parts.catalog.write(`cursor:${table}`, { pass, after: after?.toString('base64') ?? null });
+    }
+  }
+
+  async #diagnose(differences: ValidationOutcome['differences'], cut: CaptureRecord, signal: AbortSignal): Promise<DiagnosedDifference[]> {
+    const { catalog } = this.#parts;
+    const good = knownGood(await catalog.list());
+    const witness = good === null ? null : { record: good, seals: await catalog.seals(good.number) };
+    const stand = { at: cut.number, position: cut.position as Position };
+    return diagnose(this.#parts, differences, () => stand, witness, signal);
+  }
+
+  /** The journal is kept from known-good on, for a replay; and from wherever an element still stands. */
+  async #prune(signal: AbortSignal): Promise<void> {
+    const { catalog, journal, engine } = this.#parts;
+    const records = await catalog.list();
+    const keep = (knownGood(records) ?? lastReadable(records))?.position ?? null;
+    if (keep === null) return;
+    for (const { schema, progress } of engine.elements.values()) {
+      if (signal.aborted) return;
+      await journal.prune(schema.table, progress.low < keep ? progress.low : keep);
+    }
+  }
+}
+
+function verdictOf(cut: CaptureRecord, outcome: ValidationOutcome | null): Verdict {
+  if (outcome === null) return 'INCONCLUSIVE';
+  if (outcome.differences.length > 0) return 'INVALID';
+  return outcome.coverage.skipped.length > 0 || cut.note !== null ? 'INCONCLUSIVE' : 'VALID';
+}
+
+function isAbsent(record: CaptureRecord, table: TableName): boolean {
+  return record.absent.some((each) => each.table === table);
+}
+
+function notValidated(cut: CaptureRecord, tables: number): Coverage {
+  return { tables, rows: 0, witnessed: 0, skipped: cut.absent };
+}
