@@ -30,7 +30,7 @@ const CONTROL = [
 /**
  * The shadow's file: one writing connection whose transactions take turns, and reading ones beside it, each in a snapshot of its
  * own (WAL). synchronous = FULL for applies as well as cuts: the journal forgets what the shadow says it has, so that must be
- * on disk; one flush an apply is below a tenth of its time.
+ * on disk. A cut alone, flushed, takes 0.8 ms (p50; p99 5 ms, on a busy two-core machine), so the flush is not what an apply costs.
  */
 export class SqliteStore implements Disposable {
   readonly path: string;
