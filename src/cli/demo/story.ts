@@ -18,19 +18,21 @@ export interface Stage {
   readonly staff: ShopStaff;
   readonly system: LocalSystem;
   readonly signal: AbortSignal;
+  /** Captures that were told of already. */
+  readonly told: Set<number>;
 }
 
 const LOOK_EVERY_MS = 100;
 
 /** Watches until there are so many sealed captures, telling what goes on. Returns them, newest last. */
-export async function watchUntil(stage: Stage, captures: number, shown: Set<number>): Promise<readonly CaptureListing[]> {
-  const { screen, staff, system, signal } = stage;
+export async function watchUntil(stage: Stage, captures: number): Promise<readonly CaptureListing[]> {
+  const { screen, staff, system, signal, told } = stage;
   for (;;) {
     staff.check();
     const listings = await system.captures(signal);
     for (const listing of listings) {
-      if (listing.verdict === null || listing.rows === null || shown.has(listing.number)) continue;
-      shown.add(listing.number);
+      if (listing.verdict === null || listing.rows === null || told.has(listing.number)) continue;
+      told.add(listing.number);
       const { inserted, updated, deleted } = listing.rows;
       await screen.good(`capture ${listing.number}: ${listing.verdict}; ${inserted} rows inserted, ${updated} updated, ${deleted} deleted`);
     }
@@ -48,6 +50,12 @@ export async function watchUntil(stage: Stage, captures: number, shown: Set<numb
   }
 }
 
+/** Right after a scheduled capture there is time to do something before the next one comes. */
+async function afterNextCapture(stage: Stage): Promise<void> {
+  const sealed = (await stage.system.captures(stage.signal)).filter((listing) => listing.verdict !== null);
+  await watchUntil(stage, sealed.length + 1);
+}
+
 /** Closes the shop for a moment, captures it, and notes what the primary holds, read by an ordinary program. */
 export async function captureWithWitness(stage: Stage): Promise<{ number: number; witness: Map<string, { rows: number; hash: string }> }> {
   const { screen, places, staff, system, signal } = stage;
@@ -55,6 +63,7 @@ export async function captureWithWitness(stage: Stage): Promise<{ number: number
   await staff.pause();
   await screen.command('capture');
   const report = await system.capture(() => undefined, signal);
+  stage.told.add(report.number);
   await screen.good(
     `capture ${report.number}: ${report.verdict} in ${duration(report.elapsedMs)}: cut in ${duration(report.cutMs)}, ${count(report.residualRows, 'row')} left to move, ${count(report.coverage.rows, 'row')} compared`,
   );
@@ -139,6 +148,7 @@ const QUIET_CUSTOMER = 7;
 export async function tamper(stage: Stage, newest: number): Promise<void> {
   const { screen, places } = stage;
   await screen.act('Somebody alters a row of the shadow');
+  await afterNextCapture(stage);
   {
     await using shadow = await openShopDatabase(places.shadow);
     await shadow.all(`UPDATE customers SET name = 'Mallory' WHERE id = ?1`, [QUIET_CUSTOMER]);
@@ -156,10 +166,12 @@ export async function tamper(stage: Stage, newest: number): Promise<void> {
 }
 
 /** Past the guard, as a superuser or a bad disk would: the captures themselves are hit, and their seals tell. */
-export async function tamperPastGuard(stage: Stage, captures: readonly number[]): Promise<void> {
-  const { screen, places } = stage;
-  const oldest = captures[0] ?? 1;
+export async function tamperPastGuard(stage: Stage): Promise<void> {
+  const { screen, places, system, signal } = stage;
   await screen.act('Now past the guard, as bad memory or a superuser would');
+  await afterNextCapture(stage);
+  const captures = await system.captures(signal);
+  const oldest = captures[0]?.number ?? 1;
   {
     await using shadow = await openShopDatabase(places.shadow);
     await updateUnguarded(shadow, `UPDATE customers SET name = 'Oscar' WHERE id = ${QUIET_CUSTOMER + 1}`);
@@ -199,10 +211,11 @@ async function showValidation({ screen, system, signal }: Stage, capture: number
   for (const each of report.differences.slice(0, 5)) await screen.line(`    ${each.table} ${keyText(each.key)}: ${each.diagnosis}`);
 }
 
-async function cure({ screen, system, signal }: Stage): Promise<void> {
+async function cure({ screen, system, signal, told }: Stage): Promise<void> {
   const known = (await system.captures(signal)).at(-1)?.number ?? 0;
   await screen.command('capture');
   const report = await system.capture(() => undefined, signal);
+  told.add(report.number);
   for (const { table, key } of report.conflicts)
     await screen.good(`capture ${report.number} undid a foreign write: ${table} ${keyText(key)}`);
   if (report.cure !== null) await screen.good(`capture ${report.number} cured it (${report.cure.action}): ${report.cure.note}`);
