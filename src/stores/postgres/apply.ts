@@ -7,6 +7,7 @@ import { forgetNotes, readNotes, restoreTruth } from './foreign.ts';
 import { FOREIGN_LITERAL, type Layout, SINCE, UNTIL } from './layout.ts';
 import { progressSql, storedProgress } from './segments.ts';
 import { stageKeys, stageRows } from './staging.ts';
+import { ArrivingOids } from './type-oids.ts';
 import type { Wire } from './wire.ts';
 
 interface Counts {
@@ -42,6 +43,7 @@ export async function applyWorks(wire: Wire, works: readonly ApplyWork[], majorV
       signal.throwIfAborted();
       for (const key of await step.run(batch, counts, signal)) conflicts.push({ table: work.table, key });
     }
+    await step.finish();
     await wire.query(progressSql(work.table, work.state, work.progress, layout.segment.id));
   }
   return { ...counts, conflicts };
@@ -65,6 +67,7 @@ class BatchStep {
   readonly #capture: CaptureNumber;
   readonly #savedThrough: CaptureNumber;
   readonly #returningOld: boolean;
+  readonly #oids: ArrivingOids;
 
   constructor(wire: Wire, layout: Layout, capture: CaptureNumber, savedThrough: CaptureNumber, returningOld: boolean) {
     this.#wire = wire;
@@ -72,6 +75,7 @@ class BatchStep {
     this.#capture = capture;
     this.#savedThrough = savedThrough;
     this.#returningOld = returningOld;
+    this.#oids = new ArrivingOids(layout.segment.types.oids);
   }
 
   /** Returns the keys of foreign writes it undid. */
@@ -85,6 +89,11 @@ class BatchStep {
     }
     const settled = await this.#settle(batch);
     return [...standing, ...settled.filter((key) => !noted.has(identityOf(key)))];
+  }
+
+  /** After the last batch. */
+  async finish(): Promise<void> {
+    await this.#oids.save(this.#wire);
   }
 
   /** An earlier capture reads this segment: keys that are new to it are marked in the history. */
@@ -144,7 +153,7 @@ class BatchStep {
   /** Straight into the live table: with the column of ours at the end of each row. */
   async #copy(puts: readonly Tuple[], counts: Counts, signal: AbortSignal): Promise<void> {
     const { live, columns } = this.#layout;
-    const rows = withSince(puts, this.#capture);
+    const rows = withSince(this.#oids.takeAll(puts), this.#capture);
     counts.inserted += await this.#wire.copyRowsIn(
       `COPY ${live} (${columns.join(', ')}, ${SINCE}) FROM STDIN (FORMAT binary)`,
       rows,
@@ -167,7 +176,7 @@ class BatchStep {
 
   async #put(puts: readonly Tuple[], fresh: boolean, counts: Counts, signal: AbortSignal): Promise<void> {
     const layout = this.#layout;
-    await stageRows(this.#wire, layout, puts, signal);
+    await stageRows(this.#wire, layout, this.#oids.takeAll(puts), signal);
     let found = 0;
     if (!fresh) {
       const updated = this.#returningOld ? await this.#updateReturning(signal) : await this.#updateInTwoSteps(signal);

@@ -3,6 +3,7 @@ import { type Cell, cellsOf, type Identity, identityOf, type KeyTuple, packTuple
 import type { ForeignRow } from '../../shadowing/shadow.ts';
 import { FOREIGN_LITERAL, type Layout, SINCE, UNTIL, WRITER } from './layout.ts';
 import { stageKeys } from './staging.ts';
+import { ArrivingOids, leavingOids } from './type-oids.ts';
 import type { Wire } from './wire.ts';
 
 export async function collectRows(source: AsyncIterable<readonly Tuple[]>): Promise<Tuple[]> {
@@ -80,20 +81,21 @@ export async function readForeign(wire: Wire, layout: Layout, limit: number, sig
     ),
   );
   const width = layout.columns.length;
+  const leave = await leavingOids(wire, layout.segment.types.oids);
   return rows.map((row) => {
     const cells = cellsOf(row);
     const keyWidth = layout.key.length;
     return {
       key: packTuple(cells.slice(0, keyWidth)) as KeyTuple,
-      found: optionalRow(cells, keyWidth, width),
-      truth: optionalRow(cells, keyWidth + 1 + width, width),
+      found: optionalRow(cells, keyWidth, width, leave),
+      truth: optionalRow(cells, keyWidth + 1 + width, width, leave),
     };
   });
 }
 
 /** A row of an outer join: a boolean that says whether it is there, then its cells. */
-export function optionalRow(cells: readonly Cell[], at: number, width: number): Tuple | null {
-  return cells[at]?.[0] === 1 ? packTuple(cells.slice(at + 1, at + 1 + width)) : null;
+export function optionalRow(cells: readonly Cell[], at: number, width: number, leave: (row: Tuple) => Tuple): Tuple | null {
+  return cells[at]?.[0] === 1 ? leave(packTuple(cells.slice(at + 1, at + 1 + width))) : null;
 }
 
 /** `Shadow.undoForeign`, inside a write transaction. */
@@ -132,12 +134,14 @@ export async function replaceStoredVersion(
   if (until !== null) await mark(until);
   if (row === null) return;
   const values = layout.columns.map((_, index) => layout.columnCast(index, index)).join(', ');
-  const rowParameters = cellsOf(row).map((cell) => ({ type: 0, value: cell ?? null }));
+  const arriving = new ArrivingOids(layout.segment.types.oids);
+  const rowParameters = cellsOf(arriving.take(row)).map((cell) => ({ type: 0, value: cell ?? null }));
   let target = `${live} (${layout.columns.join(', ')}, ${SINCE}) VALUES (${values}, ${since})`;
   if (until !== null || removedSaved > 0 || (removedLive === 0 && (await foreignStands(wire, layout, parameters)))) {
     target = `${history} (${layout.columns.join(', ')}, ${SINCE}, ${UNTIL}) VALUES (${values}, ${since}, ${end})`;
   }
   await wire.execute(`INSERT INTO ${target}`, rowParameters);
+  await arriving.save(wire);
 }
 
 async function foreignStands(wire: Wire, layout: Layout, parameters: Parameters<Wire['select']>[1]): Promise<boolean> {

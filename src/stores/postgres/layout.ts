@@ -4,6 +4,7 @@ import type { KeyTuple } from '../../model/tuple.ts';
 import { cellsOf } from '../../model/tuple.ts';
 import { identifier } from './connection.ts';
 import type { Parameter } from './messages.ts';
+import type { OidShapes } from './type-oids.ts';
 
 /** The schema of the shadow's database that holds everything of ours. */
 export const OWN_SCHEMA = OWN_PREFIX;
@@ -19,12 +20,19 @@ export interface KeyOperators {
   readonly greater: string;
 }
 
+/** What this database knows of a segment's types. */
+export interface SegmentTypes {
+  /** One for each column of the key. */
+  readonly operators: readonly KeyOperators[];
+  readonly oids: OidShapes;
+}
+
 /** A stretch of a table's history that has one shape: its row in `_foreshadow.segment`. */
 export interface Segment {
   readonly id: number;
   readonly table: TableName;
   readonly schema: TableSchema;
-  readonly operators: readonly KeyOperators[];
+  readonly types: SegmentTypes;
   readonly first: CaptureNumber;
   /** Null while it is live. */
   readonly last: CaptureNumber | null;
@@ -94,7 +102,7 @@ export class Layout {
   }
 
   keyIsAfter(alias: string): string {
-    const builtIn = this.segment.operators.every((each) => each.greater === 'OPERATOR(pg_catalog.>)');
+    const builtIn = this.segment.types.operators.every((each) => each.greater === 'OPERATOR(pg_catalog.>)');
     if (builtIn) {
       return `ROW(${this.keyList(alias)}) > ROW(${this.keyCasts()})`;
     }
@@ -152,7 +160,7 @@ export class Layout {
   }
 
   #operators(index: number): KeyOperators {
-    return this.segment.operators[index] as KeyOperators;
+    return this.segment.types.operators[index] as KeyOperators;
   }
 
   #parameter(index: number): string {

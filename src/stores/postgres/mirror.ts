@@ -2,7 +2,19 @@ import { ForeshadowError } from '../../model/errors.ts';
 import { OWN_PREFIX, type DdlStatement, type TableName, type TableSchema } from '../../model/schema.ts';
 import { codeOf, identifier, literal } from './connection.ts';
 import { guardDdl } from './guard.ts';
-import { FOREIGN_LITERAL, type KeyOperators, Layout, OWN_SCHEMA, type Segment, SINCE, splitName, UNTIL, WRITER } from './layout.ts';
+import {
+  FOREIGN_LITERAL,
+  type KeyOperators,
+  Layout,
+  OWN_SCHEMA,
+  type Segment,
+  type SegmentTypes,
+  SINCE,
+  splitName,
+  UNTIL,
+  WRITER,
+} from './layout.ts';
+import { readOidShapes } from './type-oids.ts';
 import type { Wire } from './wire.ts';
 
 /** The object is there already: schema, type, table, function. */
@@ -83,11 +95,16 @@ export async function occupiedTables(wire: Wire, tables: readonly TableName[]): 
 /** Makes the live table of a new segment, with history, guard and notes, and writes down the segment. */
 export async function makeSegment(wire: Wire, schema: TableSchema, first: Segment['first']): Promise<Segment> {
   const { operators, collatable } = await keyTypes(wire, schema);
-  const [added] = await wire.query(
-    `INSERT INTO ${OWN_SCHEMA}.segment (table_name, first_capture, schema, operators)
-     VALUES (${literal(schema.table)}, ${first}, ${literal(JSON.stringify(schema))}, ${literal(JSON.stringify(operators))}) RETURNING id`,
+  const oids = await readOidShapes(
+    wire,
+    schema.columns.map((column) => column.type),
   );
-  const segment: Segment = { id: Number(added?.rows[0]?.[0]), table: schema.table, schema, operators, first, last: null };
+  const types: SegmentTypes = { operators, oids };
+  const [added] = await wire.query(
+    `INSERT INTO ${OWN_SCHEMA}.segment (table_name, first_capture, schema, types)
+     VALUES (${literal(schema.table)}, ${first}, ${literal(JSON.stringify(schema))}, ${literal(JSON.stringify(types))}) RETURNING id`,
+  );
+  const segment: Segment = { id: Number(added?.rows[0]?.[0]), table: schema.table, schema, types, first, last: null };
   for (const sql of segmentDdl(new Layout(segment), collatable)) await wire.query(sql);
   return segment;
 }

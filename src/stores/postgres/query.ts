@@ -6,7 +6,7 @@ import type { QuerySlice } from '../../shadowing/shadow.ts';
 import { codeOf, connect, identifier, literal, placeOf, rowsOf } from './connection.ts';
 import { Layout, OWN_SCHEMA, splitName } from './layout.ts';
 import { absentError, segmentAt, segmentOf, SEGMENT_COLUMNS } from './segments.ts';
-import { shownValue } from './shadow-values.ts';
+import { shownArray, shownValue } from './shadow-values.ts';
 
 const SLICE_ROWS = 500;
 
@@ -102,26 +102,58 @@ function viewBody(layout: Layout, moved: Layout, at: CaptureNumber, absent: stri
 const WITHOUT_CURSOR = /^\s*(?:explain|show)\b/i;
 
 async function* runStatement(client: Client, sql: string): AsyncIterable<QuerySlice> {
+  const arrays = new ArrayTypes(client);
   if (WITHOUT_CURSOR.test(sql)) {
-    yield await slice(client, sql);
+    yield await slice(client, sql, arrays);
     return;
   }
   await client.query({ text: `DECLARE foreshadow_query NO SCROLL CURSOR FOR ${sql}\n`, queryMode: 'extended' } as QueryConfig);
   for (let first = true; ; first = false) {
-    const next = await slice(client, `FETCH FORWARD ${SLICE_ROWS} FROM foreshadow_query`);
+    const next = await slice(client, `FETCH FORWARD ${SLICE_ROWS} FROM foreshadow_query`, arrays);
     if (first || next.rows.length > 0) yield next;
     if (next.rows.length < SLICE_ROWS) return;
   }
 }
 
-async function slice(client: Client, text: string): Promise<QuerySlice> {
-  const result = await client.query<unknown[]>({
+async function slice(client: Client, text: string, arrays: ArrayTypes): Promise<QuerySlice> {
+  const result = await client.query<(string | null)[]>({
     text,
     rowMode: 'array',
     queryMode: 'extended',
-    types: { getTypeParser: (type: number) => (value: string) => shownValue(type, value) },
+    types: { getTypeParser: () => (value: string) => value },
   } as unknown as QueryArrayConfig);
-  return { columns: result.fields.map((field) => field.name), rows: result.rows };
+  const show: ((value: string) => unknown)[] = [];
+  for (const field of result.fields) show.push(await arrays.shower(field.dataTypeID));
+  return {
+    columns: result.fields.map((field) => field.name),
+    rows: result.rows.map((row) => row.map((value, index) => (value === null ? null : show[index]?.(value)))),
+  };
+}
+
+/** How values of types are shown; which types are arrays is asked once for each. */
+class ArrayTypes {
+  readonly #client: Client;
+  readonly #known = new Map<number, (value: string) => unknown>();
+
+  constructor(client: Client) {
+    this.#client = client;
+  }
+
+  async shower(type: number): Promise<(value: string) => unknown> {
+    const known = this.#known.get(type);
+    if (known !== undefined) return known;
+    const [array] = await rowsOf<{ element: string; delimiter: string }>(
+      this.#client,
+      `SELECT e.oid::text AS element, e.typdelim::text AS delimiter FROM pg_type t JOIN pg_type e ON e.oid = t.typelem
+       WHERE t.oid = ${type} AND t.typcategory = 'A' AND t.typlen = -1`,
+    );
+    const shower =
+      array === undefined
+        ? (value: string): unknown => shownValue(type, value)
+        : (value: string): unknown => shownArray(Number(array.element), array.delimiter, value);
+    this.#known.set(type, shower);
+    return shower;
+  }
 }
 
 function queryError(error: unknown, tables: readonly TableAt[], at: CaptureNumber): ForeshadowError {

@@ -5,6 +5,7 @@ import type { DdlStatement, TableName, TableSchema } from '../../model/schema.ts
 import { projectTuple, type Tuple } from '../../model/tuple.ts';
 import { codeOf, connect, identifier, literal, placeOf } from './connection.ts';
 import { qualified, splitName } from './layout.ts';
+import { exchangeOids, type OidShapes, readOidShapes } from './type-oids.ts';
 import { Wire } from './wire.ts';
 
 /** Made already, by an extension, by the template, or beside other tables: schema, type, extension, function. */
@@ -75,8 +76,13 @@ class PostgresRestoreTarget implements RestoreTarget {
     const wire = this.#begun();
     const written = table.columns.flatMap((column, index) => (column.hidden || column.generated ? [] : [index]));
     const columns = written.map((index) => identifier(table.columns[index]?.name ?? ''));
-    const source = written.length === table.columns.length ? rows : projected(rows, written);
     try {
+      // Types of users have other OIDs in this database, and arrays of them name those.
+      const oids = await readOidShapes(
+        wire,
+        written.map((index) => table.columns[index]?.type ?? ''),
+      );
+      const source = rowsWritten(rows, written.length === table.columns.length ? null : written, oids);
       return await wire.copyIn(
         `COPY ${qualified(table.table)} (${columns.join(', ')}) FROM STDIN (FORMAT binary)`,
         copyChunks(source),
@@ -216,8 +222,15 @@ async function those(wire: Wire, tables: readonly TableName[], signal: AbortSign
   return (found?.rows ?? []).map((row) => row[0] as string);
 }
 
-async function* projected(rows: AsyncIterable<readonly Tuple[]>, columns: readonly number[]): AsyncIterable<readonly Tuple[]> {
-  for await (const some of rows) yield some.map((row) => projectTuple(row, columns));
+async function* rowsWritten(
+  rows: AsyncIterable<readonly Tuple[]>,
+  columns: readonly number[] | null,
+  oids: OidShapes,
+): AsyncIterable<readonly Tuple[]> {
+  for await (const some of rows) {
+    const projected = columns === null ? some : some.map((row) => projectTuple(row, columns));
+    yield oids.length === 0 ? projected : projected.map((row) => exchangeOids(row, oids, (here) => here));
+  }
 }
 
 async function* copyChunks(rows: AsyncIterable<readonly Tuple[]>): AsyncIterable<Buffer> {

@@ -5,25 +5,25 @@ import { COPY_FROM_NOTHING, type Element, type ElementState, type Generation, ty
 import type { DataSetSchema, TableName, TableSchema } from '../../model/schema.ts';
 import type { KeyTuple } from '../../model/tuple.ts';
 import { identifier, literal } from './connection.ts';
-import { Layout, OWN_SCHEMA, qualified, retiredName, type Segment, splitName } from './layout.ts';
+import { Layout, OWN_SCHEMA, qualified, retiredName, type Segment, type SegmentTypes, splitName } from './layout.ts';
 import { makeSegment, makeTypes, refuseOccupied } from './mirror.ts';
 import { EXISTS, OWN_TABLES } from './shadow-schema.ts';
 import type { TextResult, Wire } from './wire.ts';
 
 /** Shapes by the id of their segment: immutable once written. Keyed by the text too, as another shadow may use the same ids. */
-const shapes = new Map<string, { schema: TableSchema; operators: Segment['operators'] }>();
+const shapes = new Map<string, Pick<Segment, 'schema' | 'types'>>();
 const SHAPES_MAX = 10_000;
 
-export const SEGMENT_COLUMNS = 'id, table_name, first_capture, last_capture, schema, operators';
+export const SEGMENT_COLUMNS = 'id, table_name, first_capture, last_capture, schema, types';
 
 export function segmentOf(row: TextResult['rows'][number]): Segment {
-  const [id, table, first, last, schemaText, operatorsText] = row as string[];
-  const text = `${schemaText}${operatorsText}`;
+  const [id, table, first, last, schemaText, typesText] = row as string[];
+  const text = `${schemaText}${typesText}`;
   let shape = shapes.get(text);
   if (shape === undefined) {
     shape = {
       schema: JSON.parse(schemaText as string) as TableSchema,
-      operators: JSON.parse(operatorsText as string) as Segment['operators'],
+      types: JSON.parse(typesText as string) as SegmentTypes,
     };
     if (shapes.size >= SHAPES_MAX) shapes.clear();
     shapes.set(text, shape);

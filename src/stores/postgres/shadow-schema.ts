@@ -13,10 +13,11 @@ export const OWN_TABLES = [
      claimed_at timestamptz NOT NULL)`,
   `CREATE TABLE IF NOT EXISTS ${OWN_SCHEMA}.segment (
      id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, table_name text NOT NULL, first_capture bigint NOT NULL,
-     last_capture bigint, schema text NOT NULL, operators text NOT NULL)`,
+     last_capture bigint, schema text NOT NULL, types text NOT NULL)`,
   `CREATE TABLE IF NOT EXISTS ${OWN_SCHEMA}.progress (
      table_name text PRIMARY KEY, segment integer NOT NULL, state text NOT NULL, generation bigint NOT NULL,
      low text COLLATE "C" NOT NULL, high text COLLATE "C" NOT NULL, capture bigint NOT NULL) WITH (fillfactor = 50)`,
+  `CREATE TABLE IF NOT EXISTS ${OWN_SCHEMA}.type_oid (here oid PRIMARY KEY, there oid NOT NULL)`,
   // What a cut moves on is kept apart from progress, whose rows an apply holds locked: so a cut never waits for one.
   `CREATE TABLE IF NOT EXISTS ${OWN_SCHEMA}.left_out (table_name text PRIMARY KEY, capture bigint NOT NULL)`,
   `CREATE TABLE IF NOT EXISTS ${OWN_SCHEMA}.capture (number bigint PRIMARY KEY, record text NOT NULL, schema text)`,

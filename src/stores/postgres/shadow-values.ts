@@ -32,3 +32,38 @@ export function shownValue(type: number, text: string): unknown {
       return text;
   }
 }
+
+/**
+ * What a person is shown of an array the server gave as text (https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO), nested as
+ * its dimensions are. `delimiter` is a comma but for boxes.
+ */
+export function shownArray(element: number, delimiter: string, text: string): unknown {
+  // Bounds other than 1 stand before: `[0:1]={…}`.
+  let at = text.indexOf('{');
+  // oidvector and int2vector are arrays to the catalog, and not in their text.
+  if (at < 0) return text;
+  const list = (): unknown[] => {
+    const values: unknown[] = [];
+    at += 1;
+    while (text[at] !== '}') {
+      values.push(text[at] === '{' ? list() : value());
+      if (text[at] === delimiter) at += 1;
+    }
+    at += 1;
+    return values;
+  };
+  const value = (): unknown => {
+    if (text[at] === '"') {
+      const quoted = /"((?:[^"\\]|\\.)*)"/sy;
+      quoted.lastIndex = at;
+      const [whole, inside] = quoted.exec(text) as unknown as [string, string];
+      at += whole.length;
+      return shownValue(element, inside.replace(/\\(.)/gs, '$1'));
+    }
+    const start = at;
+    while (at < text.length && text[at] !== delimiter && text[at] !== '}') at += 1;
+    const plain = text.slice(start, at);
+    return plain === 'NULL' ? null : shownValue(element, plain);
+  };
+  return list();
+}

@@ -7,6 +7,7 @@ import { collectRows, optionalRow } from './foreign.ts';
 import { type Layout, SINCE, UNTIL } from './layout.ts';
 import { BEGIN_READING, layoutAt, layoutOf, segmentsOf } from './segments.ts';
 import { stageKeys } from './staging.ts';
+import { leavingOids } from './type-oids.ts';
 import type { Wire } from './wire.ts';
 
 /** What the planner would guess wrong: a page of rows in key order comes from the key's indexes, never from sorting the table. */
@@ -26,6 +27,7 @@ export async function readRows(
   const where = after === null ? 'true' : layout.keyIsAfter('r');
   const sql = `SELECT * FROM (${layout.asOf(at, where)}) v ORDER BY ${layout.keyList('v')} LIMIT ${limit.rows}`;
   const parameters = after === null ? [] : layout.keyParameters(after);
+  const leave = await leavingOids(wire, layout.segment.types.oids);
   const rows: Tuple[] = [];
   let bytes = 0;
   let full = false;
@@ -36,7 +38,7 @@ export async function readRows(
         full = true;
         break;
       }
-      rows.push(row);
+      rows.push(leave(row));
       bytes += row.length;
     }
     if (full) break;
@@ -60,7 +62,8 @@ export async function readRowsByKey(
   await stageKeys(wire, layout, keys);
   const sql = `SELECT v.* FROM (SELECT * FROM ${layout.gone} ORDER BY ${layout.key.join(', ')} OFFSET 0) g,
     LATERAL (${layout.asOf(at, layout.sameKey('r', 'g'))}) v`;
-  return collectRows(wire.select(sql, [], signal));
+  const leave = await leavingOids(wire, layout.segment.types.oids);
+  return (await collectRows(wire.select(sql, [], signal))).map(leave);
 }
 
 /** `Shadow.versionAt`. A version that a foreign write hides is the live one. */
@@ -81,7 +84,7 @@ export async function readVersion(wire: Wire, table: TableName, key: KeyTuple, a
   return {
     since: captureNumber(Number((since as Buffer).readBigInt64BE())),
     until: end === FOREIGN ? null : captureNumber(Number(end)),
-    row: packTuple(cells),
+    row: (await leavingOids(wire, layout.segment.types.oids))(packTuple(cells)),
   };
 }
 
@@ -106,11 +109,12 @@ export async function* readDiff(
   if (same) await wire.query('SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off');
   const sql = same ? changedKeys(after, from, to) : wholeTables(before, after, from, to);
   const width = after.columns.length;
+  const leave = await leavingOids(wire, after.segment.types.oids);
   for await (const rows of wire.select(sql, [], signal)) {
     yield rows.map((row) => {
       const cells = cellsOf(row);
-      const old = optionalRow(cells, 0, width);
-      const now = optionalRow(cells, width + 1, width);
+      const old = optionalRow(cells, 0, width, leave);
+      const now = optionalRow(cells, width + 1, width, leave);
       return { key: keyTuple((now ?? old) as Tuple, after.segment.schema.key), before: old, after: now };
     });
   }
@@ -123,8 +127,9 @@ async function* oneSided(
   signal: AbortSignal,
   differenceOf: (row: Tuple, key: KeyTuple) => RowDifference,
 ): AsyncIterable<readonly RowDifference[]> {
+  const leave = await leavingOids(wire, layout.segment.types.oids);
   for await (const rows of wire.select(layout.asOf(at), [], signal)) {
-    yield rows.map((row) => differenceOf(row, keyTuple(row, layout.segment.schema.key)));
+    yield rows.map((row) => differenceOf(leave(row), keyTuple(row, layout.segment.schema.key)));
   }
 }
 
