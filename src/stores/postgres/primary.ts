@@ -11,16 +11,8 @@ import { checkPrimary } from './check.ts';
 import { codeOf, identifier, literal, placeOf } from './connection.ts';
 import { ask, type CatalogTable, isTrackable, readTables, schemaOf, shapeOf } from './describe.ts';
 import { describeDataSet } from './describe-ddl.ts';
-import {
-  createSlot,
-  dropSlot,
-  ensurePublication,
-  installedName,
-  newMark,
-  readServerState,
-  type ServerState,
-  writeMark,
-} from './installation.ts';
+import { createSlot, dropSlot, ensurePublication, installedName, newMark, readServerState, writeMark } from './installation.ts';
+import { evidenceOf, gapReason, parseEvidence } from './history.ts';
 import type { RelationMessage } from './pgoutput.ts';
 import { Snapshots } from './snapshots.ts';
 import { parseLsn, ReplicationStream } from './stream.ts';
@@ -38,15 +30,6 @@ export interface PostgresPrimaryOptions {
   readonly journaled: (ids: readonly TransactionId[], upTo: Position) => Promise<ReadonlySet<TransactionId>>;
   /** How long the slot waits for older transactions to end. */
   readonly lockTimeoutMs?: number;
-}
-
-/** What goes with every batch into the journal, as JSON. */
-interface Evidence {
-  readonly system: string;
-  readonly database: string;
-  readonly timeline: string;
-  readonly mark: string;
-  readonly base: string;
 }
 
 const LOCK_TIMEOUT_MS = 10_000;
@@ -356,38 +339,6 @@ async function startStream(
       signal.throwIfAborted();
     }
   }
-}
-
-/** Null for anything `evidenceOf` did not write. */
-function parseEvidence(text: string): Evidence | null {
-  try {
-    const found = JSON.parse(text) as Partial<Evidence> | null;
-    const { system, database, timeline, mark, base } = found ?? {};
-    if (system === undefined || database === undefined || timeline === undefined || mark === undefined || base === undefined) return null;
-    return { system, database, timeline, mark, base };
-  } catch (error) {
-    if (error instanceof SyntaxError) return null;
-    throw error;
-  }
-}
-
-function gapReason(evidence: Evidence | null, fromLsn: bigint, state: ServerState): string | null {
-  const { slot, mark } = state;
-  if (evidence === null) return 'the bookmark is not of this primary';
-  if (slot === null) return 'the replication slot is gone';
-  if (slot.lost !== null) return `the replication slot cannot be used: ${slot.lost}`;
-  if (!state.publication) return 'the publication is gone';
-  if (slot.confirmed > fromLsn) return 'the replication slot is past what the journal holds';
-  if (state.insertLsn < fromLsn) return 'the primary was put back to an earlier state';
-  if (mark !== null && !mark.marks.includes(evidence.mark))
-    return 'the primary was put back to an earlier state, or was tracked by another journal';
-  if (evidence.timeline !== state.timeline) return 'the primary was recovered or failed over to another history';
-  return null;
-}
-
-function evidenceOf(state: ServerState, mark: string, base: bigint): string {
-  const evidence: Evidence = { system: state.system, database: state.database, timeline: state.timeline, mark, base: String(base) };
-  return JSON.stringify(evidence);
 }
 
 function sameColumns(relation: RelationMessage, known: CatalogTable): boolean {

@@ -1,8 +1,9 @@
-import { connect as connectSocket, type Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import type { Client } from 'pg';
 import { type ForeshadowError, messageOf } from '../../model/errors.ts';
 import type { Tuple } from '../../model/tuple.ts';
 import { type ConnectOptions, connect, failureOf, streamOf } from './connection.ts';
+import { cancelStatement } from './cancel.ts';
 import { CopyFrames, withoutCopyHeader } from './copy-format.ts';
 import { Flow } from './flow.ts';
 import {
@@ -23,6 +24,7 @@ export type { Parameter, TextResult } from './messages.ts';
 
 /** Rows wait here at most for their consumer. */
 const ROWS_BYTES_MAX = 1 << 20;
+const CANCEL_EVERY_MS = 100;
 
 /** Both directions of a replication stream. */
 export interface CopyBoth {
@@ -188,10 +190,15 @@ export class Wire implements AsyncDisposable {
       else if (type === FROM_SERVER.copyData) flow.push(body, body.length);
       else if (type === FROM_SERVER.copyDone) this.#write(message('c'));
     });
-    signal.addEventListener('abort', () => this.#fail(signal.reason), { once: true });
+    const abort = (): void => this.#fail(signal.reason);
+    signal.addEventListener('abort', abort);
     answered.then(
-      () => flow.end(null),
+      () => {
+        signal.removeEventListener('abort', abort);
+        flow.end(null);
+      },
       (error: unknown) => {
+        signal.removeEventListener('abort', abort);
         started.reject(error);
         flow.end(error);
       },
@@ -234,7 +241,11 @@ export class Wire implements AsyncDisposable {
       else if (signal?.aborted === true) request.answered.reject(signal.reason);
       else {
         this.#requests.push(request);
-        signal?.addEventListener('abort', () => this.#cancelFirst(), { once: true });
+        const cancel = (): void => this.#cancelFirst();
+        signal?.addEventListener('abort', cancel);
+        // Signals outlive requests by far: what stays attached to them would pile up.
+        const forget = (): void => signal?.removeEventListener('abort', cancel);
+        request.answered.promise.then(forget, forget);
         this.#write(bytes);
       }
     };
@@ -376,26 +387,18 @@ export class Wire implements AsyncDisposable {
   /** A cancel request names no statement, it hits the one that runs: so it waits until that is the aborted one. */
   #cancelFirst(): void {
     const request = this.#requests[0];
-    if (request?.signal?.aborted === true) request.cancelling ??= this.#cancel();
+    if (request?.signal?.aborted === true && request.cancelling === null) void this.#cancel(request);
   }
 
-  async #cancel(): Promise<void> {
-    const { processID, secretKey, host, port } = this.#client as unknown as Record<'processID' | 'secretKey' | 'port', number> & {
-      host: string;
-    };
-    const request = Buffer.alloc(16);
-    request.writeInt32BE(16, 0);
-    request.writeInt32BE(80877102, 4);
-    request.writeInt32BE(processID, 8);
-    request.writeInt32BE(secretKey, 12);
-    await new Promise<void>((resolve) => {
-      const socket = host.startsWith('/') ? connectSocket(`${host}/.s.PGSQL.${port}`) : connectSocket(port, host);
-      socket.setTimeout(5000, () => socket.destroy());
-      socket.once('error', () => undefined); // `close` follows; the statement then runs to its end
-      socket.once('close', () => resolve());
-      socket.resume();
-      socket.end(request);
-    });
+  /** Again and again, as the request comes to nothing where it overtakes the statement. */
+  async #cancel(request: Request): Promise<void> {
+    while (this.#requests[0] === request) {
+      request.cancelling = cancelStatement(this.#client);
+      await request.cancelling;
+      await new Promise((resolve) => {
+        setTimeout(resolve, CANCEL_EVERY_MS).unref();
+      });
+    }
   }
 
   #fail(error: unknown): void {
