@@ -21,7 +21,7 @@ export interface TestDatabase extends AsyncDisposable {
 }
 
 /** URL of the run's server: superuser, database postgres, wal_level=logical, PostgreSQL 18. */
-export async function serverUrl(): Promise<string> {
+async function serverUrl(): Promise<string> {
   const port = inject('postgresSetupPort');
   const answer = await new Promise<string>((resolve, reject) => {
     let text = '';

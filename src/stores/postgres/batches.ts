@@ -23,7 +23,7 @@ export interface Numbering {
  * A transaction's position lies inside its commit record: after every earlier record's end, before its own. (The record's end is
  * known only after the whole transaction has passed, which may be too large to wait for.)
  */
-export function transactionPosition(commitLsn: bigint, base: bigint): Position {
+function transactionPosition(commitLsn: bigint, base: bigint): Position {
   return position(commitLsn + 1n + base);
 }
 

@@ -24,7 +24,7 @@ const CONNECT_TIMEOUT_MS = 10_000;
  * Values read as text must not depend on how a server, a database or a role is set up; and names must come with their schema, so
  * that they mean the same in another database.
  */
-export const SESSION_SETTINGS = [
+const SESSION_SETTINGS = [
   `SET TimeZone = 'UTC'`,
   `SET DateStyle = 'ISO, YMD'`,
   `SET IntervalStyle = 'postgres'`,

@@ -5,8 +5,8 @@ import { message } from './messages.ts';
  * `model/tuple.ts` has them; then int16 -1 (https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format").
  */
 const SIGNATURE = Buffer.from('PGCOPY\n\xff\r\n\0', 'latin1');
-export const COPY_HEADER = Buffer.concat([SIGNATURE, Buffer.alloc(8)]);
-export const COPY_TRAILER = Buffer.from([0xff, 0xff]);
+const COPY_HEADER = Buffer.concat([SIGNATURE, Buffer.alloc(8)]);
+const COPY_TRAILER = Buffer.from([0xff, 0xff]);
 
 /** What follows the header. Throws where there is none. */
 export function withoutCopyHeader(bytes: Buffer): Buffer {

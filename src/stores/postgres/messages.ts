@@ -1,4 +1,5 @@
 import { DatabaseError } from 'pg';
+import type { Tuple } from '../../model/tuple.ts';
 
 /**
  * Messages of PostgreSQL's protocol, version 3: a type byte, an int32 length that counts itself, a body
@@ -105,7 +106,7 @@ export function continueMessages(rowsMax: number): Buffer {
   return Buffer.concat([message('E', limit), message('S')]);
 }
 
-export function zeroTerminated(text: string): Buffer {
+function zeroTerminated(text: string): Buffer {
   if (text.includes('\0')) throw new RangeError('text for PostgreSQL cannot hold a zero byte');
   return Buffer.from(`${text}\0`);
 }
@@ -197,4 +198,21 @@ function textCells(body: Buffer): (string | null)[] {
     if (length > 0) at += length;
   }
   return cells;
+}
+
+/** Both directions of a replication stream. */
+export interface CopyBoth {
+  /**
+   * The payloads that arrived since the last call, waiting for the first one; null at the stream's end. Reading from the socket
+   * pauses while too much waits here.
+   */
+  read(): Promise<readonly Buffer[] | null>;
+  send(payload: Buffer): void;
+  /** Asks the server to end the stream; `read` then returns null after what was on its way. */
+  end(): void;
+}
+
+export interface RowSlice {
+  readonly rows: readonly Tuple[];
+  readonly more: boolean;
 }

@@ -60,8 +60,11 @@ class PostgresPrimary implements Primary {
 
   identity(signal: AbortSignal): Promise<string> {
     return this.#ask(async (wire) => {
-      const state = await readServerState(wire, this.#name, signal);
-      return `postgres:${state.system}:${state.database}`;
+      const [found] = await wire.query(
+        `SELECT 'postgres:' || (pg_control_system()).system_identifier || ':' || oid FROM pg_database WHERE datname = current_database()`,
+        signal,
+      );
+      return found?.rows[0]?.[0] as string;
     }, signal);
   }
 

@@ -229,7 +229,7 @@ function oneByKey(table: TableSchema, facts: KeyFacts, key: KeyTuple): [string, 
 }
 
 /** The binary form of a one-dimensional array. */
-export function binaryArray(elementType: number, elements: readonly (Buffer | null)[]): Buffer {
+function binaryArray(elementType: number, elements: readonly (Buffer | null)[]): Buffer {
   let size = 20;
   for (const element of elements) size += 4 + (element?.length ?? 0);
   const bytes = Buffer.alloc(size);

@@ -157,7 +157,7 @@ export class ReplicationStream {
 }
 
 /** `16/B374D848`, as the server writes log positions. */
-export function lsnText(lsn: bigint): string {
+function lsnText(lsn: bigint): string {
   return `${(lsn >> 32n).toString(16).toUpperCase()}/${(lsn & 0xffff_ffffn).toString(16).toUpperCase()}`;
 }
 

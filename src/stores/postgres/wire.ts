@@ -7,6 +7,7 @@ import { cancelStatement } from './cancel.ts';
 import { CopyFrames, withoutCopyHeader } from './copy-format.ts';
 import { Flow } from './flow.ts';
 import {
+  type CopyBoth,
   continueMessages,
   errorOf,
   FROM_SERVER,
@@ -14,34 +15,18 @@ import {
   message,
   type Parameter,
   queryMessage,
+  type RowSlice,
   statementMessages,
   type TextResult,
   TextResults,
   textAt,
 } from './messages.ts';
 
-export type { Parameter, TextResult } from './messages.ts';
+export type { CopyBoth, Parameter, RowSlice, TextResult } from './messages.ts';
 
 /** Rows wait here at most for their consumer. */
 const ROWS_BYTES_MAX = 1 << 20;
 const CANCEL_EVERY_MS = 100;
-
-/** Both directions of a replication stream. */
-export interface CopyBoth {
-  /**
-   * The payloads that arrived since the last call, waiting for the first one; null at the stream's end. Reading from the socket
-   * pauses while too much waits here.
-   */
-  read(): Promise<readonly Buffer[] | null>;
-  send(payload: Buffer): void;
-  /** Asks the server to end the stream; `read` then returns null after what was on its way. */
-  end(): void;
-}
-
-export interface RowSlice {
-  readonly rows: readonly Tuple[];
-  readonly more: boolean;
-}
 
 type Take = (type: number, body: Buffer) => void;
 
