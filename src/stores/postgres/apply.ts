@@ -238,7 +238,7 @@ class BatchStep {
 }
 
 /** Rows with one more column at the end: the capture they are written for. */
-export function* withSince(rows: Iterable<Tuple>, capture: CaptureNumber): Iterable<Tuple> {
+function* withSince(rows: Iterable<Tuple>, capture: CaptureNumber): Iterable<Tuple> {
   for (const row of rows) {
     const longer = Buffer.allocUnsafe(row.length + 12);
     longer.writeInt16BE(row.readInt16BE(0) + 1, 0);

@@ -38,7 +38,7 @@ export function segmentOf(row: TextResult['rows'][number]): Segment {
 }
 
 /** The live segments of tables; inside the writer's transaction nothing can move them. */
-export async function liveLayouts(wire: Wire, tables: readonly TableName[]): Promise<Map<TableName, Layout>> {
+async function liveLayouts(wire: Wire, tables: readonly TableName[]): Promise<Map<TableName, Layout>> {
   const [found] = await wire.query(
     `SELECT ${SEGMENT_COLUMNS} FROM ${OWN_SCHEMA}.segment WHERE last_capture IS NULL AND table_name IN (${tables.map(literal).join(', ')})`,
   );
