@@ -174,6 +174,8 @@ async function gapAfter(damage: (slot: string) => Promise<void>): Promise<void> 
   await database.run('INSERT INTO public.item VALUES (1)');
   await first.reached(await primary.now(signal));
   await first.stop();
+  const busy = 'SELECT FROM pg_replication_slots WHERE slot_name = $1 AND active';
+  while ((await database.run(busy, [installedName(database.name)])).length > 0) await new Promise((resolve) => setTimeout(resolve, 5));
   await damage(installedName(database.name));
   const again = await open();
   const second = follow(again, first.head);
