@@ -13,6 +13,9 @@ const NOT_OURS = `current_setting('${PASS_SETTING}', true) IS DISTINCT FROM 'on'
  * All row triggers are AFTER: a BEFORE trigger costs COPY its multi-insert and 17 % of WAL. Stamping sets only the column of ours, and
  * the trigger on the data columns does not see it. The functions run as their owner, since a writer has no right to our
  * schema, and with a fixed search path.
+ *
+ * What it costs an apply of 50,000 uniform updates to 500,000 rows (18.4, medians of 6, interleaved with the triggers disabled): nothing
+ * that shows where we pass as a replica, 7 % where we pass by the setting, since each row is then fetched to evaluate WHEN.
  */
 export function guardDdl(layout: Layout): string[] {
   const { id } = layout.segment;

@@ -4,13 +4,16 @@ import { ForeshadowError } from '../../model/errors.ts';
 import type { DdlStatement, TableName, TableSchema } from '../../model/schema.ts';
 import { projectTuple, type Tuple } from '../../model/tuple.ts';
 import { codeOf, connect, identifier, literal, placeOf } from './connection.ts';
-import { COPY_HEADER, COPY_TRAILER } from './copy-format.ts';
 import { qualified, splitName } from './layout.ts';
 import { exchangeOids, type OidShapes, readOidShapes } from './type-oids.ts';
 import { Wire } from './wire.ts';
 
 /** Made already, by an extension, by the template, or beside other tables: schema, type, extension, function. */
 const EXISTS_STATES = new Set(['42P06', '42710', '42723']);
+
+/** The binary COPY format's header (signature, no flags, no extension) and trailer. */
+const COPY_HEADER = Buffer.from('PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0', 'latin1');
+const COPY_TRAILER = Buffer.from([0xff, 0xff]);
 
 /** Names the database in the URL; it is made if it does not exist. Nothing happens before `begin`. */
 export function openPostgresRestoreTarget(url: string): Promise<RestoreTarget> {
