@@ -37,7 +37,7 @@ function statusText(report: StatusReport): string {
       each.reason ?? '',
     ]),
   );
-  return `${lines.join('\n')}\n\n${table}`;
+  return `${lines.join('\n')}\n\n${report.tables.length === 0 ? 'nothing is shadowed yet: foreshadow capture, or foreshadow start\n' : table}`;
 }
 
 function parked(at: number | null): string {
