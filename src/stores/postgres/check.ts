@@ -151,6 +151,15 @@ function checkTable(table: CatalogTable, settings: Settings): Finding[] {
       remedy: `Run GRANT USAGE ON SCHEMA ${identifier(table.schema)} TO ${user}; GRANT SELECT ON ${qualifiedName(table)} TO ${user}.`,
     });
   }
+  if (table.veiled) {
+    findings.push({
+      severity: 'error',
+      code: 'PRIMARY_ACCESS',
+      subject: table.table,
+      message: `Row security hides rows of ${table.table} from the user ${user}.`,
+      remedy: `Run ALTER ROLE ${user} BYPASSRLS, or exclude the table.`,
+    });
+  }
   if (!table.owned && !settings.published) {
     findings.push({
       severity: 'error',

@@ -33,7 +33,12 @@ const SESSION_SETTINGS = [
   `SET client_encoding = 'UTF8'`,
   'SET standard_conforming_strings = on',
   'SET statement_timeout = 0',
+  'SET lock_timeout = 0',
   'SET idle_in_transaction_session_timeout = 0',
+  'SET idle_session_timeout = 0',
+  'SET default_transaction_read_only = off',
+  // Where row security would hide rows, reading must fail and not yield fewer of them.
+  'SET row_security = off',
   'SET search_path = pg_catalog',
 ].join('; ');
 

@@ -23,6 +23,8 @@ export interface CatalogTable {
   readonly unidentifiedPartitions: readonly string[];
   readonly owned: boolean;
   readonly readable: boolean;
+  /** Row security would hide rows from our user. */
+  readonly veiled: boolean;
 }
 
 export interface CatalogColumn {
@@ -69,6 +71,7 @@ const TABLES = `
   SELECT c.oid::int8 AS oid, n.nspname AS schema, c.relname AS name, c.relkind = 'p' AS partitioned, c.relpersistence AS persistence,
     c.relreplident AS identity, pg_has_role(c.relowner, 'USAGE') AS owned,
     has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE') AS readable,
+    row_security_active(c.oid) AS veiled,
     (SELECT coalesce(json_agg(json_build_object(
         'name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), 'typeOid', a.atttypid::int8, 'modifier', a.atttypmod,
         'notNull', a.attnotnull, 'sendable', t.typsend <> 0,

@@ -138,8 +138,15 @@ describe('installing', () => {
       const reader = follow(primary, bookmark);
       await database.run('INSERT INTO public.item VALUES (5)');
       expect(await shownChanges(primary, schemas, reader)).toEqual([{ id: 5 }]);
-      await using snapshot = await primary.snapshot(reader.head.at, signal);
-      expect((await snapshot.rows(schemas[0] as TableSchema, null, { rows: 10, bytes: 1000 }, signal)).rows).toHaveLength(1);
+      {
+        await using snapshot = await primary.snapshot(reader.head.at, signal);
+        expect((await snapshot.rows(schemas[0] as TableSchema, null, { rows: 10, bytes: 1000 }, signal)).rows).toHaveLength(1);
+      }
+      await database.run('ALTER TABLE public.item ENABLE ROW LEVEL SECURITY; ALTER TABLE public.item FORCE ROW LEVEL SECURITY');
+      await using veiled = await primary.snapshot(reader.head.at, signal);
+      const read = veiled.rows(schemas[0] as TableSchema, null, { rows: 10, bytes: 1000 }, signal);
+      await expect(read).rejects.toMatchObject({ code: 'PRIMARY_ACCESS' });
+      expect((await primary.check(signal)).find(({ severity }) => severity === 'error')?.remedy).toContain('BYPASSRLS');
       await reader.stop();
       await primary.uninstall(signal);
     } finally {
