@@ -230,6 +230,23 @@ describe('the claim', () => {
   });
 });
 
+describe('a shadow that was never prepared', () => {
+  test('says so, whatever is asked of it', async () => {
+    await using empty = await createDatabase();
+    const { shadow } = await openPostgresShadow(empty.url);
+    try {
+      const one = captureNumber(1);
+      const expected = { code: 'TABLE_MISSING', message: expect.stringContaining('never prepared') };
+      await expect(shadow.rows(TABLE, one, null, { rows: 1, bytes: 1 }, never)).rejects.toMatchObject(expected);
+      await expect(Array.fromAsync(shadow.query(one, 'SELECT 1', never))).rejects.toMatchObject(expected);
+      await expect(shadow.schemaAt(TABLE, one)).rejects.toMatchObject(expected);
+      expect(await empty.run(`SELECT FROM pg_namespace WHERE nspname = '_foreshadow'`)).toEqual([]);
+    } finally {
+      await shadow[Symbol.asyncDispose]();
+    }
+  });
+});
+
 describe('a query', () => {
   test('neither waits for an apply nor shows it, and an abort stops it on the server', async () => {
     await writer.apply(new Map([[1, 10]]));

@@ -3,9 +3,10 @@ import type { CaptureNumber, CaptureRecord } from '../../model/capture.ts';
 import { ForeshadowError, messageOf } from '../../model/errors.ts';
 import type { TableName } from '../../model/schema.ts';
 import type { QuerySlice } from '../../shadowing/shadow.ts';
-import { codeOf, connect, identifier, literal, placeOf, rowsOf } from './connection.ts';
+import { codeOf, connect, failureOf, identifier, literal, placeOf, rowsOf } from './connection.ts';
 import { Layout, OWN_SCHEMA, splitName } from './layout.ts';
-import { absentError, segmentAt, segmentOf, SEGMENT_COLUMNS } from './segments.ts';
+import { absentError, BEGIN_READING, segmentAt, segmentOf, SEGMENT_COLUMNS } from './segments.ts';
+import { isUnprepared, unprepared } from './shadow-connections.ts';
 import { shownArray, shownValue } from './shadow-values.ts';
 
 const SLICE_ROWS = 500;
@@ -24,9 +25,7 @@ export async function* runQuery(url: string, at: CaptureNumber, sql: string, sig
   const cancel = (): void => void cancelBackend(url, client);
   signal.addEventListener('abort', cancel, { once: true });
   try {
-    await client.query(`BEGIN ISOLATION LEVEL REPEATABLE READ; LOCK TABLE ${OWN_SCHEMA}.segment IN ACCESS SHARE MODE`);
-    const tables = await tablesAt(client, url, at);
-    await client.query(viewsSql(tables, at));
+    const tables = await standAsOf(client, url, at, signal);
     try {
       yield* runStatement(client, sql);
     } catch (error) {
@@ -37,6 +36,18 @@ export async function* runQuery(url: string, at: CaptureNumber, sql: string, sig
     signal.removeEventListener('abort', cancel);
     // Closing the connection rolls everything back.
     await client.end();
+  }
+}
+
+async function standAsOf(client: Client, url: string, at: CaptureNumber, signal: AbortSignal): Promise<TableAt[]> {
+  try {
+    await client.query(BEGIN_READING);
+    const tables = await tablesAt(client, url, at);
+    await client.query(viewsSql(tables, at));
+    return tables;
+  } catch (error) {
+    signal.throwIfAborted();
+    throw isUnprepared(error) ? unprepared(error) : failureOf(error, url, 'shadow');
   }
 }
 

@@ -1,6 +1,9 @@
 import { DatabaseError } from 'pg';
+import { ForeshadowError, messageOf } from '../../model/errors.ts';
 import { Turns } from '../../model/turns.ts';
 import type { Claim } from './claim.ts';
+import { codeOf } from './connection.ts';
+import { OWN_SCHEMA } from './layout.ts';
 import { PASS_SETTING } from './guard.ts';
 import { endStaging } from './staging.ts';
 import { Wire } from './wire.ts';
@@ -98,8 +101,21 @@ export async function guardPass(wire: Wire): Promise<GuardPass> {
   }
 }
 
+/** A table of ours, or the schema, is not there. */
+export function isUnprepared(error: unknown): boolean {
+  return ['42P01', '3F000'].includes(codeOf(error)) && messageOf(error).includes(OWN_SCHEMA);
+}
+
+export function unprepared(cause: unknown): ForeshadowError {
+  return new ForeshadowError('TABLE_MISSING', 'The shadow holds nothing of ours: it was never prepared', {
+    remedy: 'Run `foreshadow capture` or `foreshadow start` first, or correct the URL of the shadow.',
+    cause,
+  });
+}
+
 /** Errors of the server and of the connection as ForeshadowErrors; what the rows' source threw stays what it is. */
 function serverFailure(wire: Wire, error: unknown): unknown {
+  if (isUnprepared(error)) return unprepared(error);
   return error instanceof DatabaseError || wire.broken ? wire.failure(error) : error;
 }
 

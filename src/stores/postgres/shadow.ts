@@ -16,10 +16,8 @@ import { scriptRows } from './script.ts';
 import { liveLayout, prepareElements, readElements, retireSegment, segmentAt, segmentsOf, BEGIN_READING } from './segments.ts';
 import { checkShadow, MAJOR_VERSION } from './shadow-check.ts';
 import { Readers, Writer } from './shadow-connections.ts';
-import { EXISTS } from './shadow-schema.ts';
 import { postgresValues } from './values.ts';
 import { readDiff, readRows, readRowsByKey, readVersion } from './versions.ts';
-import type { Wire } from './wire.ts';
 
 /**
  * Opens the shadow of a PostgreSQL database, and its catalog. Nothing is made there before `claim`. `asVersion` treats the server as
@@ -98,7 +96,6 @@ class PostgresShadow implements Shadow {
 
   async schemaAt(table: TableName, at: CaptureNumber): Promise<TableSchema | null> {
     return this.#readers.read(async (wire) => {
-      await this.#requireOurs(wire);
       await wire.query(BEGIN_READING);
       const { segments, absent } = await segmentsOf(wire, table, [at]);
       return absent.has(at) ? null : (segmentAt(segments, at)?.schema ?? null);
@@ -155,13 +152,5 @@ class PostgresShadow implements Shadow {
     await this.#catalogWriter[Symbol.asyncDispose]();
     await this.#readers[Symbol.asyncDispose]();
     await this.#claim.release();
-  }
-
-  async #requireOurs(wire: Wire): Promise<void> {
-    const [found] = await wire.query(EXISTS);
-    if (found?.rows[0]?.[0] === 't') return;
-    throw new ForeshadowError('TABLE_MISSING', 'The shadow was never prepared', {
-      remedy: 'Run `foreshadow capture` or `foreshadow start` first.',
-    });
   }
 }
