@@ -2,7 +2,7 @@ import { isReadable, knownGood } from '../capture/states.ts';
 import type { DiagnosedDifference } from '../capture/diagnose.ts';
 import type { CaptureOutcome } from '../capture/judge.ts';
 import type { Catalog } from '../capture/catalog.ts';
-import { type CaptureNumber, type CaptureRecord, captureNumber } from '../model/capture.ts';
+import type { CaptureRecord } from '../model/capture.ts';
 import { type ChangeVisitor, walkBlock } from '../journal/frame.ts';
 import type { TrackedBatch, TransactionRef } from '../model/change.ts';
 import { ForeshadowError } from '../model/errors.ts';
@@ -77,11 +77,6 @@ export async function readable(catalog: Catalog, number: number): Promise<Captur
         ? 'Take the first with `foreshadow capture`.'
         : `Captures reach from ${records[0]?.number} to ${last.number}, known-good is ${knownGood(records)?.number ?? 'none'}: see \`foreshadow captures\`.`,
   });
-}
-
-/** The number of a capture in progress: reading at it reads the live state. */
-export function inProgress(records: readonly CaptureRecord[]): CaptureNumber {
-  return captureNumber((records.at(-1)?.number ?? 0) + 1);
 }
 
 /** The changes of a batch as lines for people, in the order of the journal: by table within a batch. */

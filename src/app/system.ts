@@ -194,12 +194,13 @@ class System implements LocalSystem {
 
   async resume(progress: ProgressListener, signal: AbortSignal): Promise<ResumeReport> {
     const begunMs = performance.now();
-    const session = await this.#open(signal);
-    const { engine, catalog, tracker } = session;
-    const parked = (await catalog.read('parked')) as { at: number } | null | undefined;
+    const reading = await this.#reading();
+    const parked = (await reading.catalog.exists()) ? ((await reading.catalog.read('parked')) as { at: number } | null | undefined) : null;
     if (!parked) {
       throw new ForeshadowError('USAGE', 'the shadow is not parked', { remedy: 'It follows the primary already: nothing is to be done.' });
     }
+    const session = await this.#open(signal);
+    const { engine, catalog, tracker } = session;
     const before = engine.appliedRows;
     const method = (await reachable(session, signal)) ? 'replay' : 'resync';
     if (method === 'resync') await resync(session, signal);

@@ -54,7 +54,7 @@ export async function cure(
   for (const [table, group] of byTable(others)) {
     const keys = group.map(({ key }) => key);
     await parts.engine.repair(table, keys, signal);
-    notes.push(`${keys.length} rows of ${table} read again from the primary`);
+    notes.push(`${counted(keys.length, 'row')} of ${table} read again from the primary`);
   }
   return { action: 'repair', rows: differences.length, note: notes.join('; ') };
 }
@@ -126,7 +126,7 @@ async function repairInPlace(
     // The record under cure is judged by its caller, from the same seals.
   }
   const where = broken.length === 0 ? 'every seal holds again' : `the seals of ${broken.join(', ')} do not hold`;
-  return `${altered.length} altered rows put right in place; ${where}`;
+  return `${counted(altered.length, 'altered row')} put right in place; ${where}`;
 }
 
 /** The earliest sealed capture whose rows of a table no longer add up: where a removed version must have begun. */
@@ -152,6 +152,10 @@ export async function sealsHold(
     if (!sealsEqual(seal, await sumsByReading(shadow, seal.table, record.number, signal))) return false;
   }
   return true;
+}
+
+function counted(count: number, what: string): string {
+  return `${count} ${what}${count === 1 ? '' : 's'}`;
 }
 
 function byTable(differences: readonly DiagnosedDifference[]): Map<TableName, DiagnosedDifference[]> {

@@ -1,4 +1,5 @@
 import { hash } from 'node:crypto';
+import { setImmediate as otherWork } from 'node:timers/promises';
 import type { CaptureNumber, RowCounts, RowDifference, Seal } from '../model/capture.ts';
 import type { TableName } from '../model/schema.ts';
 import type { KeyTuple, Tuple } from '../model/tuple.ts';
@@ -51,6 +52,8 @@ export async function* rowsAt(shadow: Shadow, table: TableName, at: CaptureNumbe
   do {
     const page = await shadow.rows(table, at, after, PAGE, signal);
     if (page.rows.length > 0) yield page.rows;
+    // An embedded store answers without ever letting timers, sockets and signals have their turn.
+    await otherWork(undefined, { signal });
     after = page.through;
   } while (after !== null);
 }

@@ -38,15 +38,6 @@ export interface Coverage {
 
 export type Diagnosis = 'altered in the shadow' | 'missed by tracking' | 'applied wrong' | 'unknown';
 
-export interface Difference {
-  readonly table: TableName;
-  /** The key as a person reads it: column to value. */
-  readonly key: Readonly<Record<string, unknown>>;
-  readonly diagnosis: Diagnosis;
-  /** Bytes of the key, for the cure. Not shown. */
-  readonly identity: KeyTuple;
-}
-
 /** One row that differs between two captures. Both sides absent never occurs. */
 export interface RowDifference {
   readonly key: KeyTuple;

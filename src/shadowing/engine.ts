@@ -1,3 +1,4 @@
+import { setImmediate as otherWork } from 'node:timers/promises';
 import type { Journal } from '../journal/journal.ts';
 import type { TrackedBatch } from '../model/change.ts';
 import { type CaptureNumber, captureNumber } from '../model/capture.ts';
@@ -283,7 +284,10 @@ export class Engine {
       if (signal.aborted) return false;
       const moved = await this.#turns.take(() => this.#step(table, signal));
       worked ||= moved;
-      if (moved) this.#settled.beat();
+      if (!moved) continue;
+      this.#settled.beat();
+      // An embedded store answers without ever letting timers, sockets and signals have their turn.
+      await otherWork();
     }
     const drain = this.#drain;
     if (drain !== null) await this.#turns.take(() => this.#crossQuiet(drain, signal));

@@ -48,7 +48,7 @@ export function dropGuard(id: number): string[] {
   return ['insert', 'inserted', 'key', 'update', 'delete'].map((event) => `DROP TRIGGER IF EXISTS main.${guardName(id, event)}`);
 }
 
-export function guardName(id: number, event: string): string {
+function guardName(id: number, event: string): string {
   return `${OWN_PREFIX}_guard_${id}_${event}`;
 }
 

@@ -6,7 +6,7 @@ import { quoteIdentifier } from './connection.ts';
 export const FOREIGN_SQL = '9223372036854775807';
 export const SINCE = `${OWN_PREFIX}_since`;
 export const UNTIL = `${OWN_PREFIX}_until`;
-export const ROW = `${OWN_PREFIX}_row`;
+const ROW = `${OWN_PREFIX}_row`;
 
 /** The stretch of a table's history that has one shape, and the tables it is kept in. */
 export interface Segment {

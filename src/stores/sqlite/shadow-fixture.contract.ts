@@ -37,7 +37,7 @@ export async function openSqliteFixture(directory: string): Promise<ShadowFixtur
   };
 }
 
-export function simpleSchema(name: string, columns: readonly SimpleColumn[], key: readonly string[]): TableSchema {
+function simpleSchema(name: string, columns: readonly SimpleColumn[], key: readonly string[]): TableSchema {
   const definitions = columns.map((column) => `${quoteIdentifier(column.name)} ${column.type === 'integer' ? 'INTEGER' : 'TEXT'}`);
   const keys = key.map(quoteIdentifier).join(', ');
   return {
