@@ -90,20 +90,23 @@ export class Validation {
   }
 
   /**
-   * Compares the rest of the table from a cursor on: the primary's rows, then the shadow's. Without a `restart` to the very end;
-   * with one within the budget, and at most once around.
+   * Compares the rest of the table from a cursor on: to the very end without a `restart`, and with one within the budget and at most once
+   * around. Where both stores order keys alike one pass over ranges does; elsewhere, and where ranges did not meet, the primary's rows
+   * are looked up in the shadow, and then the shadow's in the primary.
    */
   async #roll(schema: TableSchema, from: Cursor, restart: Cursor | null, signal: AbortSignal): Promise<string | null> {
     let cursor: Cursor | null = from;
     let around = from.pass === 'primary' && from.after === null;
+    let paired = schema.keyOrderShared;
     const unbounded = restart === null;
     while (cursor !== null) {
       if (!unbounded && this.#leftMs <= 0) break;
       const begunMs = performance.now();
-      const scope: CompareScope = { kind: cursor.pass, after: cursor.after };
-      const outcome = await this.#compare(schema, scope, signal);
+      const kind: CompareScope['kind'] = cursor.pass === 'primary' && paired ? 'range' : cursor.pass;
+      const outcome = await this.#compare(schema, { kind, after: cursor.after }, signal);
       if (outcome.inconclusive !== null) return outcome.inconclusive;
-      cursor = following(cursor, outcome.through);
+      if (outcome.unpaired) paired = false;
+      else cursor = following(cursor, outcome.through, paired);
       if (cursor === null && !around) {
         around = true;
         cursor = restart;
@@ -145,7 +148,7 @@ export class Validation {
   }
 }
 
-function following(cursor: Cursor, through: KeyTuple | null): Cursor | null {
+function following(cursor: Cursor, through: KeyTuple | null, paired: boolean): Cursor | null {
   if (through !== null) return { pass: cursor.pass, after: through };
-  return cursor.pass === 'primary' ? { pass: 'shadow', after: null } : null;
+  return cursor.pass === 'primary' && !paired ? { pass: 'shadow', after: null } : null;
 }
