@@ -28,6 +28,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     'tracking/primary.ts',
     'type:tracking/tracker.ts',
     'shadowing/shadow.ts',
+    'type:shadowing/drain.ts',
     'type:shadowing/engine.ts',
     // Folding is a pure function over the journal: validation overlays with the very rules that were applied.
     'shadowing/pending.ts',

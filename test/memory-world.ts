@@ -7,6 +7,7 @@ import { NO_CAPTURE, captureNumber } from '../src/model/capture.ts';
 import type { Generation } from '../src/model/progress.ts';
 import type { TableName, TableSchema } from '../src/model/schema.ts';
 import { type Cell, type KeyTuple, type Tuple, packTuple } from '../src/model/tuple.ts';
+import { newDrain } from '../src/shadowing/drain.ts';
 import { Engine } from '../src/shadowing/engine.ts';
 import type { Shadow } from '../src/shadowing/shadow.ts';
 import { openMemoryJournal } from '../src/stores/memory/journal.ts';
@@ -88,13 +89,14 @@ export class MemoryWorld {
       catalog,
       failpoint,
       foldEveryMs: 1,
+      lagToleranceMs: () => 60_000,
       log: (message: string) => this.log.push(message),
     };
     const engine = await Engine.open(
       parts,
       {
         lastCut: lastReadable(records)?.number ?? NO_CAPTURE,
-        drain: draining?.position ? { number: draining.number, at: draining.position, leftOut: new Map() } : null,
+        drain: draining?.position ? newDrain(draining.number, draining.position) : null,
         parked: (await catalog.read('parked')) !== null && (await catalog.read('parked')) !== undefined,
       },
       signal,

@@ -1,7 +1,8 @@
-import { restore, schemaOf } from '../capture/restore.ts';
-import { sealsEqual, sumsByReading } from '../capture/seal.ts';
-import type { Coverage, RowDifference } from '../model/capture.ts';
+import { leftOut, restore, schemaOf } from '../capture/restore.ts';
+import { rowsAt, sealsEqual, sumsByReading } from '../capture/seal.ts';
+import type { CaptureRecord, Coverage, RowDifference } from '../model/capture.ts';
 import type { DdlStatement, TableName } from '../model/schema.ts';
+import { keyTuple } from '../model/tuple.ts';
 import { type Config, redactUrl } from './config.ts';
 import type {
   CaptureListing,
@@ -99,7 +100,7 @@ export class CaptureReader {
 
   /** Slices of differences, every table of both captures in turn. A table with none gives one empty slice. */
   async *#differences(from: number, to: number, signal: AbortSignal): AsyncGenerator<TableSlice> {
-    const { shadow, catalog } = await this.#open();
+    const { catalog } = await this.#open();
     const [a, b] = [await readable(catalog, from), await readable(catalog, to)];
     if (a.number > b.number) {
       for await (const { table, slice } of this.#differences(to, from, signal)) {
@@ -112,7 +113,31 @@ export class CaptureReader {
     for (const table of names) {
       yield { table, slice: [] };
       if (a.number === b.number) continue;
+      yield* this.#differencesOf(table, a, b, signal);
+    }
+  }
+
+  /** A table that only one of two captures has differs in every row. */
+  async *#differencesOf(table: TableName, a: CaptureRecord, b: CaptureRecord, signal: AbortSignal): AsyncGenerator<TableSlice> {
+    const { shadow } = await this.#open();
+    for (const { number, absent } of [a, b]) {
+      const left = absent.find((each) => each.table === table);
+      if (left !== undefined) throw leftOut(table, number, left.reason);
+    }
+    const before = await shadow.schemaAt(table, a.number);
+    const after = await shadow.schemaAt(table, b.number);
+    if (before !== null && after !== null) {
       for await (const slice of shadow.diff(table, a.number, b.number, signal)) yield { table, slice };
+      return;
+    }
+    const schema = before ?? after;
+    if (schema === null) return;
+    for await (const page of rowsAt(shadow, table, before === null ? b.number : a.number, signal)) {
+      const slice = page.map((row) => {
+        const key = keyTuple(row, schema.key);
+        return before === null ? { key, before: null, after: row } : { key, before: row, after: null };
+      });
+      yield { table, slice };
     }
   }
 

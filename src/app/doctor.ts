@@ -58,10 +58,17 @@ function sameDatabase(config: Config): Finding {
 /** Takes away what was installed on the primary. Idempotent. The shadow and its captures stay. */
 export async function uninstall(config: Config, options: SystemOptions, signal: AbortSignal): Promise<void> {
   await using primary = await openPrimary(config, async () => new Set());
-  const { catalog, ...opened } = await openShadow(config);
-  await using shadow = opened.shadow;
-  // Refused while another instance lives: it would go on tracking what is no longer there.
-  if (await catalog.exists()) await shadow.claim(`foreshadow uninstall, process ${process.pid}`);
+  await using claimed = new AsyncDisposableStack();
+  try {
+    const { catalog, shadow } = await openShadow(config);
+    claimed.use(shadow);
+    // Refused while another instance lives: it would go on tracking what is no longer there.
+    if (await catalog.exists()) await shadow.claim(`foreshadow uninstall, process ${process.pid}`);
+  } catch (error) {
+    if (!(error instanceof ForeshadowError) || error.code === 'ALREADY_RUNNING') throw error;
+    // A shadow that is gone must not keep the primary holding on to its log.
+    options.log('warn', 'the shadow could not be asked whether another instance runs', { reason: error.message });
+  }
   await primary.uninstall(signal);
   options.log('info', 'uninstalled', { primary: redactUrl(config.primary) });
 }

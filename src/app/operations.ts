@@ -142,11 +142,14 @@ export interface RollbackReport {
   readonly parked: boolean;
   /** The capture cut first, so that nothing is lost. */
   readonly before: number | null;
+  /** Tables that the capture does not have, left as they stand. */
+  readonly untouched: readonly string[];
   readonly elapsedMs: number;
 }
 
 export interface ResumeReport {
-  readonly from: number;
+  /** The capture it was parked at; null: tables were halted, and are compared with the primary again. */
+  readonly from: number | null;
   readonly method: 'replay' | 'resync';
   readonly rows: number;
   readonly elapsedMs: number;

@@ -4,7 +4,9 @@ import type { CaptureOutcome } from '../capture/judge.ts';
 import type { Catalog } from '../capture/catalog.ts';
 import type { CaptureRecord } from '../model/capture.ts';
 import { type ChangeVisitor, walkBlock } from '../journal/frame.ts';
-import type { TrackedBatch, TransactionRef } from '../model/change.ts';
+import type { Journal } from '../journal/journal.ts';
+import type { TransactionRef } from '../model/change.ts';
+import type { Tracked } from '../tracking/tracker.ts';
 import { ForeshadowError } from '../model/errors.ts';
 import type { TableName, TableSchema } from '../model/schema.ts';
 import { type KeyTuple, keyTuple } from '../model/tuple.ts';
@@ -79,18 +81,24 @@ export async function readable(catalog: Catalog, number: number): Promise<Captur
   });
 }
 
-/** The changes of a batch as lines for people, in the order of the journal: by table within a batch. */
-export function* tailLines(
-  batch: TrackedBatch,
+/** What became durable as lines for people, in commit order for each table. */
+export async function* tailLines(
+  tracked: Tracked,
+  journal: Journal,
   schemas: (table: TableName) => TableSchema | undefined,
   values: ValueCodec,
-): Generator<TailLine> {
-  for (const block of batch.blocks) {
-    const schema = schemas(block.table);
+  signal: AbortSignal,
+): AsyncGenerator<TailLine> {
+  const { after, through } = tracked;
+  for (const table of tracked.changes.keys()) {
+    const schema = schemas(table);
     if (schema === undefined) continue;
-    const lines = new TailWriter(schema, values);
-    walkBlock(block, batch.after, batch.through, lines);
-    yield* lines.lines;
+    const held = tracked.blocks?.filter((block) => block.table === table);
+    for await (const block of held ?? journal.read(table, after, through, signal)) {
+      const lines = new TailWriter(schema, values);
+      walkBlock(block, after, through, lines);
+      yield* lines.lines;
+    }
   }
 }
 

@@ -7,7 +7,9 @@ import { type CaptureNumber, NO_CAPTURE, captureNumber } from '../model/capture.
 import { type ErrorCode, type Finding, ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
 import type { Position } from '../model/position.ts';
 import { COPY_BY_COMPARISON, COPY_FROM_NOTHING, type Element, type Generation, type Progress } from '../model/progress.ts';
-import { type DataSetSchema, tableOf } from '../model/schema.ts';
+import { type DataSetSchema, type TableName, tableOf } from '../model/schema.ts';
+import { selects } from '../model/selection.ts';
+import { type Drain, newDrain } from '../shadowing/drain.ts';
 import { Engine } from '../shadowing/engine.ts';
 import type { Shadow } from '../shadowing/shadow.ts';
 import type { Primary } from '../tracking/primary.ts';
@@ -97,7 +99,7 @@ export class Session implements AsyncDisposable {
       const parked = await stores.catalog.read('parked');
       const foldEveryMs = Math.max(1, Math.min(FOLD_EVERY_MS, config.policy.lagToleranceMs / 2));
       const engine = await Engine.open(
-        { ...stores, tracker, failpoint, log, foldEveryMs },
+        { ...stores, tracker, failpoint, log, foldEveryMs, lagToleranceMs: (table) => lagToleranceMs(config, table) },
         { ...(await whereCapturesStand(stores.catalog)), parked: parked !== null && parked !== undefined },
         signal,
       );
@@ -127,11 +129,42 @@ export class Session implements AsyncDisposable {
     }
   }
 
+  /** Tables that cannot go on from where they stand: halted, of another shape than the primary's, or further back than the journal. */
+  async tablesToRestart(described: DataSetSchema, signal: AbortSignal): Promise<TableName[]> {
+    const tables: TableName[] = [];
+    for (const { schema, state, progress } of this.engine.elements.values()) {
+      const { table } = schema;
+      const reached =
+        state.kind === 'live' && tableOf(described, table)?.shape === schema.shape && (await this.#reaches(table, progress.low, signal));
+      if (!reached && state.kind !== 'copying') tables.push(table);
+    }
+    return tables;
+  }
+
+  /** Whether the journal has everything of a table since a position, with nothing among it that rows do not express. */
+  async #reaches(table: TableName, low: Position, signal: AbortSignal): Promise<boolean> {
+    if (this.engine.backlog.hasEvent(table, low)) return false;
+    try {
+      const blocks = this.journal.read(table, low, this.tracker.head, signal)[Symbol.asyncIterator]();
+      await blocks.next();
+      await blocks.return?.();
+      return true;
+    } catch (error) {
+      if (error instanceof ForeshadowError && error.code === 'JOURNAL_GAP') return false;
+      throw error;
+    }
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     this.#lifetime.abort();
     await this.#loops;
     await this.#resources.disposeAsync();
   }
+}
+
+function lagToleranceMs(config: Config, table: TableName): number {
+  const rule = config.policy.perTable.find(({ pattern }) => selects({ include: [pattern], exclude: [] }, table));
+  return rule?.lagToleranceMs ?? config.policy.lagToleranceMs;
 }
 
 async function refuseSame(config: Config, primary: Primary, shadow: Shadow, signal: AbortSignal): Promise<void> {
@@ -182,7 +215,9 @@ async function prepare(parts: PrepareParts, options: SystemOptions, signal: Abor
   const capture = await nextCapture(catalog, elements.values(), known !== null && known !== undefined);
   await shadow.prepare(described, { generation: 1 as Generation, low: head, high: head, capture });
   if (lost) await abortDraining(catalog);
-  await reconcile(parts, elements.values(), head, lost, options, signal);
+  // A parked shadow stands as it was at a capture, shapes included, until it is resumed.
+  const parked = known ? await catalog.read('parked') : null;
+  if (parked === null || parked === undefined) await reconcile(parts, elements.values(), head, lost, options, signal);
   const document: DataSetDocument = {
     name: config.dataSet,
     primary: redactUrl(config.primary),
@@ -247,11 +282,9 @@ async function abortDraining(catalog: Catalog): Promise<void> {
   }
 }
 
-async function whereCapturesStand(
-  catalog: Catalog,
-): Promise<{ lastCut: CaptureNumber; drain: { number: CaptureNumber; at: Position; leftOut: Map<never, string> } | null }> {
+async function whereCapturesStand(catalog: Catalog): Promise<{ lastCut: CaptureNumber; drain: Drain | null }> {
   const records = await catalog.list();
   const draining = records.find(({ state }) => state === 'draining');
-  const drain = draining?.position ? { number: draining.number, at: draining.position, leftOut: new Map<never, string>() } : null;
+  const drain = draining?.position ? newDrain(draining.number, draining.position) : null;
   return { lastCut: lastReadable(records)?.number ?? NO_CAPTURE, drain };
 }

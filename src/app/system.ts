@@ -2,12 +2,11 @@ import { stat } from 'node:fs/promises';
 import { rollback } from '../capture/rollback.ts';
 import { Schedule } from '../capture/schedule.ts';
 import { knownGood, lastReadable } from '../capture/states.ts';
-import type { TrackedBatch } from '../model/change.ts';
 import { ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
-import { COPY_BY_COMPARISON, type Generation } from '../model/progress.ts';
 import { Pulse } from '../model/pulse.ts';
 import type { TableName, TableSchema } from '../model/schema.ts';
 import { CaptureReader } from './capture-reader.ts';
+import type { Tracked } from '../tracking/tracker.ts';
 import type { Config } from './config.ts';
 import { failpoint } from './failpoint.ts';
 import { checkLive } from './live-check.ts';
@@ -36,8 +35,8 @@ export async function openSystem(config: Config, options: SystemOptions): Promis
   return new System(config, options);
 }
 
-/** A tail that falls behind by more batches than this is ended rather than allowed to fill memory. */
-const TAIL_BATCHES_MAX = 10_000;
+/** Changes that a slow reader of `tail` may leave in memory. */
+const TAIL_BYTES_MAX = 64 << 20;
 
 class System implements LocalSystem {
   readonly #config: Config;
@@ -181,57 +180,79 @@ class System implements LocalSystem {
     const begunMs = performance.now();
     const record = await readable((await this.#reading()).catalog, to);
     const session = await this.#open(signal);
+    const within = AbortSignal.any([signal, session.signal]);
     const { engine, catalog, orchestrator } = session;
-    // The capture cut first keeps what stands now: nothing is lost, whatever is rolled back.
-    const before = engine.parked ? null : (await orchestrator.capture(phases(progress), signal, { validate: false })).record.number;
-    await catalog.write('parked', { at: to, since: new Date().toISOString() });
-    engine.park(true);
-    progress({ phase: 'rolling back', table: null, done: 0, total: null, unit: 'rows' });
-    const outcome = await rollback({ shadow: session.shadow, catalog, engine, failpoint }, record, session.signal);
-    for (const table of outcome.untouched) this.#options.log('warn', 'a table that the capture lacks was left as it stands', { table });
-    return { to, rows: outcome.rows, proved: outcome.proved, parked: true, before, elapsedMs: round(performance.now() - begunMs) };
+    return orchestrator.exclusively(async () => {
+      const wasParked = engine.parked;
+      // The capture cut first keeps what stands now: nothing is lost, whatever is rolled back.
+      const before = wasParked ? null : (await orchestrator.captureNow(phases(progress), within, { validate: false })).record.number;
+      progress({ phase: 'rolling back', table: null, done: 0, total: null, unit: 'rows' });
+      engine.park(true);
+      try {
+        await catalog.write('parked', { at: to, since: new Date().toISOString() });
+        const { rows, proved, untouched } = await rollback({ ...session, failpoint }, record, session.signal);
+        return { to, rows, proved, parked: true, before, untouched, elapsedMs: round(performance.now() - begunMs) };
+      } catch (error) {
+        if (!wasParked && !session.signal.aborted) {
+          await catalog.write('parked', null);
+          engine.park(false);
+        }
+        throw error;
+      }
+    });
   }
 
   async resume(progress: ProgressListener, signal: AbortSignal): Promise<ResumeReport> {
     const begunMs = performance.now();
     const reading = await this.#reading();
-    const parked = (await reading.catalog.exists()) ? ((await reading.catalog.read('parked')) as { at: number } | null | undefined) : null;
-    if (!parked) {
-      throw new ForeshadowError('USAGE', 'the shadow is not parked', { remedy: 'It follows the primary already: nothing is to be done.' });
+    const exists = await reading.catalog.exists();
+    const parked = exists ? ((await reading.catalog.read('parked')) as { at: number } | null | undefined) : null;
+    const halted = exists && Array.from((await reading.shadow.elements()).values()).some(({ state }) => state.kind === 'halted');
+    if (!parked && !halted) {
+      throw new ForeshadowError('USAGE', 'the shadow is not parked, and no table of it is halted', {
+        remedy: 'It follows the primary already: nothing is to be done.',
+      });
     }
     const session = await this.#open(signal);
-    const { engine, catalog, tracker } = session;
+    const within = AbortSignal.any([signal, session.signal]);
+    const { engine, catalog, tracker, primary } = session;
     const before = engine.appliedRows;
-    const method = (await reachable(session, signal)) ? 'replay' : 'resync';
-    if (method === 'resync') await resync(session, signal);
+    const described = await primary.describe(within);
+    const anew = await session.tablesToRestart(described, within);
+    if (anew.length > 0) await engine.resync(anew, within);
     await catalog.write('parked', null);
     engine.park(false);
+    const method = anew.length > 0 ? 'resync' : 'replay';
     const report = (): void => progress({ phase: method, table: null, done: engine.appliedRows - before, total: null, unit: 'rows' });
-    await engine.caughtUp(tracker.head, AbortSignal.any([signal, session.signal]), report);
-    return { from: parked.at, method, rows: engine.appliedRows - before, elapsedMs: round(performance.now() - begunMs) };
+    await engine.caughtUp(tracker.head, within, report);
+    return { from: parked?.at ?? null, method, rows: engine.appliedRows - before, elapsedMs: round(performance.now() - begunMs) };
   }
 
   async *tail(signal: AbortSignal): AsyncIterable<TailLine> {
     const session = await this.#open(signal);
     const within = AbortSignal.any([signal, session.signal]);
+    const { tracker, journal, engine, shadow } = session;
     const arrived = new Pulse();
-    const queue: TrackedBatch[] = [];
-    let lost = false;
-    const stop = session.tracker.onBatch((batch) => {
-      if (batch.blocks.length === 0) return;
-      if (queue.length >= TAIL_BATCHES_MAX) lost = true;
-      else queue.push(batch);
+    const queue: Tracked[] = [];
+    let waitingBytes = 0;
+    const stop = tracker.onTracked((tracked) => {
+      if (tracked.changes.size === 0) return;
+      const bytes = bytesOf(tracked);
+      // What does not fit is read from the journal when its turn comes.
+      const fits = waitingBytes + bytes <= TAIL_BYTES_MAX;
+      if (fits) waitingBytes += bytes;
+      queue.push(fits ? tracked : { ...tracked, blocks: null });
       arrived.beat();
     });
     try {
       for (;;) {
-        const batch = queue.shift();
-        if (batch !== undefined) yield* tailLines(batch, (table) => session.engine.elements.get(table)?.schema, session.shadow.values);
-        else if (lost) {
-          throw new ForeshadowError('USAGE', 'the reader of tail fell too far behind', {
-            remedy: 'Read faster, or run tail again: it goes on from now.',
-          });
-        } else await arrived.next(within);
+        const tracked = queue.shift();
+        if (tracked === undefined) {
+          await arrived.next(within);
+          continue;
+        }
+        waitingBytes -= bytesOf(tracked);
+        yield* tailLines(tracked, journal, (table) => engine.elements.get(table)?.schema, shadow.values, within);
       }
     } catch (error) {
       if (!signal.aborted) throw error;
@@ -275,33 +296,8 @@ function schemasOf(session: Session): Map<TableName, TableSchema> {
   return new Map(Array.from(session.engine.elements.values(), ({ schema }) => [schema.table, schema]));
 }
 
-/** Whether the journal still reaches back to where every element stands. */
-async function reachable({ engine, journal, tracker }: Session, signal: AbortSignal): Promise<boolean> {
-  try {
-    for (const { schema, progress } of engine.elements.values()) {
-      const blocks = journal.read(schema.table, progress.low, tracker.head, signal)[Symbol.asyncIterator]();
-      await blocks.next();
-      await blocks.return?.();
-    }
-    return true;
-  } catch (error) {
-    if (error instanceof ForeshadowError && error.code === 'JOURNAL_GAP') return false;
-    throw error;
-  }
-}
-
-async function resync({ engine, tracker }: Session, signal: AbortSignal): Promise<void> {
-  const generation = (engine.generation + 1) as Generation;
-  await engine.still((elements) => {
-    const works = Array.from(elements.values(), (element) => ({
-      table: element.schema.table,
-      rows: [],
-      progress: { ...element.progress, generation, low: tracker.head, high: tracker.head },
-      state: COPY_BY_COMPARISON,
-      savedThrough: engine.savedThrough(element),
-    }));
-    return engine.write(works, signal);
-  });
+function bytesOf({ blocks }: Tracked): number {
+  return (blocks ?? []).reduce((sum, { bytes }) => sum + bytes.length, 0);
 }
 
 async function fileBytes(path: string): Promise<number> {

@@ -1,11 +1,11 @@
 import type { CaptureNumber, CaptureRecord, Seal } from '../model/capture.ts';
 import type { TableName } from '../model/schema.ts';
 import type { Engine } from '../shadowing/engine.ts';
-import type { RowVersion, Shadow } from '../shadowing/shadow.ts';
+import type { Shadow } from '../shadowing/shadow.ts';
 import type { Catalog } from './catalog.ts';
 import type { DiagnosedDifference } from './diagnose.ts';
 import { rollback } from './rollback.ts';
-import { sealsEqual, sumsByReading } from './seal.ts';
+import { Sums, difference, sealsEqual, sumsByReading } from './seal.ts';
 import { knownGood, toState } from './states.ts';
 
 export interface CureParts {
@@ -35,20 +35,15 @@ export async function cure(
   signal: AbortSignal,
 ): Promise<Cure> {
   if (policy === 'halt') return halt(parts, record, differences, signal);
-  const altered = differences.filter(({ diagnosis }) => diagnosis === 'altered in the shadow');
-  const others = differences.filter(({ diagnosis }) => diagnosis !== 'altered in the shadow');
   const good = knownGood(await parts.catalog.list());
-  if (
-    policy === 'rollback' &&
-    others.length === 0 &&
-    good !== null &&
-    (await noneReadBy(parts.shadow, altered, record.number, good.number))
-  ) {
+  if (policy === 'rollback' && good !== null && (await rollbackCures(parts.shadow, differences, record.number, good.number))) {
     const outcome = await rollback(parts, good, signal);
     if (outcome.proved) {
       return { action: 'rollback', rows: outcome.rows, note: `went back to capture ${good.number} and replays the journal` };
     }
   }
+  const altered = differences.filter(({ diagnosis }) => diagnosis === 'altered in the shadow');
+  const others = differences.filter(({ diagnosis }) => diagnosis !== 'altered in the shadow');
   const notes: string[] = [];
   if (altered.length > 0) notes.push(await repairInPlace(parts, record.number, altered, signal));
   for (const [table, group] of byTable(others)) {
@@ -57,6 +52,26 @@ export async function cure(
     notes.push(`${counted(keys.length, 'row')} of ${table} read again from the primary`);
   }
   return { action: 'repair', rows: differences.length, note: notes.join('; ') };
+}
+
+/**
+ * Going back and replaying helps against what went wrong in the shadow after known-good: the journal holds the right images. It cannot
+ * help where known-good reads a wrong version itself, or where the journal never had the change.
+ */
+async function rollbackCures(
+  shadow: Shadow,
+  differences: readonly DiagnosedDifference[],
+  at: CaptureNumber,
+  good: CaptureNumber,
+): Promise<boolean> {
+  for (const { schema, key, diagnosis } of differences) {
+    if (diagnosis !== 'applied wrong' && diagnosis !== 'altered in the shadow') return false;
+    const version = await shadow.versionAt(schema.table, key, at);
+    // A row that is missing was removed from some version; known-good may have read it, unless it had none.
+    const read = version === null ? await shadow.versionAt(schema.table, key, good) : version;
+    if (version === null ? read !== null || diagnosis === 'altered in the shadow' : version.since <= good) return false;
+  }
+  return differences.length > 0;
 }
 
 async function halt(
@@ -79,20 +94,6 @@ async function halt(
   return { action: 'halt', rows: 0, note: `halted ${tables.join(', ')}` };
 }
 
-async function noneReadBy(
-  shadow: Shadow,
-  altered: readonly DiagnosedDifference[],
-  at: CaptureNumber,
-  good: CaptureNumber,
-): Promise<boolean> {
-  for (const { schema, key } of altered) {
-    const version = await shadow.versionAt(schema.table, key, at);
-    // A row that is missing was removed from some version; known-good may have read it.
-    if (version === null || version.since <= good) return false;
-  }
-  return altered.length > 0;
-}
-
 /** Replaces the versions, then lets the seals of every capture that reads them decide. */
 async function repairInPlace(
   parts: CureParts,
@@ -102,16 +103,15 @@ async function repairInPlace(
 ): Promise<string> {
   const { shadow, catalog, engine } = parts;
   for (const [table, group] of byTable(altered)) {
-    const firstBroken = await firstUnsealed(parts, table, at, signal);
+    const removed: DiagnosedDifference[] = [];
     await engine.still(async () => {
-      for (const { key, found } of group) {
-        const version: Pick<RowVersion, 'since' | 'until'> = (await shadow.versionAt(table, key, at)) ?? {
-          since: firstBroken,
-          until: null,
-        };
-        await shadow.replaceVersion(table, key, { since: version.since, until: version.until }, found);
+      for (const difference of group) {
+        const version = await shadow.versionAt(table, difference.key, at);
+        if (version === null) removed.push(difference);
+        else await shadow.replaceVersion(table, difference.key, { since: version.since, until: version.until }, difference.found);
       }
     });
+    if (removed.length > 0) await putBack(parts, table, removed, at, signal);
   }
   parts.failpoint('repaired');
   const tables = new Set(byTable(altered).keys());
@@ -129,14 +129,54 @@ async function repairInPlace(
   return `${counted(altered.length, 'altered row')} put right in place; ${where}`;
 }
 
-/** The earliest sealed capture whose rows of a table no longer add up: where a removed version must have begun. */
-async function firstUnsealed(parts: CureParts, table: TableName, at: CaptureNumber, signal: AbortSignal): Promise<CaptureNumber> {
-  for (const record of await parts.catalog.list()) {
-    if (record.state !== 'sealed' || record.number >= at) continue;
-    const seals = await parts.catalog.seals(record.number);
-    if (!(await sealsHold(parts.shadow, record, seals, new Set([table]), signal))) return record.number;
+/**
+ * Puts back rows that were removed past the guard. Which captures had read them is not written anywhere any more, but it shows: what a
+ * capture lacks of its seal, beyond what the one before lacks, is the sum of the rows that began with it.
+ */
+async function putBack(
+  parts: CureParts,
+  table: TableName,
+  removed: readonly DiagnosedDifference[],
+  at: CaptureNumber,
+  signal: AbortSignal,
+): Promise<void> {
+  const { shadow, catalog, engine } = parts;
+  const since = new Map<DiagnosedDifference, CaptureNumber>();
+  const left = new Set(removed);
+  let lacked = new Sums().seal(table);
+  for (const record of await catalog.list()) {
+    if (record.state !== 'sealed' || record.number > at) continue;
+    const seal = (await catalog.seals(record.number)).find((each) => each.table === table);
+    if (seal === undefined) continue;
+    const lacks = difference(seal, await sumsByReading(shadow, table, record.number, signal));
+    const began = difference(lacks, lacked);
+    lacked = lacks;
+    for (const each of startedWith(began, left)) {
+      since.set(each, record.number);
+      left.delete(each);
+    }
   }
-  return at;
+  await engine.still(async (elements) => {
+    const capture = elements.get(table)?.progress.capture ?? at;
+    for (const each of removed) {
+      // The engine may have written the row again meanwhile: then the removed version ended there.
+      const live = await shadow.versionAt(table, each.key, capture);
+      await shadow.replaceVersion(table, each.key, { since: since.get(each) ?? at, until: live?.since ?? null }, each.found);
+    }
+  });
+}
+
+/** Which of the rows add up to a difference: all of them, or one. Where neither fits it is not guessed. */
+function startedWith(began: Seal, rows: ReadonlySet<DiagnosedDifference>): DiagnosedDifference[] {
+  const fits = (chosen: readonly DiagnosedDifference[]): boolean => {
+    const sums = new Sums();
+    for (const { found } of chosen) if (found !== null) sums.add(found);
+    return sealsEqual(sums.seal(began.table), began);
+  };
+  if (began.rows <= 0n) return [];
+  if (fits([...rows])) return [...rows];
+  const one = began.rows === 1n ? Array.from(rows).find((each) => fits([each])) : undefined;
+  return one === undefined ? [] : [one];
 }
 
 /** Whether the tables still add up to the seals of a capture. Tables without a seal in it are not asked. */

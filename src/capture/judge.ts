@@ -2,7 +2,7 @@ import type { Journal } from '../journal/journal.ts';
 import type { CaptureNumber, CaptureRecord, CaptureTimings, Coverage, RowCounts, Seal, Verdict } from '../model/capture.ts';
 import { ForeshadowError, messageOf } from '../model/errors.ts';
 import type { Position } from '../model/position.ts';
-import type { TableName } from '../model/schema.ts';
+import type { TableName, TableSchema } from '../model/schema.ts';
 import type { Conflict, Engine } from '../shadowing/engine.ts';
 import type { Shadow } from '../shadowing/shadow.ts';
 import type { Primary } from '../tracking/primary.ts';
@@ -48,7 +48,13 @@ export interface CaptureOutcome {
 export type OnPhase = (phase: string, table: string | null, done: number, total: number | null) => void;
 
 const NO_ROWS: RowCounts = { inserted: 0, updated: 0, deleted: 0 };
-const NOT_COMPARED = 'the primary could not be compared with: see the log';
+
+interface StoredCursor {
+  readonly shape: string;
+  readonly pass: Cursor['pass'];
+  /** A key tuple, base64. */
+  readonly after: string | null;
+}
 
 /** What comes after the cut: seals the capture, validates it, cures it if need be, and gives it its verdict. */
 export class Judge {
@@ -69,7 +75,7 @@ export class Judge {
     const validateBegunMs = performance.now();
     const conflicts = [...engine.takeConflicts(), ...(await this.#undoForeign(signal))];
     const asked = validate && policy.validate !== 'none';
-    const outcome = asked ? await this.#validateIfPossible(cut, onPhase, signal) : null;
+    const { outcome, failure } = asked ? await this.#validateIfPossible(cut, onPhase, signal) : { outcome: null, failure: null };
     let verdict = verdictOf(cut, outcome);
     let differences: DiagnosedDifference[] = [];
     let cured: Cure | null = null;
@@ -90,7 +96,7 @@ export class Judge {
       verdict,
       coverage: outcome?.coverage ?? notValidated(cut, seals.length),
       timings,
-      note: cured?.note ?? (asked && outcome === null ? NOT_COMPARED : cut.note),
+      note: cured?.note ?? failure ?? cut.note,
     });
     await catalog.seal(sealed, seals);
     if (outcome !== null) await this.#keepCursors(outcome.cursors);
@@ -153,14 +159,18 @@ export class Judge {
     });
   }
 
-  /** Null where the primary could not be asked: the verdict is then INCONCLUSIVE, and the capture stands. */
-  async #validateIfPossible(cut: CaptureRecord, onPhase: OnPhase, signal: AbortSignal): Promise<ValidationOutcome | null> {
+  /** Where the comparison was not possible the verdict is INCONCLUSIVE, with the reason, and the capture stands. */
+  async #validateIfPossible(
+    cut: CaptureRecord,
+    onPhase: OnPhase,
+    signal: AbortSignal,
+  ): Promise<{ readonly outcome: ValidationOutcome | null; readonly failure: string | null }> {
     try {
-      return await this.#validate(cut, onPhase, signal);
+      return { outcome: await this.#validate(cut, onPhase, signal), failure: null };
     } catch (error) {
       if (signal.aborted || (error instanceof ForeshadowError && error.code === 'FENCED')) throw error;
       this.#parts.log('a capture could not be compared with the primary', { capture: cut.number, reason: messageOf(error) });
-      return null;
+      return { outcome: null, failure: `not compared with the primary: ${messageOf(error)}` };
     }
   }
 
@@ -170,7 +180,7 @@ export class Judge {
     const before = lastReadable(await catalog.list(), cut.number);
     const tables: TableToValidate[] = [];
     for (const schema of (await catalog.schema(cut.number))?.tables ?? []) {
-      const cursor = await this.#cursor(schema.table);
+      const cursor = await this.#cursor(schema);
       const had = before !== null && !isAbsent(before, schema.table) && (await shadow.schemaAt(schema.table, before.number)) !== null;
       const changedKeys = policy.validate === 'full' || !had ? null : this.#changedKeys(schema.table, before.number, cut.number, signal);
       tables.push({ schema, changedKeys, cursor });
@@ -193,15 +203,17 @@ export class Judge {
     for await (const slice of this.#parts.shadow.diff(table, from, to, signal)) yield slice.map(({ key }) => key);
   }
 
-  async #cursor(table: TableName): Promise<Cursor> {
-    const stored = (await this.#parts.catalog.read(`cursor:${table}`)) as { pass: Cursor['pass']; after: string | null } | null | undefined;
-    if (stored === null || stored === undefined) return FROM_THE_START;
+  async #cursor({ table, shape }: TableSchema): Promise<Cursor> {
+    const stored = (await this.#parts.catalog.read(`cursor:${table}`)) as StoredCursor | null | undefined;
+    // A key of another shape means nothing in this one.
+    if (stored?.shape !== shape) return FROM_THE_START;
     return { pass: stored.pass, after: stored.after === null ? null : (Buffer.from(stored.after, 'base64') as unknown as Cursor['after']) };
   }
 
-  async #keepCursors(cursors: ReadonlyMap<TableName, Cursor>): Promise<void> {
-    for (const [table, { pass, after }] of cursors) {
-      await this.#parts.catalog.write(`cursor:${table}`, { pass, after: after?.toString('base64') ?? null });
+  async #keepCursors(cursors: ReadonlyMap<TableSchema, Cursor>): Promise<void> {
+    for (const [{ table, shape }, { pass, after }] of cursors) {
+      const stored: StoredCursor = { shape, pass, after: after?.toString('base64') ?? null };
+      await this.#parts.catalog.write(`cursor:${table}`, stored);
     }
   }
 

@@ -1,9 +1,9 @@
 import { type CaptureRecord, captureNumber } from '../model/capture.ts';
 import { ForeshadowError, messageOf } from '../model/errors.ts';
 import { type Position, maxPosition } from '../model/position.ts';
-import type { DataSetSchema } from '../model/schema.ts';
+import { type DataSetSchema, type TableName, type TableSchema, tableOf } from '../model/schema.ts';
 import { Turns } from '../model/turns.ts';
-import type { Drain } from '../shadowing/engine.ts';
+import type { Drain } from '../shadowing/drain.ts';
 import { type CaptureOutcome, type CaptureParts, Judge, type OnPhase } from './judge.ts';
 import { lastReadable, toState } from './states.ts';
 
@@ -28,48 +28,64 @@ export class Orchestrator {
   }
 
   async #recover(onPhase: OnPhase, signal: AbortSignal): Promise<void> {
-    for (const record of await this.#parts.catalog.list()) {
+    const { catalog, engine } = this.#parts;
+    for (const record of await catalog.list()) {
       if (record.state === 'planned') {
-        await this.#parts.catalog.save(toState(record, 'aborted', { note: 'interrupted before anything crossed' }));
-      } else if (record.state === 'draining') {
-        await this.#finish(record, performance.now(), onPhase, signal);
+        await catalog.save(toState(record, 'aborted', { note: 'interrupted before anything crossed' }));
+      } else if (record.state === 'draining' && record.position !== null) {
+        if (engine.drain?.number !== record.number) engine.beginDrain(record.number, record.position);
+        await this.#finish(record, performance.now(), onPhase, signal, true);
       } else if (record.state === 'cut' || record.state === 'validating') {
+        // Its cut may have become durable although an error was reported: the engine must know before it writes on.
+        engine.wasCut(
+          record.number,
+          record.absent.map(({ table }) => table),
+        );
         await this.#judge.judge(record, performance.now(), onPhase, signal, true);
       }
     }
   }
 
+  /** Runs `work` when no capture is under way, and lets none begin meanwhile. */
+  exclusively<T>(work: () => Promise<T>): Promise<T> {
+    return this.#turns.take(work);
+  }
+
   /** Takes a capture now. `validate: false` cuts and seals only: its verdict is INCONCLUSIVE. */
-  capture(onPhase: OnPhase, signal: AbortSignal, options: { readonly validate: boolean } = { validate: true }): Promise<CaptureOutcome> {
-    return this.#turns.take(async () => {
-      if (this.#parts.engine.parked) {
-        throw new ForeshadowError('PARKED', 'the shadow is parked after a rollback, so no capture was taken', {
-          remedy: 'Run `foreshadow resume` to let it follow the primary again.',
-        });
+  capture(onPhase: OnPhase, signal: AbortSignal): Promise<CaptureOutcome> {
+    return this.#turns.take(() => this.captureNow(onPhase, signal, { validate: true }));
+  }
+
+  /** As `capture`, within `exclusively`. */
+  async captureNow(onPhase: OnPhase, signal: AbortSignal, options: { readonly validate: boolean }): Promise<CaptureOutcome> {
+    const { engine, catalog, failpoint, lifetime } = this.#parts;
+    if (engine.parked) {
+      throw new ForeshadowError('PARKED', 'the shadow is parked after a rollback, so no capture was taken', {
+        remedy: 'Run `foreshadow resume` to let it follow the primary again.',
+      });
+    }
+    const begunMs = performance.now();
+    // An error may have left the last one half-way: elements that crossed for it wait for its cut.
+    await this.#recover(onPhase, lifetime);
+    const planned = await this.#plan();
+    failpoint('planned');
+    try {
+      onPhase('asking the primary', null, 0, null);
+      let { position, certain } = await this.#position(signal);
+      if (engine.isCopying) {
+        await this.#untilCopied(planned, onPhase, signal);
+        ({ position, certain } = await this.#position(signal));
       }
-      const begunMs = performance.now();
-      // An error may have left the last one half-way: elements that crossed for it wait for its cut.
-      await this.#recover(onPhase, signal);
-      const planned = await this.#plan();
-      this.#parts.failpoint('planned');
-      try {
-        onPhase('asking the primary', null, 0, null);
-        let { position, certain } = await this.#position(signal);
-        if (this.#parts.engine.isCopying) {
-          await this.#untilCopied(planned, onPhase, signal);
-          ({ position, certain } = await this.#position(signal));
-        }
-        const draining = toState(planned, 'draining', { position, note: certain ? null : 'the primary could not be asked' });
-        await this.#parts.catalog.save(draining);
-        this.#parts.failpoint('draining');
-        this.#parts.engine.beginDrain({ number: draining.number, at: position, leftOut: new Map() });
-        return await this.#finish(draining, begunMs, onPhase, this.#parts.lifetime, options.validate);
-      } catch (error) {
-        const now = await this.#parts.catalog.get(planned.number);
-        if (now?.state === 'planned') await this.#parts.catalog.save(toState(now, 'aborted', { note: messageOf(error) }));
-        throw error;
-      }
-    });
+      const draining = toState(planned, 'draining', { position, note: certain ? null : 'the primary could not be asked' });
+      await catalog.save(draining);
+      failpoint('draining');
+      engine.beginDrain(draining.number, position);
+      return await this.#finish(draining, begunMs, onPhase, lifetime, options.validate);
+    } catch (error) {
+      const now = await catalog.get(planned.number);
+      if (now?.state === 'planned') await catalog.save(toState(now, 'aborted', { note: messageOf(error) }));
+      throw error;
+    }
   }
 
   /** Records a scheduled capture that was not taken. */
@@ -128,22 +144,28 @@ export class Orchestrator {
     }
   }
 
-  async #finish(draining: CaptureRecord, begunMs: number, onPhase: OnPhase, signal: AbortSignal, validate = true): Promise<CaptureOutcome> {
-    const { engine, catalog, policy } = this.#parts;
+  async #finish(
+    draining: CaptureRecord,
+    begunMs: number,
+    onPhase: OnPhase,
+    signal: AbortSignal,
+    validate: boolean,
+  ): Promise<CaptureOutcome> {
+    const { engine, catalog, policy, failpoint } = this.#parts;
     const drainBegunMs = performance.now();
     const appliedBefore = engine.appliedRows;
     onPhase('draining', null, 0, null);
-    const pinned = this.#describe(signal);
-    const drain = await engine.drained(policy.drainDeadlineMs, signal);
-    const schema = this.#pinned(await pinned, drain);
+    const [described, drain] = await Promise.all([this.#describe(signal), engine.drained(policy.drainDeadlineMs, signal)]);
+    const schema = await this.#pinned(described, drain);
     const residualRows = engine.appliedRows - appliedBefore;
-    const absent = Array.from(drain.leftOut, ([table, reason]) => ({ table, reason }));
+    const absent = [...Array.from(drain.leftOut, ([table, reason]) => ({ table, reason })), ...this.#unknown(described)];
     const cutBegunMs = performance.now();
     const cut = toState(draining, 'cut', { cutAt: new Date().toISOString(), absent });
     await catalog.cut(cut, schema);
-    this.#parts.failpoint('cut');
-    engine.endDrain(true);
+    failpoint('cut');
+    engine.wasCut(cut.number, drain.leftOut.keys());
     const cutMs = performance.now() - cutBegunMs;
+    if (described !== null) await this.#adopt(described, signal);
     const timings = { residualRows, drainMs: cutBegunMs - drainBegunMs, cutMs, validateMs: 0, elapsedMs: 0 };
     return this.#judge.judge({ ...cut, timings }, begunMs, onPhase, signal, validate);
   }
@@ -159,14 +181,43 @@ export class Orchestrator {
     }
   }
 
-  /** The shapes the elements have, with the newest statements for what is around the rows. */
-  #pinned(described: DataSetSchema | null, drain: Drain): DataSetSchema {
-    const tables = Array.from(this.#parts.engine.elements.values())
-      .filter(({ schema }) => !drain.leftOut.has(schema.table))
-      .map(({ schema }) => {
-        const now = described?.tables.find(({ table }) => table === schema.table);
-        return now?.shape === schema.shape ? now : schema;
-      });
+  /**
+   * The shape each table's rows have in this capture, whatever has become of it since it crossed, with the newest statements for what is
+   * around the rows.
+   */
+  async #pinned(described: DataSetSchema | null, drain: Drain): Promise<DataSetSchema> {
+    const tables: TableSchema[] = [];
+    for (const table of new Set([...this.#parts.engine.elements.keys(), ...drain.crossed])) {
+      const schema = drain.leftOut.has(table) ? null : await this.#parts.shadow.schemaAt(table, drain.number);
+      if (schema === null) continue;
+      const now = described === null ? undefined : tableOf(described, table);
+      tables.push(now?.shape === schema.shape ? now : schema);
+    }
     return { tables, before: described?.before ?? [], after: described?.after ?? [] };
+  }
+
+  /** Tables that came to the primary since tracking began. */
+  #unknown(described: DataSetSchema | null): { readonly table: TableName; readonly reason: string }[] {
+    const known = this.#parts.engine.elements;
+    return (described?.tables ?? [])
+      .filter(({ table }) => !known.has(table))
+      .map(({ table }) => ({ table, reason: 'created since: it is copied from now on, and is in the next capture' }));
+  }
+
+  /** Begins to track and copy tables that came to the primary. */
+  async #adopt(described: DataSetSchema, signal: AbortSignal): Promise<void> {
+    const { primary, shadow, engine, tracker, log } = this.#parts;
+    const unknown = this.#unknown(described);
+    if (unknown.length === 0) return;
+    try {
+      await primary.install(described.tables, signal);
+      const low = tracker.head;
+      await shadow.prepare(described, { generation: engine.generation, low, high: low, capture: engine.nextNumber });
+      await engine.adopt();
+      for (const { table } of unknown) log('a new table is copied', { table });
+    } catch (error) {
+      if (signal.aborted) throw error;
+      log('new tables could not be taken up', { reason: messageOf(error) });
+    }
   }
 }

@@ -1,4 +1,4 @@
-import type { CaptureRecord } from '../model/capture.ts';
+import type { CaptureNumber, CaptureRecord } from '../model/capture.ts';
 import { ForeshadowError } from '../model/errors.ts';
 import type { DataSetSchema, TableName, TableSchema } from '../model/schema.ts';
 import type { Tuple } from '../model/tuple.ts';
@@ -68,11 +68,7 @@ export async function schemaOf(catalog: Catalog, record: CaptureRecord, table: T
   if (schema === null) throw new Error(`capture ${record.number} has no schema`);
   if (table === null) return schema;
   const absent = record.absent.find((each) => each.table === table);
-  if (absent !== undefined) {
-    throw new ForeshadowError('CAPTURE_ABSENT_TABLE', `${table} was left out of capture ${record.number}: ${absent.reason}`, {
-      remedy: 'Choose a capture that has it: `foreshadow captures` lists what each lacks.',
-    });
-  }
+  if (absent !== undefined) throw leftOut(table, record.number, absent.reason);
   const one = schema.tables.find((each): each is TableSchema => each.table === table);
   if (one === undefined) {
     throw new ForeshadowError('TABLE_MISSING', `capture ${record.number} has no table ${table}`, {
@@ -80,6 +76,12 @@ export async function schemaOf(catalog: Catalog, record: CaptureRecord, table: T
     });
   }
   return { before: schema.before, tables: [one], after: [] };
+}
+
+export function leftOut(table: TableName, capture: CaptureNumber, reason: string): ForeshadowError {
+  return new ForeshadowError('CAPTURE_ABSENT_TABLE', `${table} was left out of capture ${capture}: ${reason}`, {
+    remedy: 'Choose a capture that has it: `foreshadow captures` lists what each lacks.',
+  });
 }
 
 async function* counting(

@@ -1,4 +1,4 @@
-import type { CaptureNumber, CaptureRecord, Seal } from '../model/capture.ts';
+import { type CaptureNumber, type CaptureRecord, NO_CAPTURE, type Seal } from '../model/capture.ts';
 import { ForeshadowError } from '../model/errors.ts';
 import { COPY_FROM_NOTHING, type Element, type Generation, type Progress } from '../model/progress.ts';
 import type { TableName } from '../model/schema.ts';
@@ -31,34 +31,31 @@ export interface RollbackOutcome {
 export async function rollback(parts: RollbackParts, to: CaptureRecord, signal: AbortSignal): Promise<RollbackOutcome> {
   const { shadow, catalog, engine } = parts;
   const { position } = to;
-  if (position === null) throw new Error(`capture ${to.number} has no position`);
-  const absent = new Set(to.absent.map(({ table }) => table));
+  const pinned = await catalog.schema(to.number);
+  if (position === null || pinned === null) throw new Error(`capture ${to.number} was never cut`);
   const seals = await catalog.seals(to.number);
   return engine.still(async (elements) => {
     const generation = (engine.generation + 1) as Generation;
     const works: ApplyWork[] = [];
-    const untouched: TableName[] = [];
-    for (const element of elements.values()) {
-      const { table } = element.schema;
-      const schema = absent.has(table) ? null : await shadow.schemaAt(table, to.number);
-      if (schema === null || element.state.kind === 'copying') {
-        untouched.push(table);
-        continue;
-      }
-      await undoForeignRows(shadow, table, signal);
-      const progress: Progress = { generation, low: position, high: position, capture: element.progress.capture };
-      let rows: ApplyWork['rows'];
-      if (schema.shape === element.schema.shape) rows = goingBack(shadow, table, to.number, progress.capture, signal);
-      else {
-        // Another shape: a segment in the capture's own shape takes the live one's place, empty until the rows below are in.
-        await shadow.retire(table, schema, COPY_FROM_NOTHING, { ...element.progress, generation });
-        rows = wholeTable(shadow, table, to.number, signal);
-      }
-      works.push({ table, rows, progress, state: { kind: 'live' }, savedThrough: engine.savedThrough(element) });
+    for (const schema of pinned.tables) {
+      const { table } = schema;
+      const element = elements.get(table);
+      const capture = element?.progress.capture ?? engine.nextNumber;
+      const progress: Progress = { generation, low: position, high: position, capture };
+      const same = element?.schema.shape === schema.shape;
+      if (same) await undoForeignRows(shadow, table, signal);
+      // Dropped since, or of another shape: a segment in the capture's own shape takes its place, empty until the rows below are in.
+      else if (element === undefined) await shadow.prepare({ ...pinned, tables: [schema] }, progress);
+      else await shadow.retire(table, schema, COPY_FROM_NOTHING, progress);
+      const rows = same ? goingBack(shadow, table, to.number, capture, signal) : wholeTable(shadow, table, to.number, signal);
+      const savedThrough = element === undefined ? NO_CAPTURE : engine.savedThrough(element);
+      works.push({ table, rows, progress, state: { kind: 'live' }, savedThrough });
     }
     const report = await engine.write(works, signal);
     parts.failpoint('rolled-back');
-    const proved = await provedBy(shadow, elements, seals, works, signal);
+    const here = new Set(works.map(({ table }) => table));
+    const untouched = Array.from(elements.keys()).filter((table) => !here.has(table));
+    const proved = untouched.length === 0 && (await provedBy(shadow, elements, seals, works, signal));
     return { rows: report.inserted + report.updated + report.deleted, proved, untouched };
   });
 }

@@ -46,6 +46,13 @@ export function sealsEqual(a: Seal, b: Seal): boolean {
   return a.rows === b.rows && a.sums.equals(b.sums);
 }
 
+/** What `a` has beyond `b`, lane by lane. */
+export function difference(a: Seal, b: Seal): Seal {
+  const sums = Buffer.alloc(LANES * 4);
+  for (let at = 0; at < LANES * 4; at += 4) sums.writeUInt32BE((a.sums.readUInt32BE(at) - b.sums.readUInt32BE(at)) >>> 0, at);
+  return { table: a.table, rows: a.rows - b.rows, sums };
+}
+
 /** Every row of a table as of a capture, page by page. */
 export async function* rowsAt(shadow: Shadow, table: TableName, at: CaptureNumber, signal: AbortSignal): AsyncGenerator<readonly Tuple[]> {
   let after: KeyTuple | null = null;

@@ -37,7 +37,7 @@ export interface ValidationOutcome {
   readonly differences: readonly TableDifference[];
   /** Differences found beyond those kept. */
   readonly more: number;
-  readonly cursors: ReadonlyMap<TableName, Cursor>;
+  readonly cursors: ReadonlyMap<TableSchema, Cursor>;
 }
 
 const DIFFERENCES_KEPT = 10_000;
@@ -52,11 +52,12 @@ export class Validation {
   readonly #request: ValidationRequest;
   readonly #differences: TableDifference[] = [];
   readonly #skipped: Array<Coverage['skipped'][number]>;
-  readonly #cursors = new Map<TableName, Cursor>();
+  readonly #cursors = new Map<TableSchema, Cursor>();
   #rows = 0;
   #witnessed = 0;
   #more = 0;
   #leftMs: number;
+  #shareMs = 0;
 
   constructor(parts: CompareParts, request: ValidationRequest) {
     this.#parts = parts;
@@ -66,7 +67,10 @@ export class Validation {
   }
 
   async run(signal: AbortSignal): Promise<ValidationOutcome> {
+    let left = this.#request.tables.length;
     for (const table of this.#request.tables) {
+      // Each table has its share of what is left, and what it does not use falls to those after it.
+      this.#shareMs = this.#leftMs / left--;
       const reason = await this.#table(table, signal);
       if (reason !== null) this.#skipped.push({ table: table.schema.table, reason });
     }
@@ -100,7 +104,7 @@ export class Validation {
     let paired = schema.keyOrderShared;
     const unbounded = restart === null;
     while (cursor !== null) {
-      if (!unbounded && this.#leftMs <= 0) break;
+      if (!unbounded && this.#shareMs <= 0) break;
       const begunMs = performance.now();
       const kind: CompareScope['kind'] = cursor.pass === 'primary' && paired ? 'range' : cursor.pass;
       const outcome = await this.#compare(schema, { kind, after: cursor.after }, signal);
@@ -111,9 +115,11 @@ export class Validation {
         around = true;
         cursor = restart;
       }
-      this.#leftMs -= performance.now() - begunMs;
+      const tookMs = performance.now() - begunMs;
+      this.#leftMs -= tookMs;
+      this.#shareMs -= tookMs;
     }
-    this.#cursors.set(schema.table, cursor ?? FROM_THE_START);
+    this.#cursors.set(schema, cursor ?? FROM_THE_START);
     return null;
   }
 

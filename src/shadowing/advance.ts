@@ -14,7 +14,8 @@ import { type TableName, tableOf } from '../model/schema.ts';
 import { type KeyTuple, identityOf, keyTuple } from '../model/tuple.ts';
 import type { RowLimit } from '../tracking/primary.ts';
 import { type Chunk, type ChunkScope, type Resolution, afterChunk, readChunk, resolve, toBatches } from './copy.ts';
-import type { Conflict, Drain, EngineParts } from './engine.ts';
+import type { Drain } from './drain.ts';
+import type { Conflict, EngineParts } from './engine.ts';
 import type { Backlog } from './lag.ts';
 import { type FoldLimit, Pending, fold } from './pending.ts';
 import type { RowBatch } from './shadow.ts';
@@ -240,11 +241,20 @@ export class Advance {
       case 'dropped':
         return this.#retire(element, null, event.at);
       case 'schema-changed':
-        return this.#reshape(element, event.at, signal);
+        // The same shape again may hold other values: a column dropped and added anew.
+        return (await this.#reshape(element, event.at, signal)) ?? this.#resync(element, event.reason, signal, event.at);
       case 'gap':
       case 'identity-moved':
         return this.#resync(element, event.reason, signal, event.at);
     }
+  }
+
+  /** Begins the table anew, at the journal's head: in the primary's shape if that is another now. Null: the primary has it no more. */
+  async restart(element: Element, signal: AbortSignal): Promise<Element | null> {
+    this.#close(element.schema.table);
+    const at = this.#parts.tracker.head;
+    const reshaped = await this.#reshape(element, at, signal);
+    return (reshaped ?? (await this.#resync(element, 'asked for', signal, at))).element;
   }
 
   /** Begins to compare the whole table with the primary: what happened up to `at` cannot be learned from the journal. */
@@ -258,6 +268,7 @@ export class Advance {
   async #reshape(element: Element, at: Position, signal: AbortSignal): Promise<Outcome | null> {
     const now = tableOf(await this.#parts.primary.describe(signal), element.schema.table);
     if (now?.shape === element.schema.shape) return null;
+    this.#close(element.schema.table);
     return this.#retire(element, now ?? null, at);
   }
 

@@ -1,6 +1,5 @@
 import { setImmediate as otherWork } from 'node:timers/promises';
 import type { Journal } from '../journal/journal.ts';
-import type { TrackedBatch } from '../model/change.ts';
 import { type CaptureNumber, captureNumber } from '../model/capture.ts';
 import { ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
 import { type Position, maxPosition } from '../model/position.ts';
@@ -10,9 +9,11 @@ import type { TableName } from '../model/schema.ts';
 import type { KeyTuple } from '../model/tuple.ts';
 import { Turns } from '../model/turns.ts';
 import type { Primary } from '../tracking/primary.ts';
-import type { Tracker } from '../tracking/tracker.ts';
+import type { Tracked, Tracker } from '../tracking/tracker.ts';
 import { Advance } from './advance.ts';
+import { type Drain, newDrain } from './drain.ts';
 import { Backlog } from './lag.ts';
+import { Rest } from './rest.ts';
 import type { ApplyReport, ApplyWork, Shadow } from './shadow.ts';
 
 export interface EngineParts {
@@ -25,14 +26,8 @@ export interface EngineParts {
   readonly log: (message: string, fields: Readonly<Record<string, unknown>>) => void;
   /** The shortest time between two folds of live changes: longer means fewer writes of hot rows, and more lag. */
   readonly foldEveryMs: number;
-}
-
-/** A capture that elements are crossing: each applies to exactly `at`, then writes for the next. */
-export interface Drain {
-  readonly number: CaptureNumber;
-  readonly at: Position;
-  /** Tables that cannot reach it, with the reason. */
-  readonly leftOut: Map<TableName, string>;
+  /** How old a table's changes may grow: the earliest deadline is served first. */
+  readonly lagToleranceMs: (table: TableName) => number;
 }
 
 export interface Conflict {
@@ -41,8 +36,7 @@ export interface Conflict {
 }
 
 const CONFLICTS_KEPT = 1000;
-const RETRY_FIRST_MS = 250;
-const RETRY_LONGEST_MS = 15_000;
+const RETRY_MS = 250;
 
 /**
  * Moves changes from the journal into the shadow, each element in its own order, and copies what is not there yet. One loop does
@@ -63,6 +57,8 @@ export class Engine {
   #lastCut: CaptureNumber;
   #parked = false;
   #failure: Error | null = null;
+  /** Elements whose last step failed in a way that may pass: not tried before then. */
+  readonly #rest = new Rest<TableName>();
   #appliedRows = 0;
   #conflicts: Conflict[] = [];
   readonly #stopListening: () => void;
@@ -73,7 +69,7 @@ export class Engine {
     this.#backlog = backlog;
     this.#lastCut = lastCut;
     this.#advance = new Advance(parts, backlog, () => this.#stir());
-    this.#stopListening = parts.tracker.onBatch((batch) => this.#heard(batch));
+    this.#stopListening = parts.tracker.onTracked((tracked) => this.#heard(tracked));
   }
 
   /** Reads where the shadow stands. `drain` is a capture that an earlier process did not live to cut. */
@@ -117,26 +113,18 @@ export class Engine {
 
   /** Shadows until `signal` aborts. Rejects on a failure that repeating cannot mend. */
   async run(signal: AbortSignal): Promise<void> {
-    let waitMs = RETRY_FIRST_MS;
     try {
       while (!signal.aborted) {
         this.#stirred = false;
-        try {
-          const worked = await this.#round(signal);
-          waitMs = RETRY_FIRST_MS;
-          this.#settled.beat();
-          if (!worked && !this.#stirred) await this.#wake.next(signal);
-          else if (worked && !this.#hurried()) await this.#urgent.next(signal, this.#parts.foldEveryMs);
-        } catch (error) {
-          if (signal.aborted || isAbort(error)) return;
-          if (!(error instanceof ForeshadowError && error.retry === 'later')) throw error;
-          this.#parts.log('shadowing will be tried again', { code: error.code, reason: error.message, waitMs });
-          await this.#wake.next(signal, waitMs).catch(() => undefined);
-          waitMs = Math.min(waitMs * 2, RETRY_LONGEST_MS);
-        }
+        const worked = await this.#round(signal);
+        this.#settled.beat();
+        if (worked && !this.#hurried()) await this.#urgent.next(signal, this.#parts.foldEveryMs);
+        else if (!worked && !this.#stirred) await this.#wake.next(signal, this.#rest.nextTryMs);
+        // Woken, but only for elements that rest: not before the first of them may be tried again.
+        else if (!worked && this.#rest.nextTryMs !== undefined) await this.#urgent.next(signal, Math.min(RETRY_MS, this.#rest.nextTryMs));
       }
     } catch (error) {
-      if (signal.aborted) return;
+      if (signal.aborted || isAbort(error)) return;
       this.#failure = error instanceof Error ? error : new Error(messageOf(error));
       throw error;
     } finally {
@@ -145,9 +133,9 @@ export class Engine {
     }
   }
 
-  /** Begins to bring every element to exactly `drain.at`. Elements that are not live are left out at once. */
-  beginDrain(drain: Drain): void {
-    this.#drain = drain;
+  /** Begins to bring every element to exactly `at`. Elements that are not live are left out at once. */
+  beginDrain(number: CaptureNumber, at: Position): void {
+    this.#drain = newDrain(number, at);
     this.#stir();
     this.#urgent.beat();
   }
@@ -173,20 +161,21 @@ export class Engine {
     }
   }
 
-  /** The capture was cut: what was left out goes on in the next. Or it was aborted: `cut` false. */
-  endDrain(cut: boolean): void {
-    const drain = this.#drain;
-    if (drain === null) return;
-    if (cut) {
-      this.#lastCut = drain.number;
-      for (const table of drain.leftOut.keys()) {
-        const element = this.#elements.get(table);
-        if (element === undefined || element.progress.capture > drain.number) continue;
-        this.#elements.set(table, { ...element, progress: { ...element.progress, capture: captureNumber(drain.number + 1) } });
-      }
+  /** A capture is cut: what it reads must be saved from now on, and what it leaves out goes on in the next. */
+  wasCut(number: CaptureNumber, leftOut: Iterable<TableName>): void {
+    if (number > this.#lastCut) this.#lastCut = number;
+    for (const table of leftOut) {
+      const element = this.#elements.get(table);
+      if (element === undefined || element.progress.capture > number) continue;
+      this.#elements.set(table, { ...element, progress: { ...element.progress, capture: captureNumber(number + 1) } });
     }
-    this.#drain = null;
+    if (this.#drain !== null && this.#drain.number <= number) this.#drain = null;
     this.#stir();
+  }
+
+  /** The capture that elements are crossing, if there is one. */
+  get drain(): Drain | null {
+    return this.#drain;
   }
 
   /** Resolves when every element that is not halted has everything up to `at`, copies included. */
@@ -233,15 +222,42 @@ export class Engine {
    * The works' progress becomes the elements'.
    */
   async write(works: readonly ApplyWork[], signal: AbortSignal): Promise<ApplyReport> {
-    const report = await this.#parts.shadow.apply(works, signal);
-    const stored = await this.#parts.shadow.elements();
-    for (const work of works) {
-      const element = stored.get(work.table);
-      if (element !== undefined) this.#elements.set(work.table, element);
-      this.#backlog.rewound(work.table);
+    try {
+      return await this.#parts.shadow.apply(works, signal);
+    } finally {
+      // Whatever became of it: what is stored is the truth.
+      const stored = await this.#parts.shadow.elements();
+      for (const { table } of works) {
+        const element = stored.get(table);
+        if (element !== undefined) this.#elements.set(table, element);
+        this.#backlog.rewound(table);
+      }
+      this.#stir();
     }
+  }
+
+  /** Takes up what was prepared beside it: tables that came to the data set. */
+  async adopt(): Promise<void> {
+    await this.#turns.take(async () => {
+      for (const [table, element] of await this.#parts.shadow.elements())
+        if (!this.#elements.has(table)) this.#elements.set(table, element);
+    });
     this.#stir();
-    return report;
+  }
+
+  /** Begins to bring tables to equality with the primary whatever the journal says: halted ones too, in the shape they have there. */
+  async resync(tables: readonly TableName[], signal: AbortSignal): Promise<void> {
+    await this.#turns.take(async () => {
+      for (const table of tables) {
+        const element = this.#elements.get(table);
+        if (element === undefined) continue;
+        const outcome = await this.#advance.restart(element, signal);
+        if (outcome === null) this.#elements.delete(table);
+        else this.#elements.set(table, outcome);
+        this.#rest.succeeded(table);
+      }
+    });
+    this.#stir();
   }
 
   /** Parked: tracking goes on, nothing is applied. */
@@ -282,7 +298,8 @@ export class Engine {
     let worked = false;
     for (const table of this.#order()) {
       if (signal.aborted) return false;
-      const moved = await this.#turns.take(() => this.#step(table, signal));
+      if (this.#rest.has(table)) continue;
+      const moved = await this.#turns.take(() => this.#tryStep(table, signal));
       worked ||= moved;
       if (!moved) continue;
       this.#settled.beat();
@@ -290,8 +307,22 @@ export class Engine {
       await otherWork();
     }
     const drain = this.#drain;
-    if (drain !== null) await this.#turns.take(() => this.#crossQuiet(drain, signal));
+    if (drain !== null) await this.#tryCross(drain, signal);
     return worked;
+  }
+
+  /** One element's trouble is not the others': it rests, longer each time, and they go on. */
+  async #tryStep(table: TableName, signal: AbortSignal): Promise<boolean> {
+    try {
+      const moved = await this.#step(table, signal);
+      this.#rest.succeeded(table);
+      return moved;
+    } catch (error) {
+      if (signal.aborted || !(error instanceof ForeshadowError && error.retry === 'later')) throw error;
+      const waitMs = this.#rest.failed(table);
+      this.#parts.log('a table will be tried again', { table, code: error.code, reason: error.message, waitMs });
+      return false;
+    }
   }
 
   async #step(table: TableName, signal: AbortSignal): Promise<boolean> {
@@ -313,6 +344,17 @@ export class Engine {
     return true;
   }
 
+  async #tryCross(drain: Drain, signal: AbortSignal): Promise<void> {
+    try {
+      await this.#turns.take(() => this.#crossQuiet(drain, signal));
+    } catch (error) {
+      if (signal.aborted || !(error instanceof ForeshadowError && error.retry === 'later')) throw error;
+      this.#parts.log('crossing will be tried again', { code: error.code, reason: error.message, waitMs: RETRY_MS });
+      await this.#urgent.next(signal, RETRY_MS);
+      this.#stir();
+    }
+  }
+
   /** Elements that have everything up to the capture cross together, in one transaction without rows. */
   async #crossQuiet(drain: Drain, signal: AbortSignal): Promise<void> {
     const quiet = this.#uncrossed(drain)
@@ -329,6 +371,7 @@ export class Engine {
     for (const work of works) {
       const element = this.#elements.get(work.table) as Element;
       this.#elements.set(work.table, { ...element, progress: work.progress });
+      drain.crossed.add(work.table);
     }
     this.#settled.beat();
   }
@@ -339,14 +382,15 @@ export class Engine {
       .map(({ schema }) => schema.table);
   }
 
-  /** The element whose oldest change has waited longest comes first; copies come last. */
+  /** The element whose oldest change comes first to the end of its tolerance; copies come last. */
   #order(): TableName[] {
     const waiting = Array.from(this.#elements.values()).filter(
       ({ schema, state }) =>
         state.kind === 'copying' || this.#backlog.isDirty(schema.table) || this.#advance.hasRepair(schema.table) || this.#drain !== null,
     );
-    const since = (element: Element): number => this.#backlog.waitingSinceMs(element.schema.table) ?? Number.POSITIVE_INFINITY;
-    return waiting.toSorted((a, b) => since(a) - since(b)).map(({ schema }) => schema.table);
+    const deadlineMs = ({ schema: { table } }: Element): number =>
+      (this.#backlog.waitingSinceMs(table) ?? Number.MAX_SAFE_INTEGER) + this.#parts.lagToleranceMs(table);
+    return waiting.toSorted((a, b) => deadlineMs(a) - deadlineMs(b)).map(({ schema }) => schema.table);
   }
 
   /** Whether there is reason not to let changes gather before the next fold. */
@@ -360,8 +404,8 @@ export class Engine {
     this.#conflicts.push(...conflicts.slice(0, CONFLICTS_KEPT - this.#conflicts.length));
   }
 
-  #heard(batch: TrackedBatch): void {
-    this.#backlog.add(batch);
+  #heard(tracked: Tracked): void {
+    this.#backlog.add(tracked);
     this.#stir();
   }
 

@@ -1,9 +1,11 @@
 import { walkBlock } from '../journal/frame.ts';
 import type { Journal } from '../journal/journal.ts';
-import type { ChangeBlock, TrackedBatch } from '../model/change.ts';
-import type { Position } from '../model/position.ts';
+import type { ChangeBlock, TransactionRef } from '../model/change.ts';
+import { ForeshadowError } from '../model/errors.ts';
+import { ORIGIN, type Position } from '../model/position.ts';
 import type { Element } from '../model/progress.ts';
 import type { TableName } from '../model/schema.ts';
+import type { Tracked } from '../tracking/tracker.ts';
 
 interface Waiting {
   /** The newest boundary at which the table changed. Never forgotten: progress may be put back by a rollback. */
@@ -26,24 +28,25 @@ export class Backlog {
     const backlog = new Backlog();
     for (const { schema, progress, state } of elements.values()) {
       const newest = await journal.lastChange(schema.table);
-      const events = state.kind === 'halted' ? [] : await journal.events(schema.table, progress.low, head);
-      const event = events.at(-1)?.at ?? null;
+      // Those that were met already too: a rollback may put progress back before them.
+      const event = (await journal.events(schema.table, ORIGIN, head)).at(-1)?.at ?? null;
       if (newest === null && event === null) continue;
       const behind = newest !== null && newest > progress.low && state.kind !== 'halted';
-      const rows = behind ? await countChanges(journal.read(schema.table, progress.low, head, signal), progress.low, head) : 0;
-      const sinceMs = behind || event !== null ? performance.now() : null;
+      const blocks = journal.read(schema.table, progress.low, head, signal);
+      const { rows, ageMs } = behind ? await countChanges(blocks, progress.low, head) : { rows: 0, ageMs: 0 };
+      const sinceMs = behind || (event !== null && event > progress.low) ? performance.now() - ageMs : null;
       backlog.#tables.set(schema.table, { newest: newest ?? progress.low, sinceMs, rows, event });
     }
     return backlog;
   }
 
-  add(batch: TrackedBatch): void {
-    for (const { table, last, changes } of batch.blocks) {
-      const waiting = this.#of(table, last);
-      waiting.newest = last;
-      waiting.rows += changes;
+  add({ through, changes, events }: Tracked): void {
+    for (const [table, count] of changes) {
+      const waiting = this.#of(table, through);
+      waiting.newest = through;
+      waiting.rows += count;
     }
-    for (const { table, at } of batch.events) this.#of(table, at).event = at;
+    for (const { table, at } of events) this.#of(table, at).event = at;
   }
 
   /** A fold went in: everything up to `through`. */
@@ -52,7 +55,8 @@ export class Backlog {
     if (waiting === undefined) return;
     const done = waiting.newest <= through;
     waiting.rows = done ? 0 : Math.max(0, waiting.rows - changes);
-    waiting.sinceMs = done && (waiting.event === null || waiting.event <= through) ? null : performance.now();
+    // What is left has waited at most as long as what went in: the age is not understated.
+    if (done && (waiting.event === null || waiting.event <= through)) waiting.sinceMs = null;
   }
 
   /** Progress was put back: what is in the journal beyond it waits again. */
@@ -107,9 +111,25 @@ export class Backlog {
   }
 }
 
-async function countChanges(blocks: AsyncIterable<ChangeBlock>, after: Position, upTo: Position): Promise<number> {
-  const counting = { transaction: () => true, insert: () => {}, update: () => {}, delete: () => {}, truncate: () => {} };
-  let changes = 0;
-  for await (const block of blocks) changes += walkBlock(block, after, upTo, counting);
-  return changes;
+/** How many changes there are, and how long ago the oldest was committed, by the clocks of both machines: only for showing. */
+async function countChanges(
+  blocks: AsyncIterable<ChangeBlock>,
+  after: Position,
+  upTo: Position,
+): Promise<{ readonly rows: number; readonly ageMs: number }> {
+  let oldestMicros: bigint | null = null;
+  const transaction = ({ committedAtMicros }: TransactionRef): boolean => {
+    oldestMicros ??= committedAtMicros;
+    return true;
+  };
+  const counting = { transaction, insert: () => {}, update: () => {}, delete: () => {}, truncate: () => {} };
+  let rows = 0;
+  try {
+    for await (const block of blocks) rows += walkBlock(block, after, upTo, counting);
+  } catch (error) {
+    // The engine meets the same gap, and begins to compare.
+    if (!(error instanceof ForeshadowError && error.code === 'JOURNAL_GAP')) throw error;
+  }
+  const ageMs = oldestMicros === null ? 0 : Math.max(0, Date.now() - Number(oldestMicros / 1000n));
+  return { rows, ageMs };
 }

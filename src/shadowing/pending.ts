@@ -30,8 +30,6 @@ export class Pending implements ChangeVisitor {
   bytes = 0;
   /** The boundary of the last transaction folded in. */
   through: Position;
-  /** When the oldest change folded in was committed, by the primary's clock; null while there is none. */
-  oldestMicros: bigint | null = null;
   full = false;
 
   readonly #key: readonly number[];
@@ -50,7 +48,6 @@ export class Pending implements ChangeVisitor {
     if (ref.at !== this.through && (this.changes >= this.#limit.changes || this.bytes >= this.#limit.bytes)) this.full = true;
     if (this.full || !this.#admits(ref)) return false;
     this.through = ref.at;
-    this.oldestMicros ??= ref.committedAtMicros;
     return true;
   }
 

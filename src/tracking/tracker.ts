@@ -1,8 +1,9 @@
 import type { Journal } from '../journal/journal.ts';
-import type { TrackedBatch } from '../model/change.ts';
+import type { ChangeBlock, TableEvent, TrackedBatch } from '../model/change.ts';
 import { ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
 import type { Position } from '../model/position.ts';
 import { Pulse } from '../model/pulse.ts';
+import type { TableName } from '../model/schema.ts';
 import type { Primary } from './primary.ts';
 
 export interface TrackerParts {
@@ -12,6 +13,17 @@ export interface TrackerParts {
   readonly failpoint: (name: string) => void;
   /** Told of each failure that is retried. */
   readonly onRetry: (error: unknown, waitMs: number) => void;
+}
+
+/** What became durable in the journal: everything in (`after`, `through`]. */
+export interface Tracked {
+  readonly after: Position;
+  readonly through: Position;
+  /** How many changes each table had. */
+  readonly changes: ReadonlyMap<TableName, number>;
+  readonly events: readonly TableEvent[];
+  /** The changes themselves, where they came in one batch; null where there were too many to hold: they are in the journal. */
+  readonly blocks: readonly ChangeBlock[] | null;
 }
 
 const RETRY_FIRST_MS = 250;
@@ -24,7 +36,7 @@ const RETRY_LONGEST_MS = 15_000;
 export class Tracker {
   readonly #parts: TrackerParts;
   readonly #appended = new Pulse();
-  readonly #listeners = new Set<(batch: TrackedBatch) => void>();
+  readonly #listeners = new Set<(tracked: Tracked) => void>();
   #failure: Error | null = null;
   #head: Position | null = null;
 
@@ -39,8 +51,8 @@ export class Tracker {
     return head;
   }
 
-  /** Called with each batch once it is durable, in order. Must not block. Returns how to stop it. */
-  onBatch(listener: (batch: TrackedBatch) => void): () => void {
+  /** Called with what became durable, in order. Must not block. Returns how to stop it. */
+  onTracked(listener: (tracked: Tracked) => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
   }
@@ -84,12 +96,16 @@ export class Tracker {
     await journal.abandon();
     // What an earlier process made durable but did not live to acknowledge.
     await primary.acknowledge(from.at);
+    let pieces: TrackedBatch[] = [];
     for await (const { batch, evidence } of primary.changes(from, signal)) {
       await journal.append(batch, evidence);
+      pieces.push(batch.complete && pieces.length === 0 ? batch : withoutBytes(batch));
       if (!batch.complete) continue;
+      const tracked = announced(pieces);
+      pieces = [];
       // In one breath: whoever sees the new head must not find that a listener has not heard of its changes.
       this.#head = batch.through;
-      for (const listener of this.#listeners) listener(batch);
+      for (const listener of this.#listeners) listener(tracked);
       this.#appended.beat();
       failpoint('appended');
       await primary.acknowledge(batch.through);
@@ -97,6 +113,22 @@ export class Tracker {
       succeeded();
     }
   }
+}
+
+const NO_BYTES = Buffer.alloc(0);
+
+/** What is to be remembered of a piece while the rest of a huge transaction arrives. */
+function withoutBytes(piece: TrackedBatch): TrackedBatch {
+  return { ...piece, blocks: piece.blocks.map((block) => ({ ...block, bytes: NO_BYTES })) };
+}
+
+function announced(pieces: readonly TrackedBatch[]): Tracked {
+  const [first] = pieces;
+  if (first === undefined) throw new Error('nothing was tracked');
+  const changes = new Map<TableName, number>();
+  for (const { blocks } of pieces) for (const block of blocks) changes.set(block.table, (changes.get(block.table) ?? 0) + block.changes);
+  const events = pieces.flatMap((piece) => piece.events);
+  return { after: first.after, through: first.through, changes, events, blocks: pieces.length === 1 ? first.blocks : null };
 }
 
 /** Sleeps, and wakes early without an error when aborted: the caller looks at the signal anyway. */

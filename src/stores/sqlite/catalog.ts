@@ -44,9 +44,12 @@ export class SqliteCatalog implements Catalog {
   }
 
   async save(record: CaptureRecord): Promise<void> {
+    this.#store.drains(isBeforeCut(record));
     await this.#store.write((db) => {
       saveRecord(db, record);
     });
+    // What the applies of a drain left in the log.
+    if (!isBeforeCut(record)) await this.#store.checkpoint();
   }
 
   async cut(record: CaptureRecord, schema: DataSetSchema): Promise<void> {
@@ -56,6 +59,7 @@ export class SqliteCatalog implements Catalog {
       const moveOn = db.prepare(`UPDATE ${ELEMENT} SET capture = ?1 + 1 WHERE tbl = ?2 AND capture <= ?1`);
       for (const { table } of record.absent) moveOn.run(record.number, table);
     });
+    this.#store.drains(false);
   }
 
   async schema(number: CaptureNumber): Promise<DataSetSchema | null> {
@@ -111,6 +115,10 @@ export class SqliteCatalog implements Catalog {
   async #read<T>(work: (db: DatabaseSync) => T, otherwise: () => T): Promise<T> {
     return await Promise.resolve(this.#store.read(work, otherwise));
   }
+}
+
+function isBeforeCut({ state }: CaptureRecord): boolean {
+  return state === 'planned' || state === 'draining';
 }
 
 function recordOf(row: { record: string }): CaptureRecord {

@@ -11,8 +11,12 @@ import { WRITER_TABLE } from './guard.ts';
 
 /** How long a write waits for a program that holds the shadow's write lock. */
 const LOCK_WAIT_MS = 30_000;
-/** The log is written back into the file when it has grown by this many pages: between applies, so a cut never pays for it. */
-const CHECKPOINT_PAGES = 8192n;
+/**
+ * The log is written back into the file when it has grown by this much: between applies, and not while a capture drains, which
+ * would pay for it (40 of 200 ms measured, with 1 % of 0.1 GB changed). Then it may grow to the larger size.
+ */
+const CHECKPOINT_BYTES = 32n << 20n;
+const CHECKPOINT_BYTES_DRAINING = 256n << 20n;
 
 const CONTROL = [
   `CREATE TABLE ${WRITER_TABLE} (one INTEGER PRIMARY KEY CHECK (one = 1), token INTEGER NOT NULL, writing INTEGER NOT NULL)`,
@@ -39,6 +43,8 @@ export class SqliteStore implements Disposable {
   #reader: DatabaseSync | null = null;
   #lease: Lease | null = null;
   #token: bigint | null = null;
+  #draining = false;
+  #pageBytes = 0n;
 
   constructor(path: string) {
     this.path = path;
@@ -73,12 +79,19 @@ export class SqliteStore implements Disposable {
     });
   }
 
+  /** A capture is due and not cut yet: checkpoints wait. */
+  drains(draining: boolean): void {
+    this.#draining = draining;
+  }
+
   /** What is in the log goes into the file if there is much of it. Called between applies. */
   async checkpoint(): Promise<void> {
     await this.#turns.take(async () => {
       if (this.#writer === null) return;
       const row = this.#writer.prepare('PRAGMA wal_checkpoint(NOOP)').get() as { log: bigint; checkpointed: bigint } | undefined;
-      if (row !== undefined && row.log - row.checkpointed > CHECKPOINT_PAGES) this.#writer.exec('PRAGMA wal_checkpoint(PASSIVE)');
+      const bytesMax = this.#draining ? CHECKPOINT_BYTES_DRAINING : CHECKPOINT_BYTES;
+      const waitingBytes = row === undefined ? 0n : (row.log - row.checkpointed) * this.#pageBytes;
+      if (waitingBytes > bytesMax) this.#writer.exec('PRAGMA wal_checkpoint(PASSIVE)');
       await Promise.resolve();
     });
   }
@@ -147,6 +160,7 @@ export class SqliteStore implements Disposable {
     db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -65536;');
     // Renaming a retired table must not fail because some view of somebody else's does not compile.
     db.exec('PRAGMA legacy_alter_table = ON; PRAGMA recursive_triggers = OFF;');
+    this.#pageBytes = (db.prepare('PRAGMA page_size').get() as { page_size: bigint }).page_size;
     this.#writer = db;
     return db;
   }

@@ -1,0 +1,30 @@
+const FIRST_MS = 250;
+const LONGEST_MS = 15_000;
+
+/** Who failed in a way that may pass, and when each may be tried again: later each time. By the monotonic clock. */
+export class Rest<Key> {
+  readonly #resting = new Map<Key, { readonly untilMs: number; readonly waitMs: number }>();
+
+  /** Returns how long it rests. */
+  failed(key: Key): number {
+    const waitMs = Math.min((this.#resting.get(key)?.waitMs ?? FIRST_MS / 2) * 2, LONGEST_MS);
+    this.#resting.set(key, { untilMs: performance.now() + waitMs, waitMs });
+    return waitMs;
+  }
+
+  succeeded(key: Key): void {
+    this.#resting.delete(key);
+  }
+
+  has(key: Key): boolean {
+    const rest = this.#resting.get(key);
+    return rest !== undefined && rest.untilMs > performance.now();
+  }
+
+  /** Milliseconds until the first may be tried again; undefined if none rests. */
+  get nextTryMs(): number | undefined {
+    let first = Number.POSITIVE_INFINITY;
+    for (const { untilMs } of this.#resting.values()) first = Math.min(first, untilMs);
+    return Number.isFinite(first) ? Math.max(1, first - performance.now()) : undefined;
+  }
+}
