@@ -230,7 +230,7 @@ export class Engine {
       for (const { table } of works) {
         const element = stored.get(table);
         if (element !== undefined) this.#elements.set(table, element);
-        this.#backlog.rewound(table);
+        this.#backlog.rewound(table, this.#parts.tracker.head);
       }
       this.#stir();
     }

@@ -2,7 +2,7 @@ import { walkBlock } from '../journal/frame.ts';
 import type { Journal } from '../journal/journal.ts';
 import type { ChangeBlock, TransactionRef } from '../model/change.ts';
 import { ForeshadowError } from '../model/errors.ts';
-import { ORIGIN, type Position } from '../model/position.ts';
+import { ORIGIN, type Position, maxPosition } from '../model/position.ts';
 import type { Element } from '../model/progress.ts';
 import type { TableName } from '../model/schema.ts';
 import type { Tracked } from '../tracking/tracker.ts';
@@ -60,9 +60,10 @@ export class Backlog {
   }
 
   /** Progress was put back: what is in the journal beyond it waits again. */
-  rewound(table: TableName): void {
-    const waiting = this.#tables.get(table);
-    if (waiting !== undefined) waiting.sinceMs = performance.now();
+  rewound(table: TableName, head: Position): void {
+    const waiting = this.#of(table, head);
+    // Whether there was anything is for the journal to say: it may no longer reach back.
+    waiting.newest = maxPosition(waiting.newest, head);
   }
 
   /** Whether the table may have changes in (`low`, `upTo`]. */

@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto';
+import { hash, randomBytes } from 'node:crypto';
 import type { DatabaseSync } from 'node:sqlite';
 import type { TableEvent } from '../../model/change.ts';
 import { ForeshadowError, messageOf } from '../../model/errors.ts';
@@ -62,8 +62,8 @@ export function settle(db: DatabaseSync, options: SettleOptions): Standing {
     const id = before?.id ?? nextTableId(db);
     if (before === undefined) rememberTable(db, id, table);
     const triggers = triggersFor(table, id);
-    if (before !== undefined) events.push(...eventsOf(db, table, triggers, before.shape, moved));
-    if (before !== undefined && before.shape !== table.schema.shape) rememberTable(db, id, table);
+    if (before !== undefined) events.push(...eventsOf(db, table, triggers, before.definition, moved));
+    if (before !== undefined && before.definition !== definitionOf(table)) rememberTable(db, id, table);
     standing.push({ id, table });
     expected.push({ table, triggers });
   }
@@ -80,11 +80,12 @@ function eventsOf(
   db: DatabaseSync,
   table: SqliteTable,
   triggers: readonly Trigger[],
-  shape: string,
+  definition: string,
   moved: boolean,
 ): Omit<TableEvent, 'at'>[] {
   const name = table.schema.table;
-  if (shape !== table.schema.shape) return [{ kind: 'schema-changed', table: name, reason: 'its columns or its key changed' }];
+  // Its text counts, not only its shape: a column dropped and added anew holds other values, and no trigger fires for it.
+  if (definition !== definitionOf(table)) return [{ kind: 'schema-changed', table: name, reason: 'its definition changed' }];
   const present = presentTriggers(db);
   const missing = triggers.find((trigger) => present.get(trigger.name) !== trigger.sql);
   if (missing !== undefined)
@@ -146,14 +147,18 @@ export function purgeLog(db: DatabaseSync, acknowledged: bigint, rowsMax: number
 function createOwnTables(db: DatabaseSync): void {
   if (isInstalled(db)) return;
   db.exec(`CREATE TABLE IF NOT EXISTS ${LOG} (seq INTEGER PRIMARY KEY, tbl INTEGER, mark INTEGER, k1, k2, k3);
-    CREATE TABLE IF NOT EXISTS ${TABLES} (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, shape TEXT NOT NULL);
+    CREATE TABLE IF NOT EXISTS ${TABLES} (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, definition TEXT NOT NULL);
     CREATE TABLE IF NOT EXISTS ${STATE} (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
     INSERT OR IGNORE INTO ${STATE} VALUES ('id', '${randomBytes(16).toString('hex')}'), ('tables', 0);
     INSERT INTO ${LOG} (tbl, mark) SELECT 0, random() & 32767 WHERE NOT EXISTS (SELECT 1 FROM ${LOG})`);
 }
 
-function readTracked(db: DatabaseSync): { id: bigint; name: TableName; shape: string }[] {
-  return db.prepare(`SELECT id, name, shape FROM ${TABLES} ORDER BY id`).all() as { id: bigint; name: TableName; shape: string }[];
+function readTracked(db: DatabaseSync): { id: bigint; name: TableName; definition: string }[] {
+  return db.prepare(`SELECT id, name, definition FROM ${TABLES} ORDER BY id`).all() as {
+    id: bigint;
+    name: TableName;
+    definition: string;
+  }[];
 }
 
 /** Ids are never used again: rows of a table that is gone may still be in the log. */
@@ -163,7 +168,11 @@ function nextTableId(db: DatabaseSync): bigint {
 }
 
 function rememberTable(db: DatabaseSync, id: bigint, table: SqliteTable): void {
-  db.prepare(`INSERT OR REPLACE INTO ${TABLES} (id, name, shape) VALUES (?, ?, ?)`).run(id, table.schema.table, table.schema.shape);
+  db.prepare(`INSERT OR REPLACE INTO ${TABLES} (id, name, definition) VALUES (?, ?, ?)`).run(id, table.schema.table, definitionOf(table));
+}
+
+function definitionOf({ schema }: SqliteTable): string {
+  return hash('sha256', JSON.stringify([schema.shape, schema.create.map(({ sql }) => sql)]), 'hex');
 }
 
 function knownSchemaVersion(db: DatabaseSync): bigint | null {

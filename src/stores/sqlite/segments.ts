@@ -5,7 +5,7 @@ import { parsePosition } from '../../model/position.ts';
 import type { Element, ElementState, Generation, Progress } from '../../model/progress.ts';
 import { type DataSetSchema, OWN_PREFIX, type TableName, type TableSchema } from '../../model/schema.ts';
 import type { KeyTuple } from '../../model/tuple.ts';
-import { dropGuard, guardStatements, sealStatements } from './guard.ts';
+import { dropGuard, guardStands, guardStatements, sealStatements } from './guard.ts';
 import { type Layout, type Segment, createStatements, historyName, layoutOf, retiredNames } from './layout.ts';
 
 const SEGMENT = `${OWN_PREFIX}_segment`;
@@ -115,6 +115,13 @@ export function prepareTables(db: DatabaseSync, path: string, schema: DataSetSch
   const occupied = occupiedBy(db, names, true);
   if (occupied.length > 0) throw occupiedError(path, occupied);
   for (const table of missing) startSegment(db, table, state, progress);
+  // A guard that somebody removed is put up again: what was written meanwhile is for validation to find.
+  const triggers = db.prepare(`SELECT name FROM main.sqlite_schema WHERE type = 'trigger'`).all() as { name: string }[];
+  const present = new Set(triggers.map(({ name }) => name));
+  for (const segment of liveSegments(db)) {
+    if (guardStands(segment.id, present)) continue;
+    for (const statement of [...dropGuard(segment.id), ...guardStatements(layoutOf(segment))]) db.exec(statement);
+  }
 }
 
 /** `INSERT OR REPLACE` keeps the element's row one, whether or not there was one before. */

@@ -253,11 +253,11 @@ function checkGuard(store: SqliteStore): Finding[] {
       return liveSegments(db)
         .filter((segment) => !guardStands(segment.id, present))
         .map((segment) => ({
-          severity: 'error' as const,
+          severity: 'warning' as const,
           code: 'GUARD_MISSING',
           subject: segment.table,
-          message: `triggers that guard ${segment.table} in the shadow are gone: writes by other programs would be taken for ours`,
-          remedy: 'Validate against the primary, and resync the table if it differs.',
+          message: `triggers that guard ${segment.table} in the shadow are gone: writes by other programs were taken for ours`,
+          remedy: 'The next capture or start puts them up again. Run `foreshadow validate` to find what was altered meanwhile.',
         }));
     },
     () => [],
