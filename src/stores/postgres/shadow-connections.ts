@@ -77,7 +77,8 @@ export class Writer implements AsyncDisposable {
     if (this.#wire?.broken === false) return this.#wire;
     const wire = await Wire.open(this.#url, { side: 'shadow', purpose: this.#purpose });
     this.#pass = await guardPass(wire);
-    await wire.query("SET client_min_messages = warning; SET synchronous_commit = 'local'; SET jit = off");
+    // A long reader of a live table must not stop all shadowing with it: what waits for its lock gives up and is tried again.
+    await wire.query("SET client_min_messages = warning; SET synchronous_commit = 'local'; SET jit = off; SET lock_timeout = '10s'");
     this.#wire = wire;
     return wire;
   }
