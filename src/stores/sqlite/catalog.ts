@@ -44,12 +44,11 @@ export class SqliteCatalog implements Catalog {
   }
 
   async save(record: CaptureRecord): Promise<void> {
-    this.#store.drains(isBeforeCut(record));
+    this.#store.drains(record.state === 'planned' || record.state === 'draining');
     await this.#store.write((db) => {
       saveRecord(db, record);
     });
-    // What the applies of a drain left in the log.
-    if (!isBeforeCut(record)) await this.#store.checkpoint();
+    await this.#checkpointAfter(record);
   }
 
   async cut(record: CaptureRecord, schema: DataSetSchema): Promise<void> {
@@ -94,6 +93,7 @@ export class SqliteCatalog implements Catalog {
       const insert = db.prepare(`INSERT INTO ${SEAL} (number, tbl, rows, sums) VALUES (?, ?, ?, ?)`);
       for (const each of seals) insert.run(record.number, each.table, each.rows, each.sums);
     });
+    await this.#checkpointAfter(record);
   }
 
   async read(name: DocumentName): Promise<unknown> {
@@ -112,13 +112,14 @@ export class SqliteCatalog implements Catalog {
     });
   }
 
+  /** What the applies of its drain left in the log. */
+  async #checkpointAfter({ state }: CaptureRecord): Promise<void> {
+    if (state === 'sealed' || state === 'aborted') await this.#store.checkpoint();
+  }
+
   async #read<T>(work: (db: DatabaseSync) => T, otherwise: () => T): Promise<T> {
     return await Promise.resolve(this.#store.read(work, otherwise));
   }
-}
-
-function isBeforeCut({ state }: CaptureRecord): boolean {
-  return state === 'planned' || state === 'draining';
 }
 
 function recordOf(row: { record: string }): CaptureRecord {
