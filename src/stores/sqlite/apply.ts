@@ -2,7 +2,7 @@ import type { DatabaseSync, SQLInputValue, SQLOutputValue, StatementSync } from 
 import type { CaptureNumber } from '../../model/capture.ts';
 import { type KeyTuple, type Tuple, keyTuple } from '../../model/tuple.ts';
 import type { ApplyReport, ApplyWork, RowBatch } from '../../shadowing/shadow.ts';
-import { mayBeBroken, packValues, unpackValues } from './cell.ts';
+import { integerAt, mayBeBroken, packValues, unpackValues } from './cell.ts';
 import { hasForeign, undoForeign } from './foreign.ts';
 import { type Layout, SINCE, keyIs, layoutOf } from './layout.ts';
 import { prepareArrays } from './rows.ts';
@@ -32,8 +32,9 @@ export async function applyWorks(db: DatabaseSync, works: readonly ApplyWork[], 
 }
 
 /**
- * Writes the rows of one element, row by row with prepared statements: what stands there is read (its bytes tell whether anything
- * changes at all, its `since` whether it must be saved), then saved, then overwritten.
+ * Writes the rows of one element, row by row with prepared statements. Most often a row stands there, differs, and was not saved
+ * yet: one statement finds that out and saves it, another overwrites it. If not, what stands there is read (its bytes tell
+ * whether anything changes at all, its `since` whether it must be saved), then saved, then overwritten.
  *
  * Measured against staging in a temporary table and joining (1 M rows, 10 k random updates an apply): as fast, within noise, and
  * free of the planner's moods (UPDATE … FROM scanned the table: half the speed). Most of the time goes into the pages.
@@ -47,6 +48,8 @@ class RowWriter {
   readonly #savedThrough: bigint;
   readonly #keyColumns: readonly number[];
   readonly #plainColumns: readonly number[];
+  readonly #saveIfDiffers: StatementSync | null;
+  readonly #overwrite: StatementSync | null;
   readonly #find: StatementSync;
   readonly #save: StatementSync;
   readonly #insert: StatementSync;
@@ -66,6 +69,9 @@ class RowWriter {
     this.#keyColumns = segment.schema.key;
     this.#plainColumns = columns.flatMap((_, index) => (segment.schema.key.includes(index) ? [] : [index]));
     const sets = this.#plainColumns.map((index) => `${columns[index]} = ?, `).join('');
+    const whole = this.#plainColumns.length === 0 ? null : wholeRowSql(layout, this.#plainColumns);
+    this.#saveIfDiffers = whole && db.prepare(whole.saveIfDiffers);
+    this.#overwrite = whole && db.prepare(whole.overwrite);
     this.#find = prepareArrays(db, `SELECT ${columns.join(', ')}, ${SINCE}, ${row} FROM ${live} WHERE ${keyIs(layout)}`);
     this.#save = db.prepare(saveSql(layout, '?', `t.${row} = ?`));
     this.#insert = db.prepare(`INSERT INTO ${live} (${columns.join(', ')}, ${SINCE}) VALUES (${columns.map(() => '?').join(', ')}, ?)`);
@@ -84,7 +90,7 @@ class RowWriter {
     for (const key of inKeyOrder(batch.deletes, (each) => each)) this.#remove(key);
     // Fresh rows come in key order already: they are chunks of a copy.
     if (batch.fresh) for (const row of batch.puts) this.#add(row, unpackValues(row));
-    else for (const row of inKeyOrder(batch.puts, (each) => keyTuple(each, this.#keyColumns))) this.#put(row);
+    else for (const row of this.#ordered(batch.puts)) this.#put(row);
   }
 
   /** Foreign writes that the batch runs into are undone first: then it meets what we last wrote, as it should. */
@@ -98,10 +104,21 @@ class RowWriter {
     for (const key of undoForeign(this.#db, this.#layout, keys)) this.#counts.conflicts.push({ table: this.#work.table, key });
   }
 
+  #ordered(puts: readonly Tuple[]): readonly Tuple[] {
+    const [only, ...more] = this.#keyColumns;
+    const byInteger = only !== undefined && more.length === 0 ? inIntegerOrder(puts, only) : null;
+    return byInteger ?? inKeyOrder(puts, (each) => keyTuple(each, this.#keyColumns));
+  }
+
   #put(row: Tuple): void {
     const values = unpackValues(row);
     if (anyMayBeBroken(values)) {
       this.#putExactly(row);
+      return;
+    }
+    if (this.#saveIfDiffers?.run(...values, this.#capture, this.#savedThrough).changes === 1n) {
+      this.#overwrite?.run(...values, this.#capture);
+      this.#counts.updated++;
       return;
     }
     const found = this.#find.get(...this.#keyValues(values)) as unknown as SQLOutputValue[] | undefined;
@@ -195,6 +212,42 @@ class RowWriter {
 function anyMayBeBroken(values: readonly SQLInputValue[]): boolean {
   for (const value of values) if (mayBeBroken(value)) return true;
   return false;
+}
+
+/**
+ * Statements over a whole row, whose parameters are its columns, then the capture, then what was saved through. IS NOT is looser
+ * than bytes: where it tells two values apart their bytes differ, where it does not they still may.
+ */
+function wholeRowSql(layout: Layout, plainColumns: readonly number[]): { saveIfDiffers: string; overwrite: string } {
+  const { columns, live, keys, keyIsRow, segment } = layout;
+  const capture = `?${columns.length + 1}`;
+  const key = segment.schema.key.map((index, i) => `${keys[i]} ${keyIsRow ? '=' : 'IS'} ?${index + 1}`).join(' AND ');
+  const sameType = keyIsRow ? '' : segment.schema.key.map((index, i) => ` AND typeof(${keys[i]}) = typeof(?${index + 1})`).join('');
+  const names = plainColumns.map((index) => columns[index]).join(', ');
+  const parameters = plainColumns.map((index) => `?${index + 1}`).join(', ');
+  const where = `${key}${sameType} AND ${SINCE} <= ?${columns.length + 2} AND (${names}) IS NOT (${parameters})`;
+  const sets = plainColumns.map((index) => `${columns[index]} = ?${index + 1}, `).join('');
+  return {
+    saveIfDiffers: saveSql(layout, capture, where),
+    overwrite: `UPDATE ${live} SET ${sets}${SINCE} = ${capture} WHERE ${key}`,
+  };
+}
+
+/** By the integers in a column, roughly where they pass 2^53; null where one holds something else. */
+function inIntegerOrder(rows: readonly Tuple[], column: number): readonly Tuple[] | null {
+  const keyed: { row: Tuple; key: number }[] = [];
+  let sorted = true;
+  let last = Number.NEGATIVE_INFINITY;
+  for (const row of rows) {
+    const key = integerAt(row, column);
+    if (key === null) return null;
+    sorted &&= last <= key;
+    last = key;
+    keyed.push({ row, key });
+  }
+  if (sorted) return rows;
+  keyed.sort((a, b) => a.key - b.key);
+  return keyed.map((each) => each.row);
 }
 
 function inKeyOrder<T extends Tuple>(rows: readonly T[], keyOf: (row: T) => KeyTuple): readonly T[] {

@@ -92,20 +92,28 @@ function reserve(size: number): void {
 /** The bindable values of a tuple. Absent columns are an error: nothing can be bound for them. */
 export function unpackValues(tuple: Tuple): SQLInputValue[] {
   const count = tuple.readInt16BE(0);
-  const values: SQLInputValue[] = Array.from({ length: count });
+  const values: SQLInputValue[] = [];
   let at = 2;
   for (let i = 0; i < count; i++) {
     const length = tuple.readInt32BE(at);
     at += 4;
     if (length === ABSENT) throw new Error(`column ${i} of a SQLite row is absent`);
     if (length === NULL) {
-      values[i] = null;
+      values.push(null);
       continue;
     }
-    values[i] = readCell(tuple, at, at + length);
+    values.push(readCell(tuple, at, at + length));
     at += length;
   }
   return values;
+}
+
+/** The integer in a column, rounded where it passes 2^53; null where something else stands there. */
+export function integerAt(tuple: Tuple, column: number): number | null {
+  let at = 2;
+  for (let i = 0; i < column; i++) at += 4 + Math.max(0, tuple.readInt32BE(at));
+  if (tuple.readInt32BE(at) !== 9 || tuple[at + 4] !== INTEGER) return null;
+  return tuple.readInt32BE(at + 5) * 2 ** 32 + tuple.readUInt32BE(at + 9);
 }
 
 function readCell(bytes: Buffer, at: number, end: number): SQLInputValue {
