@@ -130,7 +130,7 @@ function nameOf(url: string): string {
 
 function closingText(config: Config, secret: boolean): string {
   const installed = config.primary.startsWith('sqlite:')
-    ? 'two tables (_foreshadow_log, _foreshadow_state) and triggers on each table of the data set'
+    ? 'three small tables (_foreshadow_log, _foreshadow_table, _foreshadow_state) and triggers on each table of the data set'
     : `the publication and the replication slot of data set ${config.dataSet}; while nothing reads the slot it holds back WAL`;
   const secrecy = secret ? 'It holds a password, so only you can read it.\n' : '';
   return `
