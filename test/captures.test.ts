@@ -1,34 +1,11 @@
 import { describe, expect, test } from 'vitest';
 import type { CaptureNumber } from '../src/model/capture.ts';
-import type { TableName, TableSchema } from '../src/model/schema.ts';
-import type { Tuple } from '../src/model/tuple.ts';
+import type { TableSchema } from '../src/model/schema.ts';
 import { rollback } from '../src/capture/rollback.ts';
-import { rowsAt } from '../src/capture/seal.ts';
-import type { Shadow } from '../src/shadowing/shadow.ts';
-import { ITEMS, MemoryWorld, NOTES, type RunningWorld, item, itemKey, tableSchema } from './memory-world.ts';
+import { ITEMS, MemoryWorld, NOTES, hex, item, itemKey, quiet, read, running, tableSchema } from './memory-world.ts';
 
 const ONE_ITEMS_TABLE: readonly TableSchema[] = [tableSchema(ITEMS)];
 const BOTH: readonly TableSchema[] = [tableSchema(ITEMS), tableSchema(NOTES)];
-const quiet = (): void => {};
-
-async function read(shadow: Shadow, table: TableName, at: CaptureNumber, signal: AbortSignal): Promise<string[]> {
-  const rows: string[] = [];
-  for await (const page of rowsAt(shadow, table, at, signal)) for (const row of page) rows.push(row.toString('hex'));
-  return rows.toSorted();
-}
-
-function hex(rows: readonly Tuple[]): string[] {
-  return rows.map((row) => row.toString('hex')).toSorted();
-}
-
-async function running(world: MemoryWorld, work: (run: RunningWorld) => Promise<void>): Promise<void> {
-  const run = await world.start();
-  try {
-    await work(run);
-  } finally {
-    await run.stop();
-  }
-}
 
 describe('captures of a primary in memory', () => {
   test('the first capture copies what was there, and what came while copying', async () => {

@@ -1,9 +1,11 @@
+import { setTimeout as pause } from 'node:timers/promises';
 import type { CapturePolicy } from '../src/capture/judge.ts';
 import { Orchestrator } from '../src/capture/orchestrator.ts';
 import { lastReadable } from '../src/capture/states.ts';
+import { rowsAt } from '../src/capture/seal.ts';
 import type { Catalog } from '../src/capture/catalog.ts';
 import type { Journal } from '../src/journal/journal.ts';
-import { NO_CAPTURE, captureNumber } from '../src/model/capture.ts';
+import { type CaptureNumber, NO_CAPTURE, captureNumber } from '../src/model/capture.ts';
 import type { Generation } from '../src/model/progress.ts';
 import type { TableName, TableSchema } from '../src/model/schema.ts';
 import { type Cell, type KeyTuple, type Tuple, packTuple } from '../src/model/tuple.ts';
@@ -11,7 +13,7 @@ import { newDrain } from '../src/shadowing/drain.ts';
 import { Engine } from '../src/shadowing/engine.ts';
 import type { Shadow } from '../src/shadowing/shadow.ts';
 import { openMemoryJournal } from '../src/stores/memory/journal.ts';
-import { MemoryPrimary } from '../src/stores/memory/primary.ts';
+import { type MemoryOperation, MemoryPrimary } from '../src/stores/memory/primary.ts';
 import { openMemoryShadow } from '../src/stores/memory/shadow.ts';
 import { MemoryStore } from '../src/stores/memory/store.ts';
 import { memoryCell } from '../src/stores/memory/values.ts';
@@ -47,6 +49,10 @@ export function item(id: bigint, value: string | null, long: string | null | und
 
 export function itemKey(id: bigint): KeyTuple {
   return packTuple([memoryCell(id)]) as KeyTuple;
+}
+
+export function put(table: TableName, id: bigint, value: string): MemoryOperation {
+  return { table, kind: 'put', row: item(id, value) };
 }
 
 /** The whole system on stores in memory, started and stopped like the processes of a real one. */
@@ -122,4 +128,52 @@ export interface RunningWorld {
   readonly orchestrator: Orchestrator;
   readonly signal: AbortSignal;
   stop(): Promise<void>;
+}
+
+export const quiet = (): void => {};
+
+/** Starts the world, works in it, and stops it whatever came of the work. */
+export async function running(
+  world: MemoryWorld,
+  work: (run: RunningWorld) => Promise<void>,
+  failpoint: (name: string) => void = quiet,
+): Promise<void> {
+  const run = await world.start(failpoint);
+  try {
+    await work(run);
+  } finally {
+    await run.stop();
+  }
+}
+
+/** The rows of a table as of a capture, in a form that compares; the number of a capture in progress reads the live state. */
+export async function read(shadow: Shadow, table: TableName, at: CaptureNumber, signal: AbortSignal): Promise<string[]> {
+  const rows: string[] = [];
+  for await (const page of rowsAt(shadow, table, at, signal)) for (const row of page) rows.push(row.toString('hex'));
+  return rows.toSorted();
+}
+
+/** The rows of the live shadow. */
+export function live({ engine, shadow, signal }: RunningWorld, table: TableName): Promise<string[]> {
+  return read(shadow, table, engine.elements.get(table)?.progress.capture as CaptureNumber, signal);
+}
+
+export function hex(rows: readonly Tuple[]): string[] {
+  return rows.map((row) => row.toString('hex')).toSorted();
+}
+
+/** Waits until something holds that no promise tells of. */
+export async function until(holds: () => boolean, signal: AbortSignal): Promise<void> {
+  while (!holds()) await pause(1, undefined, { signal });
+}
+
+/** Until everything that is committed now is in the journal. */
+export async function tracked({ primary }: MemoryWorld, { tracker, signal }: RunningWorld): Promise<void> {
+  await tracker.reached(await primary.now(), signal);
+}
+
+/** Until everything that is committed now is in the shadow. */
+export async function shadowed(world: MemoryWorld, run: RunningWorld): Promise<void> {
+  await tracked(world, run);
+  await run.engine.caughtUp(run.tracker.head, run.signal);
 }

@@ -19,11 +19,23 @@ export type MemoryOperation = { readonly table: TableName } & (
 
 type Rows = Map<Identity, Tuple>;
 
+interface LoggedChange {
+  readonly table: TableName;
+  readonly change: Change;
+}
+
 interface Logged {
   readonly at: Position;
   readonly transaction: TransactionRef;
-  readonly changes: readonly { readonly table: TableName; readonly change: Change }[];
+  readonly changes: readonly LoggedChange[];
   readonly events: readonly TableEvent[];
+  /** Its changes as they are delivered, where they come in more than one batch. */
+  readonly pieces: readonly (readonly LoggedChange[])[] | null;
+}
+
+interface CommitOptions {
+  readonly eventsAt?: (at: Position) => readonly TableEvent[];
+  readonly pieceLengths?: readonly number[];
 }
 
 /** A primary in memory: obviously right, and able to show what real ones show rarely. For tests of everything above it. */
@@ -59,6 +71,18 @@ export class MemoryPrimary implements Primary {
   }
 
   /**
+   * Commits, is visible at once, and is delivered as a huge transaction is: each piece as a batch of its own, of which only the last is
+   * complete.
+   */
+  transactionInPieces(pieces: readonly (readonly MemoryOperation[])[]): TransactionRef {
+    const operations = pieces.flat();
+    const { transaction } = this.#commit(operations, { pieceLengths: pieces.map(({ length }) => length) });
+    this.#apply(operations);
+    this.#pulse.beat();
+    return transaction;
+  }
+
+  /**
    * Commits, but snapshots do not include it until it is released: on PostgreSQL commits enter the log in one order and become
    * visible in another (a "long fork"). Until then no other transaction may touch its rows.
    */
@@ -80,7 +104,8 @@ export class MemoryPrimary implements Primary {
     this.#schema = { ...this.#schema, tables: schema === null ? others : [...others, schema] };
     this.#tables.delete(name);
     if (schema !== null) this.#tables.set(name, new Map(rows.map((row) => [identityOf(keyTuple(row, schema.key)), row])));
-    this.#commit([], (at) => [{ kind: schema === null ? 'dropped' : 'schema-changed', table: name, at, reason: 'altered' }]);
+    const kind = schema === null ? 'dropped' : 'schema-changed';
+    this.#commit([], { eventsAt: (at) => [{ kind, table: name, at, reason: 'altered' }] });
     this.#pulse.beat();
   }
 
@@ -137,10 +162,10 @@ export class MemoryPrimary implements Primary {
           ({ at, evidence } = { at: batch.through, evidence: this.#id });
           yield { batch, evidence };
         }
-        const batch = this.#batch(at);
-        if (batch === null) await this.#beatOr(signal);
-        else {
-          at = batch.through;
+        const batches = this.#batches(at);
+        if (batches.length === 0) await this.#beatOr(signal);
+        for (const batch of batches) {
+          if (batch.complete) at = batch.through;
           yield { batch, evidence };
         }
       }
@@ -181,7 +206,7 @@ export class MemoryPrimary implements Primary {
     }
   }
 
-  #commit(operations: readonly MemoryOperation[], eventsAt: (at: Position) => readonly TableEvent[] = () => []): Logged {
+  #commit(operations: readonly MemoryOperation[], { eventsAt, pieceLengths }: CommitOptions = {}): Logged {
     const at = position(this.#nextCommitEnd++);
     const transaction: TransactionRef = {
       id: this.#nextTransaction++ as TransactionId,
@@ -189,7 +214,8 @@ export class MemoryPrimary implements Primary {
       committedAtMicros: BigInt(Date.now()) * 1000n,
     };
     const changes = operations.map((operation) => ({ table: operation.table, change: this.#changeOf(operation) }));
-    const logged = { at, transaction, changes, events: eventsAt(at) };
+    const pieces = pieceLengths === undefined ? null : inPieces(changes, pieceLengths);
+    const logged: Logged = { at, transaction, changes, events: eventsAt?.(at) ?? [], pieces };
     this.#end = at;
     if (this.#tracked === null) this.#floor = at;
     else this.#log.push(logged);
@@ -219,12 +245,27 @@ export class MemoryPrimary implements Primary {
     }
   }
 
-  #batch(after: Position): TrackedBatch | null {
-    const logged = this.#log.filter((each) => each.at > after);
-    const last = logged.at(-1);
-    if (last === undefined) return null;
+  /** What is in the log, up to the next transaction that comes in pieces; or that one, piece by piece. */
+  #batches(after: Position): TrackedBatch[] {
+    const waiting = this.#log.filter((each) => each.at > after);
+    const [first] = waiting;
+    if (first === undefined) return [];
+    if (first.pieces !== null) {
+      const { at: through, transaction, events, pieces } = first;
+      return pieces.map((changes, index) => {
+        const complete = index === pieces.length - 1;
+        return { after, through, complete, blocks: this.#blocks([{ transaction, changes }]), events: complete ? events : [] };
+      });
+    }
+    const next = waiting.findIndex(({ pieces }) => pieces !== null);
+    const logged = next === -1 ? waiting : waiting.slice(0, next);
+    const through = (logged.at(-1) as Logged).at;
+    return [{ after, through, complete: true, blocks: this.#blocks(logged), events: logged.flatMap(({ events }) => events) }];
+  }
+
+  #blocks(transactions: readonly Pick<Logged, 'transaction' | 'changes'>[]): ChangeBlock[] {
     const writers = new Map<TableName, BlockWriter>();
-    for (const { transaction, changes } of logged) {
+    for (const { transaction, changes } of transactions) {
       for (const { table, change } of changes) {
         if (this.#tracked?.has(table) !== true) continue;
         const writer = writers.get(table) ?? new BlockWriter(table);
@@ -233,8 +274,7 @@ export class MemoryPrimary implements Primary {
         write(writer, change);
       }
     }
-    const blocks = [...writers.values()].map((writer) => writer.take()).filter((block): block is ChangeBlock => block !== null);
-    return { after, through: last.at, complete: true, blocks, events: logged.flatMap((each) => each.events) };
+    return [...writers.values()].map((writer) => writer.take()).filter((block): block is ChangeBlock => block !== null);
   }
 
   /** Positions keep rising: the gap has one of its own. */
@@ -297,6 +337,11 @@ class MemorySnapshot implements PrimarySnapshot {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#tables.forEach((rows) => rows.clear());
   }
+}
+
+function inPieces<T>(all: readonly T[], lengths: readonly number[]): T[][] {
+  let end = 0;
+  return lengths.map((length) => all.slice(end, (end += length)));
 }
 
 function write(writer: BlockWriter, change: Change): void {
