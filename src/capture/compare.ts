@@ -78,14 +78,18 @@ export async function compareChunk(
   const page = sided ? await shadow.rows(schema.table, stand.at, scope.after, parts.page ?? PAGE, signal) : null;
   const fence = await readFence(parts, schema, stand, scope, page?.rows ?? [], signal);
   if (fence.reason !== null) return inconclusive(fence.reason);
-  const considered = consider(scope, schema, page, fence);
-  if (considered === null) return { ...inconclusive(null), unpaired: true };
   await tracker.reached(fence.snapshot.end, signal);
+  const overlay = await overlaid(parts.journal, schema, stand, fence, signal);
+  if (typeof overlay === 'string') return inconclusive(overlay);
+  if (scope.kind === 'range' && overlay.isEmpty && page !== null && pagesEqual(page, fence)) {
+    return { compared: page.rows.length, witnessed: 0, unequal: [], through: page.through, inconclusive: null, unpaired: false };
+  }
+  const found = byIdentity(fence.rows, schema);
+  const considered = consider(scope, schema, page, { ...fence, found });
+  if (considered === null) return { ...inconclusive(null), unpaired: true };
   const { identities, through } = considered;
   const keys = page === null ? Array.from(identities, keyOfIdentity) : [];
   const shown = byIdentity(page?.rows ?? (await shadow.rowsByKey(schema.table, stand.at, keys, signal)), schema);
-  const overlay = await overlaid(parts.journal, schema, stand, fence, signal);
-  if (typeof overlay === 'string') return inconclusive(overlay);
   const unequal: Unequal[] = [];
   let witnessed = 0;
   for (const identity of identities) {
@@ -93,9 +97,9 @@ export async function compareChunk(
     const expected = expectedAt(entry, overlay.truncated, identity, shown);
     if (entry !== undefined) witnessed++;
     if (expected === undefined) continue;
-    const found = fence.rows.get(identity) ?? null;
-    if (expected === null ? found === null : found?.equals(expected) === true) continue;
-    unequal.push({ key: keyOfIdentity(identity), expected, found, rewritten: entry !== undefined });
+    const row = found.get(identity) ?? null;
+    if (expected === null ? row === null : row?.equals(expected) === true) continue;
+    unequal.push({ key: keyOfIdentity(identity), expected, found: row, rewritten: entry !== undefined });
   }
   return { compared: identities.size - witnessed, witnessed, unequal, through, inconclusive: null, unpaired: false };
 }
@@ -106,16 +110,21 @@ interface Considered {
 }
 
 /** The keys that this chunk decides, and where the next one begins. Null: two pages of a range that do not meet. */
-function consider(scope: CompareScope, schema: TableSchema, page: RowChunk | null, fence: Fence): Considered | null {
+function consider(
+  scope: CompareScope,
+  schema: TableSchema,
+  page: RowChunk | null,
+  fence: Fence & { readonly found: ReadonlyMap<Identity, Tuple> },
+): Considered | null {
   switch (scope.kind) {
     case 'keys':
       return { identities: new Set(scope.keys.map(identityOf)), through: null };
     case 'primary':
-      return { identities: new Set(fence.rows.keys()), through: fence.through };
+      return { identities: new Set(fence.found.keys()), through: fence.through };
     case 'shadow':
       return { identities: new Set(page === null ? [] : byIdentity(page.rows, schema).keys()), through: page?.through ?? null };
     case 'range': {
-      const primary = Array.from(fence.rows.keys());
+      const primary = Array.from(fence.found.keys());
       const shadow = (page?.rows ?? []).map((row) => identityOf(keyTuple(row, schema.key)));
       const shadowThrough = page?.through ?? null;
       // A side that has come to its end says of every further key that it is not there.
@@ -152,7 +161,7 @@ function inconclusive(reason: string | null): CompareOutcome {
 
 interface Fence {
   readonly snapshot: Pick<PrimarySnapshot, 'end' | 'includes'>;
-  readonly rows: ReadonlyMap<Identity, Tuple>;
+  readonly rows: readonly Tuple[];
   readonly through: KeyTuple | null;
   readonly reason: string | null;
 }
@@ -168,16 +177,22 @@ async function readFence(
 ): Promise<Fence> {
   await using snapshot = await parts.primary.snapshot(stand.position, signal);
   const now = await snapshot.describe(schema.table, signal);
-  const none = { snapshot, rows: new Map<Identity, Tuple>(), through: null };
+  const none = { snapshot, rows: [], through: null };
   if (now === null) return { ...none, reason: 'the table is gone from the primary' };
   if (now.shape !== schema.shape) return { ...none, reason: 'its shape changed on the primary and is not taken up yet' };
   if (scope.kind === 'primary' || scope.kind === 'range') {
     const page = await snapshot.rows(schema, scope.after, parts.page ?? PAGE, signal);
-    return { ...none, rows: byIdentity(page.rows, schema), through: page.through, reason: null };
+    return { ...none, rows: page.rows, through: page.through, reason: null };
   }
   const keys = scope.kind === 'keys' ? scope.keys : shadowRows.map((row) => keyTuple(row, schema.key));
   const rows = keys.length === 0 ? [] : await snapshot.rowsByKey(schema, keys, signal);
-  return { ...none, rows: byIdentity(rows, schema), reason: null };
+  return { ...none, rows, reason: null };
+}
+
+/** The usual case, told without looking at keys: the same rows in the same order, to the same end. */
+function pagesEqual(page: RowChunk, fence: Fence): boolean {
+  if (page.rows.length !== fence.rows.length || (page.through === null) !== (fence.through === null)) return false;
+  return page.rows.every((row, index) => row.equals(fence.rows[index] as Tuple));
 }
 
 function byIdentity(rows: readonly Tuple[], schema: TableSchema): Map<Identity, Tuple> {

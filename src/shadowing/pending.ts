@@ -43,6 +43,11 @@ export class Pending implements ChangeVisitor {
     this.through = after;
   }
 
+  /** Nothing was folded in that says anything of a row. */
+  get isEmpty(): boolean {
+    return this.entries.size === 0 && !this.truncated;
+  }
+
   transaction(ref: TransactionRef): boolean {
     // A huge transaction spans blocks and repeats its header: it is never cut in two.
     if (ref.at !== this.through && (this.changes >= this.#limit.changes || this.bytes >= this.#limit.bytes)) this.full = true;
