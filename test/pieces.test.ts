@@ -37,9 +37,18 @@ async function inPieces(work: (world: MemoryWorld, run: RunningWorld, heard: rea
   });
 }
 
+/** What `tail` says of it. */
+async function told({ journal }: MemoryWorld, { engine, shadow, signal }: RunningWorld, heard: readonly Tracked[]): Promise<string[]> {
+  const lines: string[] = [];
+  for (const each of heard) {
+    const all = tailLines(each, journal, (table) => engine.elements.get(table)?.schema, shadow.values, signal);
+    for await (const { table, kind, row } of all) lines.push(`${table} ${kind} ${String(row?.['id'])}`);
+  }
+  return lines.toSorted();
+}
+
 test('no table of a huge transaction is missed by the engine or the tail, whichever piece it came in', async () => {
   await inPieces(async (world, run, heard) => {
-    const { engine, shadow, signal } = run;
     const complete: boolean[] = [];
     const append = world.journal.append.bind(world.journal);
     world.journal.append = async (batch, evidence) => {
@@ -50,12 +59,7 @@ test('no table of a huge transaction is missed by the engine or the tail, whiche
     await tracked(world, run);
     expect(complete).toEqual([false, false, true]);
     expect(heard.map(({ changes }) => Object.fromEntries(changes))).toEqual([{ [ITEMS]: 2, [NOTES]: 2 }]);
-    const lines: string[] = [];
-    for (const each of heard) {
-      const told = tailLines(each, world.journal, (table) => engine.elements.get(table)?.schema, shadow.values, signal);
-      for await (const { table, kind, row } of told) lines.push(`${table} ${kind} ${String(row?.['id'])}`);
-    }
-    expect(lines.toSorted()).toEqual(['items insert 2', 'items update 1', 'notes insert 2', 'notes update 1']);
+    expect(await told(world, run, heard)).toEqual(['items insert 2', 'items update 1', 'notes insert 2', 'notes update 1']);
   });
 });
 
@@ -72,6 +76,7 @@ test('a connection that breaks between the pieces loses none of them and repeats
     world.primary.transactionInPieces(PIECES);
     await tracked(world, run);
     expect(pieces).toBe(2 + PIECES.length);
+    expect(await told(world, run, heard)).toEqual(['items insert 2', 'items update 1', 'notes insert 2', 'notes update 1']);
     expect(heard.map(({ changes }) => Object.fromEntries(changes))).toEqual([{ [ITEMS]: 2, [NOTES]: 2 }]);
   });
 });
