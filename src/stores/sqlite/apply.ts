@@ -1,10 +1,11 @@
 import type { DatabaseSync, SQLInputValue, SQLOutputValue, StatementSync } from 'node:sqlite';
 import type { CaptureNumber } from '../../model/capture.ts';
+import { OWN_PREFIX } from '../../model/schema.ts';
 import { type KeyTuple, type Tuple, keyTuple } from '../../model/tuple.ts';
 import type { ApplyReport, ApplyWork, RowBatch } from '../../shadowing/shadow.ts';
 import { integerAt, mayBeBroken, packValues, unpackValues } from './cell.ts';
 import { hasForeign, undoForeign } from './foreign.ts';
-import { type Layout, SINCE, keyIs, layoutOf } from './layout.ts';
+import { type Layout, SINCE, UNTIL, columnsOf, keyIs, layoutOf, unqualified } from './layout.ts';
 import { prepareArrays } from './rows.ts';
 import { advanceElement, liveSegment } from './segments.ts';
 import { matchKey, rowParameters, saveSql } from './versions.ts';
@@ -12,6 +13,7 @@ import { matchKey, rowParameters, saveSql } from './versions.ts';
 /** Batches above this are put in key order first, so that neighbouring rows share a page while it is at hand. */
 const SORTED_FROM_ROWS = 256;
 const KEYS_PER_PAUSE = 4096;
+const SAVING = `${OWN_PREFIX}_saving`;
 
 type Counts = { inserted: number; updated: number; deleted: number; conflicts: { table: ApplyWork['table']; key: KeyTuple }[] };
 
@@ -21,20 +23,22 @@ export async function applyWorks(db: DatabaseSync, works: readonly ApplyWork[], 
   for (const work of works) {
     signal.throwIfAborted();
     advanceElement(db, work.table, work.progress, work.state);
-    const writer = new RowWriter(db, layoutOf(liveSegment(db, work.table)), work, counts);
+    let writer: RowWriter | null = null;
     for await (const batch of work.rows) {
       signal.throwIfAborted();
+      writer ??= new RowWriter(db, layoutOf(liveSegment(db, work.table)), work, counts);
       writer.write(batch);
     }
+    writer?.end();
   }
   signal.throwIfAborted();
   return counts;
 }
 
 /**
- * Writes the rows of one element, row by row with prepared statements. Most often a row stands there, differs, and was not saved
- * yet: one statement finds that out and saves it, another overwrites it. If not, what stands there is read (its bytes tell
- * whether anything changes at all, its `since` whether it must be saved), then saved, then overwritten.
+ * Writes the rows of one element, row by row with prepared statements. Most often a row stands there and differs: one statement
+ * overwrites it, and a trigger of this connection alone saves what stood there, if that must be saved. Where nothing was
+ * overwritten, what stands there is read, for its bytes tell whether anything changes at all.
  *
  * Measured against staging in a temporary table and joining (1 M rows, 10 k random updates an apply): as fast, within noise, and
  * free of the planner's moods (UPDATE … FROM scanned the table: half the speed). Most of the time goes into the pages.
@@ -48,7 +52,6 @@ class RowWriter {
   readonly #savedThrough: bigint;
   readonly #keyColumns: readonly number[];
   readonly #plainColumns: readonly number[];
-  readonly #saveIfDiffers: StatementSync | null;
   readonly #overwrite: StatementSync | null;
   readonly #find: StatementSync;
   readonly #save: StatementSync;
@@ -69,9 +72,9 @@ class RowWriter {
     this.#keyColumns = segment.schema.key;
     this.#plainColumns = columns.flatMap((_, index) => (segment.schema.key.includes(index) ? [] : [index]));
     const sets = this.#plainColumns.map((index) => `${columns[index]} = ?, `).join('');
-    const whole = this.#plainColumns.length === 0 ? null : wholeRowSql(layout, this.#plainColumns);
-    this.#saveIfDiffers = whole && db.prepare(whole.saveIfDiffers);
-    this.#overwrite = whole && db.prepare(whole.overwrite);
+    // Undone with the transaction if that fails.
+    db.exec(savingTrigger(layout, work.progress.capture, work.savedThrough));
+    this.#overwrite = this.#plainColumns.length === 0 ? null : db.prepare(overwriteSql(layout, this.#plainColumns));
     this.#find = prepareArrays(db, `SELECT ${columns.join(', ')}, ${SINCE}, ${row} FROM ${live} WHERE ${keyIs(layout)}`);
     this.#save = db.prepare(saveSql(layout, '?', `t.${row} = ?`));
     this.#insert = db.prepare(`INSERT INTO ${live} (${columns.join(', ')}, ${SINCE}) VALUES (${columns.map(() => '?').join(', ')}, ?)`);
@@ -104,6 +107,11 @@ class RowWriter {
     for (const key of undoForeign(this.#db, this.#layout, keys)) this.#counts.conflicts.push({ table: this.#work.table, key });
   }
 
+  /** To be called before anything else writes to the table. */
+  end(): void {
+    this.#db.exec(`DROP TRIGGER temp.${SAVING}`);
+  }
+
   #ordered(puts: readonly Tuple[]): readonly Tuple[] {
     const [only, ...more] = this.#keyColumns;
     const byInteger = only !== undefined && more.length === 0 ? inIntegerOrder(puts, only) : null;
@@ -116,8 +124,7 @@ class RowWriter {
       this.#putExactly(row);
       return;
     }
-    if (this.#saveIfDiffers?.run(...values, this.#capture, this.#savedThrough).changes === 1n) {
-      this.#overwrite?.run(...values, this.#capture);
+    if (this.#overwrite?.run(...values, this.#capture).changes === 1n) {
       this.#counts.updated++;
       return;
     }
@@ -130,10 +137,10 @@ class RowWriter {
     const at = found.at(-1) as bigint;
     const width = this.#layout.columns.length;
     if (packValues(found, 0, width).equals(row)) return;
-    if (since <= this.#savedThrough) this.#save.run(this.#capture, at);
     if (this.#keyStands(found, values)) this.#update.run(...this.#plainColumns.map((i) => values[i] as SQLInputValue), this.#capture, at);
     else {
       // 1 became 1.0: equal to SQLite, but not the same bytes.
+      if (since <= this.#savedThrough) this.#save.run(this.#capture, at);
       this.#delete.run(at);
       this.#insert.run(...values, this.#capture);
     }
@@ -215,22 +222,31 @@ function anyMayBeBroken(values: readonly SQLInputValue[]): boolean {
 }
 
 /**
- * Statements over a whole row, whose parameters are its columns, then the capture, then what was saved through. IS NOT is looser
- * than bytes: where it tells two values apart their bytes differ, where it does not they still may.
+ * Saves what an UPDATE is about to overwrite. Measured, 15 % less CPU than a statement of its own for each row, which would look for the row and
+ * be given its values once more.
  */
-function wholeRowSql(layout: Layout, plainColumns: readonly number[]): { saveIfDiffers: string; overwrite: string } {
+function savingTrigger(layout: Layout, capture: CaptureNumber, savedThrough: CaptureNumber): string {
+  const { columns, live, history } = layout;
+  return (
+    `CREATE TEMP TRIGGER ${SAVING} BEFORE UPDATE ON ${live} WHEN OLD.${SINCE} <= ${savedThrough} BEGIN ` +
+    `INSERT INTO ${unqualified(history)} (${columns.join(', ')}, ${SINCE}, ${UNTIL}) ` +
+    `VALUES (${columnsOf(layout, 'OLD')}, OLD.${SINCE}, ${capture}); END`
+  );
+}
+
+/**
+ * Its parameters are the columns, then the capture. IS NOT is looser than bytes: where it tells two values apart their bytes differ,
+ * where it does not they still may.
+ */
+function overwriteSql(layout: Layout, plainColumns: readonly number[]): string {
   const { columns, live, keys, keyIsRow, segment } = layout;
-  const capture = `?${columns.length + 1}`;
-  const key = segment.schema.key.map((index, i) => `${keys[i]} ${keyIsRow ? '=' : 'IS'} ?${index + 1}`).join(' AND ');
-  const sameType = keyIsRow ? '' : segment.schema.key.map((index, i) => ` AND typeof(${keys[i]}) = typeof(?${index + 1})`).join('');
+  const key = segment.schema.key.map((index, i) =>
+    keyIsRow ? `${keys[i]} = ?${index + 1}` : `${keys[i]} IS ?${index + 1} AND typeof(${keys[i]}) = typeof(?${index + 1})`,
+  );
   const names = plainColumns.map((index) => columns[index]).join(', ');
   const parameters = plainColumns.map((index) => `?${index + 1}`).join(', ');
-  const where = `${key}${sameType} AND ${SINCE} <= ?${columns.length + 2} AND (${names}) IS NOT (${parameters})`;
   const sets = plainColumns.map((index) => `${columns[index]} = ?${index + 1}, `).join('');
-  return {
-    saveIfDiffers: saveSql(layout, capture, where),
-    overwrite: `UPDATE ${live} SET ${sets}${SINCE} = ${capture} WHERE ${key}`,
-  };
+  return `UPDATE ${live} SET ${sets}${SINCE} = ?${columns.length + 1} WHERE ${key.join(' AND ')} AND (${names}) IS NOT (${parameters})`;
 }
 
 /** By the integers in a column, roughly where they pass 2^53; null where one holds something else. */
