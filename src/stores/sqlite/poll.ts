@@ -76,8 +76,8 @@ function* readTable(db: DatabaseSync, tracked: TrackedTable, range: PollRange): 
       for (const { key, row } of readChanged(db, tracked, range, form)) {
         if (seen++ < done) continue;
         writer.transaction(transaction);
-        if (row === null) writer.delete(key);
-        else writer.update(row, null);
+        if (row !== null) writer.update(row, null);
+        else if (key !== null) writer.delete(key);
         if (writer.length < PIECE_BYTES / 2) continue;
         yield writer.take() as ChangeBlock;
         done = seen;
@@ -92,30 +92,28 @@ function* readTable(db: DatabaseSync, tracked: TrackedTable, range: PollRange): 
   }
 }
 
-/** Each distinct key once, with its row or null, always in the same order within one transaction. */
-function* readChanged(
-  db: DatabaseSync,
-  tracked: TrackedTable,
-  range: PollRange,
-  form: ReadForm,
-): Generator<{ key: KeyTuple; row: Tuple | null }> {
+type ChangedRow = { readonly key: KeyTuple; readonly row: null } | { readonly key: null; readonly row: Tuple };
+
+/** Each distinct key once, as the row under it or, without one, as itself; always in the same order within one transaction. */
+function* readChanged(db: DatabaseSync, tracked: TrackedTable, range: PollRange, form: ReadForm): Generator<ChangedRow> {
   const { table } = tracked;
   const width = table.schema.key.length;
   const columns = table.schema.columns.length;
   const step = form === 'exact' ? 2 : 1;
   const exists = (width + columns) * step;
+  const exact = table.identity === 'rowid' || table.identity === 'hidden';
   for (const by of lookups(tracked)) {
     for (const values of prepareArrays(db, changedRowsSql(tracked, by, form)).iterate(tracked.id, range.after, range.through)) {
       const cells = values as unknown as SQLOutputValue[];
-      const key = packForm(cells, form, 0, width) as KeyTuple;
-      if (cells[exists] === 0n) {
-        yield { key, row: null };
+      const row = cells[exists] === 0n ? null : packForm(cells, form, width, width + columns);
+      if (row !== null && exact) {
+        yield { key: null, row };
         continue;
       }
-      const row = packForm(cells, form, width, width + columns);
+      const key = packForm(cells, form, 0, width) as KeyTuple;
       // The row found may bear another key that SQLite holds equal (1 for 1.0, 'A' for 'a'): that key was logged too.
-      const same = table.identity === 'rowid' || table.identity === 'hidden' || keyTuple(row, table.schema.key).equals(key);
-      yield { key, row: same ? row : null };
+      const same = row !== null && keyTuple(row, table.schema.key).equals(key);
+      yield same ? { key: null, row } : { key, row: null };
     }
   }
 }
