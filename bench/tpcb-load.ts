@@ -1,6 +1,8 @@
+import { type ChildProcess, fork } from 'node:child_process';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Client } from 'pg';
-import { randomIntegers } from './measuring.ts';
+import { percentile, randomIntegers } from './measuring.ts';
 
 /**
  * A load like TPC-B's: each transaction moves an amount on one account, its teller and its branch, and writes it into the history.
@@ -11,11 +13,20 @@ export interface TpcbScale {
   readonly accountsPerBranch: number;
 }
 
-export interface TpcbLoadOptions {
+export interface TpcbLoadRequest {
+  readonly url: string;
+  readonly scale: TpcbScale;
   readonly connections: number;
   /** At most this many transactions a second, all connections together; null: as many as go. */
   readonly ratePerSecond: number | null;
-  readonly seed?: number;
+  readonly seed: number;
+}
+
+export interface TpcbFigures {
+  readonly transactions: number;
+  readonly perSecond: number;
+  readonly p50Ms: number;
+  readonly p99Ms: number;
 }
 
 export const TPCB_TABLES = ['public.accounts', 'public.branches', 'public.history', 'public.tellers'] as const;
@@ -56,30 +67,54 @@ export async function createTpcb(url: string, scale: TpcbScale): Promise<void> {
   }
 }
 
+/** The load in another process. Its figures so far, and its end with the figures of all of it. */
+export interface RunningLoad {
+  figures(): Promise<TpcbFigures>;
+  stop(): Promise<TpcbFigures>;
+}
+
+export function startTpcbLoad(request: TpcbLoadRequest): RunningLoad {
+  const child = fork(join(import.meta.dirname, 'tpcb-load-process.ts'), [JSON.stringify(request)]);
+  let stopped: Promise<TpcbFigures> | null = null;
+  return {
+    figures: () => ask(child, 'figures'),
+    stop: () => (stopped ??= ask(child, 'stop')),
+  };
+}
+
+async function ask(child: ChildProcess, message: 'figures' | 'stop'): Promise<TpcbFigures> {
+  return new Promise((resolve, reject) => {
+    const ended = (code: number | null): void => reject(new Error(`the load ended by itself with ${code}`));
+    child.once('exit', ended);
+    child.once('message', (figures: TpcbFigures) => {
+      child.off('exit', ended);
+      resolve(figures);
+    });
+    child.send(message);
+  });
+}
+
 /** Writers on connections of their own, from construction until they are stopped. A failure of one ends all, and `stop` throws it. */
 export class TpcbLoad {
   readonly #stopping = new AbortController();
   readonly #writers: Promise<unknown>;
   readonly #begunMs = performance.now();
   readonly #latenciesMs: number[] = [];
-  #transactions = 0;
 
-  constructor(url: string, scale: TpcbScale, { connections, ratePerSecond, seed = 1 }: TpcbLoadOptions) {
-    const pauseMs = ratePerSecond === null ? 0 : (1000 * connections) / ratePerSecond;
-    const writers = Array.from({ length: connections }, (_, index) => this.#write(url, scale, randomIntegers(seed + index), pauseMs));
+  constructor(request: TpcbLoadRequest) {
+    const writers = Array.from({ length: request.connections }, (_, index) => this.#write(request, randomIntegers(request.seed + index)));
     this.#writers = Promise.all(writers).catch((error: unknown) => {
       this.#stopping.abort();
       return error;
     });
   }
 
-  get transactions(): number {
-    return this.#transactions;
-  }
-
-  /** Committed transactions a second so far, and how long the middle one and the slowest of a hundred took. */
-  get rate(): { readonly perSecond: number; readonly latenciesMs: readonly number[] } {
-    return { perSecond: (this.#transactions * 1000) / (performance.now() - this.#begunMs), latenciesMs: this.#latenciesMs };
+  /** Of what was committed so far. */
+  get figures(): TpcbFigures {
+    const each = this.#latenciesMs;
+    const perSecond = (each.length * 1000) / (performance.now() - this.#begunMs);
+    if (each.length === 0) return { transactions: 0, perSecond, p50Ms: 0, p99Ms: 0 };
+    return { transactions: each.length, perSecond, p50Ms: percentile(each, 0.5), p99Ms: percentile(each, 0.99) };
   }
 
   async stop(): Promise<void> {
@@ -88,7 +123,9 @@ export class TpcbLoad {
     if (failure instanceof Error) throw failure;
   }
 
-  async #write(url: string, scale: TpcbScale, random: (below: number) => number, pauseMs: number): Promise<void> {
+  async #write(request: TpcbLoadRequest, random: (below: number) => number): Promise<void> {
+    const { url, scale, connections, ratePerSecond } = request;
+    const pauseMs = ratePerSecond === null ? 0 : (1000 * connections) / ratePerSecond;
     const client = new Client({ connectionString: url, application_name: 'tpcb' });
     await client.connect();
     try {
@@ -100,7 +137,6 @@ export class TpcbLoad {
         const begunMs = performance.now();
         await transact(client, scale, random);
         this.#latenciesMs.push(performance.now() - begunMs);
-        this.#transactions += 1;
       }
     } finally {
       await client.end();

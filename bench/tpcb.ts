@@ -7,7 +7,7 @@ import { startEmbeddedServer } from '../src/stores/postgres/embedded.ts';
 import { type Cost, percentile, startMeter } from './measuring.ts';
 import { type Check, type ResultTable, check, megabytes, record, say, shown, temporaryDirectory } from './recording.ts';
 import { FOREVER, type MeasuredCapture, type SystemPlaces, caughtUp, measureCapture, openBenchSystem } from './systems.ts';
-import { TPCB_SUMS, TPCB_TABLES, TpcbLoad, type TpcbScale, createTpcb } from './tpcb-load.ts';
+import { TPCB_SUMS, TPCB_TABLES, type TpcbFigures, type TpcbScale, createTpcb, startTpcbLoad } from './tpcb-load.ts';
 
 /** What PostgreSQL has to show under writes: exact copies, captures that are each valid, and damage found and cured. */
 
@@ -44,22 +44,21 @@ interface CopyResult {
 
 interface CapturesResult {
   readonly captures: readonly MeasuredCapture[];
-  readonly transactions: number;
-  readonly perSecond: number;
-  readonly perSecondAlone: number;
-  readonly latenciesMs: { readonly p50: number; readonly p99: number; readonly p50Alone: number; readonly p99Alone: number };
+  /** Of the application with nobody tracking, and while it is tracked, shadowed and captured. */
+  readonly alone: TpcbFigures;
+  readonly tracked: TpcbFigures;
 }
 
 /** The writers write before, during and after the copy; then they stop, and every row must be the same on both sides. */
 async function copyUnderWriters({ places, settings, checks }: Bed): Promise<CopyResult> {
-  const load = new TpcbLoad(places.primary, settings.scale, { connections: settings.copyWriters, ratePerSecond: null, seed: 100 });
+  const { scale, copyWriters } = settings;
+  const load = startTpcbLoad({ url: places.primary, scale, connections: copyWriters, ratePerSecond: null, seed: 100 });
   const system = await openBenchSystem(places);
   try {
-    await sleep(300);
-    const before = load.transactions;
+    await sleep(1000);
+    const { transactions: before } = await load.figures();
     const capture = await measureCapture(system);
-    const transactionsMeanwhile = load.transactions - before;
-    await load.stop();
+    const transactionsMeanwhile = (await load.stop()).transactions - before;
     const { verdict, rows } = { verdict: capture.report.verdict, rows: capture.report.rows.inserted };
     checks.push(
       check(`the first capture, copied under ${settings.copyWriters} synchronous writers, is VALID`, verdict === 'VALID', verdict),
@@ -114,13 +113,13 @@ async function ask(url: string, text: string, values: readonly unknown[]): Promi
 
 /** The application alone first, so that what tracking costs it shows; then captures while it writes. */
 async function captureUnderWriters({ places, settings, checks }: Bed): Promise<CapturesResult> {
-  const options = { connections: settings.writers, ratePerSecond: settings.ratePerSecond };
-  const alone = new TpcbLoad(places.primary, settings.scale, { ...options, seed: 200 });
-  await sleep(Math.max(2000, settings.betweenMs));
-  const { perSecond: perSecondAlone, latenciesMs: aloneMs } = alone.rate;
-  await alone.stop();
+  const { scale, writers: connections, ratePerSecond } = settings;
+  const application = { url: places.primary, scale, connections, ratePerSecond };
+  const before = startTpcbLoad({ ...application, seed: 200 });
+  await sleep(Math.max(5000, settings.betweenMs));
+  const alone = await before.stop();
   const system = await openBenchSystem(places);
-  const load = new TpcbLoad(places.primary, settings.scale, { ...options, seed: 300 });
+  const load = startTpcbLoad({ ...application, seed: 300 });
   try {
     const captures: MeasuredCapture[] = [];
     for (let index = 0; index < settings.captures; index++) {
@@ -130,9 +129,7 @@ async function captureUnderWriters({ places, settings, checks }: Bed): Promise<C
       const { report, untilCut } = capture;
       say(`capture ${report.number}: cut after ${shown(untilCut.wallMs)} ms, residual ${report.residualRows} rows, ${report.verdict}`);
     }
-    const { perSecond, latenciesMs } = load.rate;
-    const { transactions } = load;
-    await load.stop();
+    const tracked = await load.stop();
     const verdicts = captures.map(({ report }) => report.verdict);
     const valid = verdicts.filter((verdict) => verdict === 'VALID').length;
     checks.push(
@@ -143,18 +140,7 @@ async function captureUnderWriters({ places, settings, checks }: Bed): Promise<C
       ),
     );
     for (const { report } of captures) checks.push(await sumsAgree(system, report));
-    return {
-      captures,
-      transactions,
-      perSecond,
-      perSecondAlone,
-      latenciesMs: {
-        p50: percentile(latenciesMs, 0.5),
-        p99: percentile(latenciesMs, 0.99),
-        p50Alone: percentile(aloneMs, 0.5),
-        p99Alone: percentile(aloneMs, 0.99),
-      },
-    };
+    return { captures, alone, tracked };
   } finally {
     await load.stop();
     await system[Symbol.asyncDispose]();
@@ -222,7 +208,7 @@ async function run(url: string, sql: string): Promise<void> {
 }
 
 function tablesOf(copy: CopyResult, under: CapturesResult): ResultTable[] {
-  const { captures, latenciesMs: latency } = under;
+  const { captures, alone, tracked } = under;
   const line = (name: string, pick: (capture: MeasuredCapture) => number): (string | number)[] => {
     const values = captures.map(pick);
     return [name, ...[0.5, 0.99, 1].map((share) => shown(percentile(values, share)))];
@@ -246,9 +232,9 @@ function tablesOf(copy: CopyResult, under: CapturesResult): ResultTable[] {
       title: 'The application meanwhile',
       columns: ['', 'alone, with nobody tracking', 'tracked, shadowed and captured'],
       rows: [
-        ['transactions a second', shown(under.perSecondAlone), shown(under.perSecond)],
-        ['transaction p50, ms', shown(latency.p50Alone), shown(latency.p50)],
-        ['transaction p99, ms', shown(latency.p99Alone), shown(latency.p99)],
+        ['transactions a second', shown(alone.perSecond), shown(tracked.perSecond)],
+        ['transaction p50, ms', shown(alone.p50Ms), shown(tracked.p50Ms)],
+        ['transaction p99, ms', shown(alone.p99Ms), shown(tracked.p99Ms)],
       ],
     },
     {
@@ -273,7 +259,7 @@ const METHOD = [
   'Foreshadow share its cores. Each writer has a connection of its own and moves an amount between an account, a teller, a branch',
   'and the history as TPC-B does, synchronously, one transaction after the other.',
   'Validation during captures covers the changed rows and up to 2 s of others; the last part of the run validates every row.',
-  'CPU is of the Foreshadow process with the writers in it, not of the servers.',
+  'The writers run in a process of their own. CPU is of the Foreshadow process, not of the servers.',
 ];
 
 async function main(): Promise<void> {
