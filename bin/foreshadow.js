@@ -48,9 +48,8 @@ if (Number(process.versions.node.split('.')[0]) >= NEEDED) {
       stdio: ['inherit', 'inherit', 'inherit', 'ipc'],
       env: { ...process.env, FORESHADOW_WRAPPED: '1' },
     });
-    // A terminal sends Ctrl-C to both; other signals come here only and are handed on. Either way the child decides how to end.
-    process.on('SIGINT', () => {});
-    for (const signal of ['SIGTERM', 'SIGHUP']) process.on(signal, () => child.kill(signal));
+    // A terminal sends Ctrl-C to both, a supervisor here only: the child takes two within a moment for one. It decides how to end.
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => child.kill(signal));
     child.on('error', (error) => {
       process.stderr.write(`error: ${node} cannot be run: ${error.message} (VERSION_UNSUPPORTED)\n`);
       process.exitCode = 1;

@@ -1,6 +1,7 @@
 import { leftOut, restore, schemaOf } from '../capture/restore.ts';
 import { rowsAt, sealsEqual, sumsByReading } from '../capture/seal.ts';
 import type { CaptureRecord, Coverage, RowDifference } from '../model/capture.ts';
+import { type ErrorCode, ForeshadowError, messageOf } from '../model/errors.ts';
 import type { DdlStatement, TableName } from '../model/schema.ts';
 import { keyTuple } from '../model/tuple.ts';
 import { type Config, redactUrl } from './config.ts';
@@ -150,9 +151,10 @@ export class CaptureReader {
     const begunMs = performance.now();
     const { shadow, catalog } = await this.#open();
     const record = await readable(catalog, request.capture);
-    await using target = await openRestoreTarget(this.#config, request.to);
+    await using target = await openRestoreTarget(this.#config, request.to).catch(asTarget(request.to));
     const onRows = (table: TableName, done: number): void => progress({ phase: 'restoring', table, done, total: null, unit: 'rows' });
-    const outcome = await restore({ shadow, catalog }, record, request.table as TableName | null, target, onRows, signal);
+    const table = request.table as TableName | null;
+    const outcome = await restore({ shadow, catalog }, record, table, target, onRows, signal).catch(asTarget(request.to));
     return { capture: request.capture, to: redactUrl(request.to), ...outcome, elapsedMs: round(performance.now() - begunMs) };
   }
 
@@ -161,6 +163,8 @@ export class CaptureReader {
     const record = await readable(catalog, capture);
     const schema = await schemaOf(catalog, record, table as TableName | null);
     yield `-- capture ${record.number} of ${this.#config.dataSet}, cut at ${record.cutAt}\n`;
+    // All of it or nothing, and in any order of tables.
+    yield shadow.kind === 'sqlite' ? 'PRAGMA foreign_keys = OFF;\nBEGIN;\n' : 'BEGIN;\n';
     yield* statements(schema.before);
     for (const each of schema.tables) {
       yield* statements(each.create);
@@ -168,8 +172,26 @@ export class CaptureReader {
     }
     for (const each of schema.tables) yield* statements(each.finish);
     yield* statements(schema.after);
+    yield 'COMMIT;\n';
   }
 }
+
+/** A target is opened as any store is: its failures are of the target, not of what the config names. */
+function asTarget(url: string): (error: unknown) => never {
+  return (error) => {
+    const code = error instanceof ForeshadowError ? TARGET_CODES.get(error.code) : undefined;
+    if (code === undefined) throw error;
+    throw new ForeshadowError(code, `cannot restore to ${redactUrl(url)}: ${messageOf(error)}`, {
+      remedy: 'Correct what --to names.',
+      cause: error,
+    });
+  };
+}
+
+const TARGET_CODES: ReadonlyMap<ErrorCode, ErrorCode> = new Map([
+  ['SHADOW_UNREACHABLE', 'TARGET_UNREACHABLE'],
+  ['SHADOW_ACCESS', 'TARGET_ACCESS'],
+]);
 
 function* statements(list: readonly DdlStatement[]): Generator<string> {
   for (const { sql } of list) yield `${sql.trimEnd().replace(/;$/, '')};\n`;

@@ -1,6 +1,7 @@
 import { diagnose } from '../capture/diagnose.ts';
 import { knownGood } from '../capture/states.ts';
 import type { Stand } from '../capture/compare.ts';
+import { suspects } from '../capture/judge.ts';
 import { FROM_THE_START, Validation } from '../capture/validate.ts';
 import { captureNumber } from '../model/capture.ts';
 import type { TableName } from '../model/schema.ts';
@@ -39,6 +40,8 @@ export async function checkLive(session: Session, progress: ProgressListener, si
   const stand = ({ schema }: { schema: { table: TableName } }): Stand => liveStand(session, schema.table);
   const diagnosed = await diagnose(session, outcome.differences, stand, witness, signal);
   const foreign = await foreignDifferences(session, signal);
+  const wrong = [...diagnosed.map(({ schema }) => schema.table), ...foreign.map(({ table }) => table as TableName)];
+  if (wrong.length > 0) await catalog.write('suspect', Array.from(new Set([...(await suspects(catalog)), ...wrong])));
   const differences = [...foreign, ...differenceReports(diagnosed, shadow.values)].slice(0, DIFFERENCES_SHOWN);
   const found = foreign.length + diagnosed.length + outcome.more;
   return {
@@ -63,6 +66,7 @@ function liveStand({ engine }: Session, table: TableName): Stand {
 async function foreignDifferences({ engine, shadow }: Session, signal: AbortSignal): Promise<DifferenceReport[]> {
   const differences: DifferenceReport[] = [];
   for (const { schema } of engine.elements.values()) {
+    await shadow.searchForeign(schema.table);
     for (const { key } of await shadow.foreignRows(schema.table, DIFFERENCES_SHOWN, signal)) {
       differences.push({ table: schema.table, key: shadow.values.key(schema, key), diagnosis: 'altered in the shadow' });
     }

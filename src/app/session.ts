@@ -1,5 +1,6 @@
 import { hostname } from 'node:os';
 import type { Catalog } from '../capture/catalog.ts';
+import { suspects } from '../capture/judge.ts';
 import { Orchestrator } from '../capture/orchestrator.ts';
 import { lastReadable, toState } from '../capture/states.ts';
 import type { Journal } from '../journal/journal.ts';
@@ -77,8 +78,13 @@ export class Session implements AsyncDisposable {
     await refuseSame(config, primary, shadow, signal);
     refuseErrors(await primary.check(signal));
     const described = await describe(config, primary, signal);
-    refuseErrors(await shadow.check(described.tables, signal));
+    const findings = await shadow.check(described.tables, signal);
+    refuseErrors(findings);
+    const unwatched = findings.filter(({ code }) => code === 'GUARD_MISSING').map(({ subject }) => subject as TableName);
+    for (const table of unwatched)
+      options.log('warn', 'the guard of a table was gone: it is compared whole with the next capture', { table });
     await shadow.claim(`foreshadow on ${hostname()}, process ${process.pid}`);
+    if (unwatched.length > 0) await catalog.write('suspect', Array.from(new Set([...(await suspects(catalog)), ...unwatched])));
     await prepare({ config, primary, shadow, catalog, journal, described }, options, signal);
     return Session.#start(config, options, { primary, shadow, catalog, journal }, resources.move(), signal);
   }

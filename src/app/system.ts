@@ -28,7 +28,7 @@ import type {
 } from './operations.ts';
 import { captureReport, readable, round, tailLines } from './reports.ts';
 import { Session } from './session.ts';
-import { type OpenShadow, openShadow, schemeOf } from './stores.ts';
+import { type OpenShadow, openPrimary, openShadow, schemeOf } from './stores.ts';
 
 /** Opens both ends and the journal. Installs nothing and claims nothing until something is asked that needs it. */
 export async function openSystem(config: Config, options: SystemOptions): Promise<LocalSystem> {
@@ -104,7 +104,7 @@ class System implements LocalSystem {
       pendingRows: backlog?.pendingRows(schema.table) ?? 0,
       copiedRows: state.kind === 'copying' ? state.copiedRows : null,
     }));
-    const next = this.#schedule?.next(new Date()) ?? null;
+    const next = parked ? null : (this.#schedule?.next(new Date()) ?? null);
     signal.throwIfAborted();
     return {
       dataSet: this.#config.dataSet,
@@ -132,6 +132,16 @@ class System implements LocalSystem {
     return captureReport(outcome, schemasOf(session), session.shadow.values, this.#leaves());
   }
 
+  /** Reporting and going back need tracking, but must not be what installs it. */
+  async #requireInstalled(signal: AbortSignal): Promise<void> {
+    if (this.#session !== null) return;
+    await using primary = await openPrimary(this.#config, async () => new Set());
+    if (await primary.installed(signal)) return;
+    throw new ForeshadowError('NOT_INSTALLED', 'nothing tracks the primary: nothing is installed on it', {
+      remedy: 'Run `foreshadow capture` or `foreshadow start`, which install it; captures can be queried and restored without.',
+    });
+  }
+
   /** What stays on the primary when nothing runs on. */
   #leaves(): string | null {
     if (this.#schedule !== null) return null;
@@ -152,6 +162,7 @@ class System implements LocalSystem {
         remedy: 'Run `foreshadow capture` or `foreshadow start` first.',
       });
     }
+    await this.#requireInstalled(signal);
     const session = await this.#open(signal);
     return checkLive(session, progress, AbortSignal.any([signal, session.signal]));
   }
@@ -179,6 +190,7 @@ class System implements LocalSystem {
   async rollback(to: number, progress: ProgressListener, signal: AbortSignal): Promise<RollbackReport> {
     const begunMs = performance.now();
     const record = await readable((await this.#reading()).catalog, to);
+    await this.#requireInstalled(signal);
     const session = await this.#open(signal);
     const within = AbortSignal.any([signal, session.signal]);
     const { engine, catalog, orchestrator } = session;
@@ -190,7 +202,7 @@ class System implements LocalSystem {
       engine.park(true);
       try {
         await catalog.write('parked', { at: to, since: new Date().toISOString() });
-        const { rows, proved, untouched } = await rollback({ ...session, failpoint }, record, session.signal);
+        const { rows, proved, untouched } = await rollback({ shadow: session.shadow, catalog, engine, failpoint }, record, session.signal);
         return { to, rows, proved, parked: true, before, untouched, elapsedMs: round(performance.now() - begunMs) };
       } catch (error) {
         if (!wasParked && !session.signal.aborted) {

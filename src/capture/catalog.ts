@@ -31,4 +31,5 @@ export interface Catalog {
 export type DocumentName =
   | 'data-set' // {name, primaryIdentity, journalId}
   | 'parked' // {at, since} or null
+  | 'suspect' // tables that the next capture compares whole: something was wrong with them, or nobody watched
   | `cursor:${TableName}`; // where the rolling validation of a table goes on

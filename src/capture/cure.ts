@@ -105,10 +105,10 @@ async function repairInPlace(
   for (const [table, group] of byTable(altered)) {
     const removed: DiagnosedDifference[] = [];
     await engine.still(async () => {
-      for (const difference of group) {
-        const version = await shadow.versionAt(table, difference.key, at);
-        if (version === null) removed.push(difference);
-        else await shadow.replaceVersion(table, difference.key, { since: version.since, until: version.until }, difference.found);
+      for (const each of group) {
+        const version = await shadow.versionAt(table, each.key, at);
+        if (version === null) removed.push(each);
+        else await shadow.replaceVersion(table, each.key, { since: version.since, until: version.until }, each.found);
       }
     });
     if (removed.length > 0) await putBack(parts, table, removed, at, signal);

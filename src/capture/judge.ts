@@ -96,10 +96,13 @@ export class Judge {
       verdict,
       coverage: outcome?.coverage ?? notValidated(cut, seals.length),
       timings,
-      note: cured?.note ?? failure ?? cut.note,
+      note: cured?.note ?? failure ?? cut.note ?? (validate ? null : 'taken before a rollback, to keep what stood then; not compared'),
     });
     await catalog.seal(sealed, seals);
-    if (outcome !== null) await this.#keepCursors(outcome.cursors);
+    if (outcome !== null) {
+      await this.#keepCursors(outcome.cursors);
+      await this.#keepSuspects(outcome);
+    }
     await this.#prune(signal);
     return { record: sealed, differences, conflicts, cure: cured };
   }
@@ -148,7 +151,9 @@ export class Judge {
     const { engine, shadow } = this.#parts;
     return engine.still(async (elements) => {
       const conflicts: Conflict[] = [];
+      const suspect = await suspects(this.#parts.catalog);
       for (const table of elements.keys()) {
+        if (suspect.has(table)) await shadow.searchForeign(table);
         const foreign = await shadow.foreignRows(table, 1000, signal);
         if (foreign.length === 0) continue;
         conflicts.push(...foreign.map(({ key }) => ({ table, key })));
@@ -179,10 +184,14 @@ export class Judge {
     const stand = { at: cut.number, position: cut.position as Position };
     const before = lastReadable(await catalog.list(), cut.number);
     const tables: TableToValidate[] = [];
+    const suspect = await suspects(catalog);
     for (const schema of (await catalog.schema(cut.number))?.tables ?? []) {
       const cursor = await this.#cursor(schema);
       const had = before !== null && !isAbsent(before, schema.table) && (await shadow.schemaAt(schema.table, before.number)) !== null;
-      const changedKeys = policy.validate === 'full' || !had ? null : this.#changedKeys(schema.table, before.number, cut.number, signal);
+      const changedKeys =
+        policy.validate === 'full' || !had || suspect.has(schema.table)
+          ? null
+          : this.#changedKeys(schema.table, before.number, cut.number, signal);
       tables.push({ schema, changedKeys, cursor });
     }
     let compared = 0;
@@ -219,6 +228,14 @@ export class Judge {
     }
   }
 
+  /** Tables that could not be compared stay suspect; those where something was found are looked at whole once more. */
+  async #keepSuspects(outcome: ValidationOutcome): Promise<void> {
+    const { catalog } = this.#parts;
+    const skipped = new Set(outcome.coverage.skipped.map(({ table }) => table));
+    const still = Array.from(await suspects(catalog)).filter((table) => skipped.has(table));
+    await catalog.write('suspect', Array.from(new Set([...still, ...outcome.differences.map(({ schema }) => schema.table)])));
+  }
+
   async #diagnose(differences: ValidationOutcome['differences'], cut: CaptureRecord, signal: AbortSignal): Promise<DiagnosedDifference[]> {
     const { catalog } = this.#parts;
     const good = knownGood(await catalog.list());
@@ -244,6 +261,11 @@ function verdictOf(cut: CaptureRecord, outcome: ValidationOutcome | null): Verdi
   if (outcome === null) return 'INCONCLUSIVE';
   if (outcome.differences.length > 0) return 'INVALID';
   return outcome.coverage.skipped.length > 0 || cut.note !== null ? 'INCONCLUSIVE' : 'VALID';
+}
+
+/** Tables that the next capture compares whole. */
+export async function suspects(catalog: Catalog): Promise<ReadonlySet<TableName>> {
+  return new Set((await catalog.read('suspect')) as TableName[] | null | undefined);
 }
 
 function isAbsent(record: CaptureRecord, table: TableName): boolean {

@@ -1,5 +1,5 @@
 import { type CaptureRecord, captureNumber } from '../model/capture.ts';
-import { ForeshadowError, messageOf } from '../model/errors.ts';
+import { ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
 import { type Position, maxPosition } from '../model/position.ts';
 import { type DataSetSchema, type TableName, type TableSchema, tableOf } from '../model/schema.ts';
 import { Turns } from '../model/turns.ts';
@@ -83,7 +83,8 @@ export class Orchestrator {
       return await this.#finish(draining, begunMs, onPhase, lifetime, options.validate);
     } catch (error) {
       const now = await catalog.get(planned.number);
-      if (now?.state === 'planned') await catalog.save(toState(now, 'aborted', { note: messageOf(error) }));
+      if (now?.state === 'planned')
+        await catalog.save(toState(now, 'aborted', { note: isAbort(error) ? 'interrupted' : messageOf(error) }));
       throw error;
     }
   }

@@ -51,7 +51,7 @@ export async function restore(
   skipped.push(...(await target.run(schema.after, signal)));
   if (!proved) {
     throw new ForeshadowError(
-      'CAPTURE_MISSING',
+      'CAPTURE_DAMAGED',
       `the rows of capture ${record.number} no longer add up to its seals; nothing was restored`,
       {
         remedy: 'Restore another capture (`foreshadow captures`), and run `foreshadow validate` to find what was altered.',

@@ -9,14 +9,18 @@ async function systems(): Promise<Systems> {
   return { openSystem, doctor, uninstall };
 }
 
+const SAME_SIGNAL_MS = 200;
+
 /** Runs the process's command line and sets its exit code. */
 export async function main(): Promise<void> {
   const out = new Output(process.stdout);
   const err = new Output(process.stderr);
   const interrupted = new AbortController();
+  let interruptedAtMs = 0;
   const onSignal = (): void => {
-    // The second Ctrl-C means now.
-    if (interrupted.signal.aborted) process.exit(EXIT.interrupted);
+    // The second Ctrl-C means now; one that comes at once is the same, handed on by the process in front of this one.
+    if (interrupted.signal.aborted && performance.now() - interruptedAtMs > SAME_SIGNAL_MS) process.exit(EXIT.interrupted);
+    if (!interrupted.signal.aborted) interruptedAtMs = performance.now();
     interrupted.abort();
   };
   process.on('SIGINT', onSignal);

@@ -19,6 +19,7 @@ export class ForeshadowError extends Error {
 export type ErrorCode =
   | 'ALREADY_RUNNING' // a second instance on the same shadow
   | 'CAPTURE_ABSENT_TABLE' // the table was left out of that capture
+  | 'CAPTURE_DAMAGED' // its rows no longer add up to its seals
   | 'CAPTURE_MISSING' // no such capture
   | 'CAPTURE_SKIPPED' // not taken: parked, or nothing is copied yet
   | 'CONFIG_INVALID'
@@ -42,7 +43,9 @@ export type ErrorCode =
   | 'TABLE_HALTED'
   | 'TABLE_MISSING'
   | 'TABLE_UNIDENTIFIED' // no usable identity
+  | 'TARGET_ACCESS' // password, privileges
   | 'TARGET_OCCUPIED'
+  | 'TARGET_UNREACHABLE'
   | 'USAGE'
   | 'VERSION_UNSUPPORTED';
 

@@ -69,6 +69,11 @@ export interface Shadow extends AsyncDisposable {
 
   /** Rows somebody else wrote: what stands there now, and the true row (null: there is none). */
   foreignRows(table: TableName, limit: number, signal: AbortSignal): Promise<readonly ForeignRow[]>;
+  /**
+   * Looks at every row for foreign ones that the guard was not there to note, so that `foreignRows` knows of them. For stores that find
+   * foreign rows without it this does nothing.
+   */
+  searchForeign(table: TableName): Promise<void>;
   /** Puts the true rows back. Returns how many were undone. */
   undoForeign(table: TableName, keys: readonly KeyTuple[]): Promise<number>;
 

@@ -19,13 +19,15 @@ export function rollbackCommand(act: Act): Command {
         const report = await withProgress(invocation, (progress) => operations.rollback(number, progress, invocation.signal));
         if (invocation.json) await invocation.out.json(report);
         else {
-          const proof = report.proved ? 'proved against its seal' : 'not proved';
+          const proof = report.proved ? 'proved against its seal' : 'NOT proved: it does not add up to the seal';
           const before = report.before === null ? '' : `  what it held before is capture ${report.before}\n`;
           const parked = report.parked ? '  parked: foreshadow resume follows the primary again\n' : '';
           const head = `the shadow is at capture ${report.to} again: ${count(report.rows, 'row')} rewritten in ${duration(report.elapsedMs)}, ${proof}`;
-          await invocation.out.write(`${head}\n${before}${parked}`);
+          const untouched =
+            report.untouched.length === 0 ? '' : `  left as they stand, because the capture lacks them: ${report.untouched.join(', ')}\n`;
+          await invocation.out.write(`${head}\n${untouched}${before}${parked}`);
         }
-        return EXIT.done;
+        return report.proved ? EXIT.done : EXIT.invalid;
       }),
     );
 }

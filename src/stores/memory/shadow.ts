@@ -140,6 +140,8 @@ class MemoryShadow implements Shadow {
     }
   }
 
+  async searchForeign(): Promise<void> {}
+
   async foreignRows(table: TableName, limit: number, signal: AbortSignal): Promise<readonly ForeignRow[]> {
     signal.throwIfAborted();
     return this.#live(table).foreignRows().slice(0, limit);

@@ -98,6 +98,12 @@ export function optionalRow(cells: readonly Cell[], at: number, width: number, l
   return cells[at]?.[0] === 1 ? leave(packTuple(cells.slice(at + 1, at + 1 + width))) : null;
 }
 
+/** `Shadow.searchForeign`: a row inserted past the guard bears the mark by its column's default, but nobody noted it. Reads the table. */
+export async function noteForeign(wire: Wire, layout: Layout): Promise<void> {
+  await wire.query(`INSERT INTO ${layout.notes} SELECT ${layout.keyList('t')}, pg_current_xact_id() FROM ${layout.live} t
+    WHERE t.${SINCE} = ${FOREIGN_LITERAL} ON CONFLICT DO NOTHING`);
+}
+
 /** `Shadow.undoForeign`, inside a write transaction. */
 export async function undoForeignRows(wire: Wire, layout: Layout, keys: readonly KeyTuple[]): Promise<number> {
   await stageKeys(wire, layout, keys);

@@ -1,4 +1,5 @@
 import { literal } from './connection.ts';
+import type { Wire } from './wire.ts';
 import { FOREIGN_LITERAL, type Layout, OWN_SCHEMA, SINCE, UNTIL, WRITER } from './layout.ts';
 
 /** Set inside our own transactions: the way past the guard where the role may not become a replica. */
@@ -34,6 +35,28 @@ export function guardDdl(layout: Layout): string[] {
   ];
 }
 
+const TRIGGERS = ['insert', 'update', 'stamp', 'delete', 'truncate'].map((event) => `_foreshadow_guard_${event}`);
+
+/** Live tables, as regclass texts among `tables`, whose guard somebody removed or disabled. */
+export async function unguarded(wire: Wire, layouts: readonly Layout[]): Promise<Layout[]> {
+  if (layouts.length === 0) return [];
+  const names = TRIGGERS.map(literal).join(', ');
+  const counts = layouts.map(
+    ({ live }, index) => `SELECT ${index}, (SELECT count(*) FROM pg_trigger WHERE tgrelid = to_regclass(${literal(live)})
+       AND tgname IN (${names}) AND tgenabled IN ('O', 'A'))`,
+  );
+  const [found] = await wire.query(counts.join(' UNION ALL '));
+  return (found?.rows ?? []).flatMap(([index, count]) => {
+    const layout = layouts[Number(index)];
+    return layout === undefined || Number(count) === TRIGGERS.length ? [] : [layout];
+  });
+}
+
+/** Puts a guard up again. What was written meanwhile is for validation to find. */
+export function renewGuardDdl(layout: Layout): string[] {
+  return [...TRIGGERS.map((name) => `DROP TRIGGER IF EXISTS ${name} ON ${layout.live}`), ...guardDdl(layout)];
+}
+
 function guardFunction(layout: Layout): string {
   const note = (row: string): string =>
     `INSERT INTO ${layout.notes} VALUES (${layout.keyList(row)}, pg_current_xact_id())
@@ -56,7 +79,7 @@ BEGIN
   END IF;
   RETURN NULL;
 END`;
-  return `CREATE FUNCTION ${OWN_SCHEMA}.guard_${layout.segment.id}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+  return `CREATE OR REPLACE FUNCTION ${OWN_SCHEMA}.guard_${layout.segment.id}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp AS ${literal(body)}`;
 }
 

@@ -5,6 +5,7 @@ import { COPY_FROM_NOTHING, type Element, type ElementState, type Generation, ty
 import type { DataSetSchema, TableName, TableSchema } from '../../model/schema.ts';
 import type { KeyTuple } from '../../model/tuple.ts';
 import { identifier, literal } from './connection.ts';
+import { renewGuardDdl, unguarded } from './guard.ts';
 import { Layout, OWN_SCHEMA, qualified, retiredName, type Segment, type SegmentTypes, splitName } from './layout.ts';
 import { makeSegment, makeTypes, refuseOccupied } from './mirror.ts';
 import { EXISTS, OWN_TABLES } from './shadow-schema.ts';
@@ -205,6 +206,16 @@ export async function prepareElements(wire: Wire, schema: DataSetSchema, progres
     const segment = await makeSegment(wire, table, progress.capture);
     await wire.query(progressSql(table.table, COPY_FROM_NOTHING, progress, segment.id));
   }
+  for (const layout of await unguarded(wire, await allLiveLayouts(wire))) {
+    for (const sql of renewGuardDdl(layout)) await wire.query(sql);
+  }
+}
+
+/** Of every table that has an element. */
+export async function allLiveLayouts(wire: Wire): Promise<Layout[]> {
+  const [found] = await wire.query(`SELECT table_name FROM ${OWN_SCHEMA}.progress`);
+  const tables = (found?.rows ?? []).map((row) => row[0] as TableName);
+  return tables.length === 0 ? [] : Array.from((await liveLayouts(wire, tables)).values());
 }
 
 /** `Shadow.retire`, inside a write transaction. */

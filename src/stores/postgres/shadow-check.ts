@@ -1,8 +1,10 @@
 import type { Finding } from '../../model/errors.ts';
 import type { TableSchema } from '../../model/schema.ts';
 import { identifier, placeOf } from './connection.ts';
-import { splitName } from './layout.ts';
+import { unguarded } from './guard.ts';
+import { OWN_SCHEMA, splitName } from './layout.ts';
 import { occupiedTables } from './mirror.ts';
+import { allLiveLayouts } from './segments.ts';
 import { guardPass } from './shadow-connections.ts';
 import type { Wire } from './wire.ts';
 
@@ -71,6 +73,7 @@ export async function checkShadow(wire: Wire, url: string, tables: readonly Tabl
       'Use an empty database, or drop or rename the table.',
     );
   }
+  findings.push(...(await missingGuards(wire)));
   if ((await guardPass(wire)) === 'replica') add('ok', 'SHADOW_GUARD', place, 'The guard is passed by session_replication_role = replica');
   else {
     const grant = `GRANT SET ON PARAMETER session_replication_role TO ${identifier(user as string)}`;
@@ -78,4 +81,16 @@ export async function checkShadow(wire: Wire, url: string, tables: readonly Tabl
     add('ok', 'SHADOW_GUARD', place, 'The guard is passed by a setting of the session', remedy);
   }
   return findings;
+}
+
+async function missingGuards(wire: Wire): Promise<Finding[]> {
+  const [prepared] = await wire.query(`SELECT to_regclass('${OWN_SCHEMA}.progress') IS NOT NULL`);
+  if (prepared?.rows[0]?.[0] !== 't') return [];
+  return (await unguarded(wire, await allLiveLayouts(wire))).map(({ segment }) => ({
+    severity: 'warning',
+    code: 'GUARD_MISSING',
+    subject: segment.table,
+    message: `Triggers that guard ${segment.table} in the shadow are gone or disabled: writes by other programs were taken for ours`,
+    remedy: 'The next capture or start puts them up again and compares the whole table.',
+  }));
 }

@@ -9,7 +9,7 @@ import type { RowChunk, RowLimit } from '../../tracking/primary.ts';
 import { applyWorks } from './apply.ts';
 import { PostgresCatalog } from './catalog.ts';
 import { Claim } from './claim.ts';
-import { readForeign, replaceStoredVersion, undoForeignRows } from './foreign.ts';
+import { noteForeign, readForeign, replaceStoredVersion, undoForeignRows } from './foreign.ts';
 import { Layout } from './layout.ts';
 import { runQuery } from './query.ts';
 import { scriptRows } from './script.ts';
@@ -111,6 +111,10 @@ class PostgresShadow implements Shadow {
       await wire.query(BEGIN_READING);
       return readForeign(wire, await liveLayout(wire, table), limit, signal);
     }, signal);
+  }
+
+  async searchForeign(table: TableName): Promise<void> {
+    await this.#writer.write(async (wire) => noteForeign(wire, await liveLayout(wire, table)));
   }
 
   undoForeign(table: TableName, keys: readonly KeyTuple[]): Promise<number> {

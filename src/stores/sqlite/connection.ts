@@ -1,4 +1,4 @@
-import { accessSync, constants, existsSync, statSync } from 'node:fs';
+import { accessSync, closeSync, constants, existsSync, openSync, statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { pathToFileURL } from 'node:url';
@@ -45,6 +45,8 @@ export function openSqlite(path: string, options: SqliteOptions): DatabaseSync {
   if (options.create !== true) requireFile(path, options);
   let db: DatabaseSync | null = null;
   try {
+    // What we make holds the application's data: only its owner may read it, its log included (SQLite gives it the same mode).
+    if (options.create === true && options.readOnly !== true) closeSync(openSync(path, 'a', 0o600));
     const url = pathToFileURL(path);
     // Never "create if missing" by default: between the check above and the opening the file may have gone.
     url.searchParams.set('mode', options.readOnly === true ? 'ro' : options.create === true ? 'rwc' : 'rw');

