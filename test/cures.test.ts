@@ -147,7 +147,7 @@ describe('going back', () => {
     await running(world, async (run) => {
       await run.orchestrator.capture(quiet, run.signal);
       const [first] = await run.catalog.list();
-      expect(await backTo(run, first as CaptureRecord)).toMatchObject({ proved: false, untouched: [NOTES] });
+      expect(await backTo(run, first as CaptureRecord)).toMatchObject({ proved: true, untouched: [NOTES] });
       expect(await live(run, NOTES)).toEqual(hex([item(1n, 'note')]));
     });
   });

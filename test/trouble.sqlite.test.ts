@@ -248,7 +248,7 @@ describe('a capture asked for while a rollback is under way', () => {
       expect(rolledBack).toMatchObject({ status: 'fulfilled', value: { to: 1, proved: true, parked: true } });
       // Neither finds the other half-way.
       const captures = await system.captures(signal);
-      for (const each of captures) expect(each).toMatchObject({ state: 'sealed', absent: [], note: null });
+      for (const each of captures) expect(each).toMatchObject({ state: 'sealed', absent: [] });
       expect((await items(system, captures.at(-1)?.number ?? 0))[0]).toEqual([1, 'three']);
       await system.resume(quiet, signal);
       const { number, verdict } = await system.capture(quiet, signal);

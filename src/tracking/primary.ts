@@ -34,7 +34,7 @@ export interface Primary extends AsyncDisposable {
    */
   install(tables: readonly TableSchema[], signal: AbortSignal): Promise<Bookmark>;
 
-  /** Whether `install` was done and stands. */
+  /** Whether `install` was done and not undone. */
   installed(signal: AbortSignal): Promise<boolean>;
 
   /** Takes away everything `install` made. Idempotent. */

@@ -90,7 +90,8 @@ class SqlitePrimary implements Primary {
   }
 
   async installed(signal: AbortSignal): Promise<boolean> {
-    return await this.#ask(signal, (db) => readStanding(db) !== null);
+    // What moved since is settled by the next `changes`; that it was installed stands.
+    return await this.#ask(signal, isInstalled);
   }
 
   async uninstall(signal: AbortSignal): Promise<void> {
