@@ -222,13 +222,13 @@ function anyMayBeBroken(values: readonly SQLInputValue[]): boolean {
 }
 
 /**
- * Saves what an UPDATE is about to overwrite. Measured, 15 % less CPU than a statement of its own for each row, which would look for the row and
+ * Saves what an UPDATE overwrote. Measured, 15 % less CPU than a statement of its own for each row, which would look for the row and
  * be given its values once more.
  */
 function savingTrigger(layout: Layout, capture: CaptureNumber, savedThrough: CaptureNumber): string {
   const { columns, live, history } = layout;
   return (
-    `CREATE TEMP TRIGGER ${SAVING} BEFORE UPDATE ON ${live} WHEN OLD.${SINCE} <= ${savedThrough} BEGIN ` +
+    `CREATE TEMP TRIGGER ${SAVING} AFTER UPDATE ON ${live} WHEN OLD.${SINCE} <= ${savedThrough} BEGIN ` +
     `INSERT INTO ${unqualified(history)} (${columns.join(', ')}, ${SINCE}, ${UNTIL}) ` +
     `VALUES (${columnsOf(layout, 'OLD')}, OLD.${SINCE}, ${capture}); END`
   );
