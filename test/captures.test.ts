@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest';
 import type { CaptureNumber } from '../src/model/capture.ts';
 import type { TableSchema } from '../src/model/schema.ts';
 import { rollback } from '../src/capture/rollback.ts';
-import { ITEMS, MemoryWorld, NOTES, hex, item, itemKey, quiet, read, running, tableSchema } from './memory-world.ts';
+import { ITEMS, MemoryWorld, NOTES, hex, item, itemKey, put, quiet, read, running, tableSchema } from './memory-world.ts';
 
 const ONE_ITEMS_TABLE: readonly TableSchema[] = [tableSchema(ITEMS)];
 const BOTH: readonly TableSchema[] = [tableSchema(ITEMS), tableSchema(NOTES)];
@@ -34,6 +34,43 @@ describe('captures of a primary in memory', () => {
         kept.push([record.number, hex(world.primary.rowsNow(ITEMS))]);
       }
       for (const [number, rows] of kept) expect(await read(shadow, ITEMS, number, signal)).toEqual(rows);
+    });
+  });
+
+  test('every table stands at the one position of the capture, whatever is written while it is chosen', async () => {
+    const world = new MemoryWorld(BOTH);
+    /** Both tables always change in one transaction: they agree at every position. */
+    const states = new Map<string, string>();
+    let count = 0n;
+    const write = (): void => {
+      count++;
+      const value = `value ${count}`;
+      const { at } = world.primary.transaction([put(ITEMS, count % 7n, value), put(NOTES, count % 7n, value)]);
+      states.set(at, JSON.stringify(hex(world.primary.rowsNow(ITEMS))));
+    };
+    write();
+    await running(world, async ({ orchestrator, catalog, engine, shadow, signal }) => {
+      const save = catalog.save.bind(catalog);
+      // Writing the position down takes its time, and the application does not wait for it.
+      catalog.save = async (record) => {
+        for (let turn = 0; turn < 5; turn++) {
+          write();
+          await new Promise((resolve) => setTimeout(resolve, 2));
+        }
+        await save(record);
+      };
+      const writer = setInterval(write, 1);
+      try {
+        for (let round = 0; round < 5; round++) {
+          const { record } = await orchestrator.capture(quiet, signal);
+          const items = await read(shadow, ITEMS, record.number, signal);
+          expect(await read(shadow, NOTES, record.number, signal)).toEqual(items);
+          expect(JSON.stringify(items)).toBe(states.get(record.position as string));
+          expect(engine.elements.size).toBe(2);
+        }
+      } finally {
+        clearInterval(writer);
+      }
     });
   });
 

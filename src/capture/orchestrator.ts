@@ -33,7 +33,7 @@ export class Orchestrator {
       if (record.state === 'planned') {
         await catalog.save(toState(record, 'aborted', { note: 'interrupted before anything crossed' }));
       } else if (record.state === 'draining' && record.position !== null) {
-        if (engine.drain?.number !== record.number) engine.beginDrain(record.number, record.position);
+        if (!(await this.#resumeDrain(record, record.position))) continue;
         await this.#finish(record, performance.now(), onPhase, signal, true);
       } else if (record.state === 'cut' || record.state === 'validating') {
         // Its cut may have become durable although an error was reported: the engine must know before it writes on.
@@ -44,6 +44,20 @@ export class Orchestrator {
         await this.#judge.judge(record, performance.now(), onPhase, signal, true);
       }
     }
+  }
+
+  /** False: an element went past the position meanwhile, because an error kept the engine from knowing it. The capture is aborted. */
+  #resumeDrain(record: CaptureRecord, at: Position): Promise<boolean> {
+    const { engine, catalog } = this.#parts;
+    return engine.still(async (elements) => {
+      if (engine.drain?.number === record.number) return true;
+      if (Array.from(elements.values()).some(({ progress }) => progress.capture <= record.number && progress.high > at)) {
+        await catalog.save(toState(record, 'aborted', { note: 'an error kept tables from stopping at its position' }));
+        return false;
+      }
+      engine.beginDrain(record.number, at);
+      return true;
+    });
   }
 
   /** Runs `work` when no capture is under way, and lets none begin meanwhile. */
@@ -71,15 +85,13 @@ export class Orchestrator {
     failpoint('planned');
     try {
       onPhase('asking the primary', null, 0, null);
-      let { position, certain } = await this.#position(signal);
+      let certain = await this.#reachNow(signal);
       if (engine.isCopying) {
         await this.#untilCopied(planned, onPhase, signal);
-        ({ position, certain } = await this.#position(signal));
+        certain = await this.#reachNow(signal);
       }
-      const draining = toState(planned, 'draining', { position, note: certain ? null : 'the primary could not be asked' });
-      await catalog.save(draining);
+      const draining = await this.#beginDrain(planned, certain);
       failpoint('draining');
-      engine.beginDrain(draining.number, position);
       return await this.#finish(draining, begunMs, onPhase, lifetime, options.validate);
     } catch (error) {
       const now = await catalog.get(planned.number);
@@ -131,18 +143,33 @@ export class Orchestrator {
     }
   }
 
-  /** C: a journal boundary at or past what the primary has committed now, and past everything the shadow has applied. */
-  async #position(signal: AbortSignal): Promise<{ position: Position; certain: boolean }> {
-    const { primary, tracker, engine } = this.#parts;
+  /** Waits until the journal has what the primary has committed by now. False: it could not be asked. */
+  async #reachNow(signal: AbortSignal): Promise<boolean> {
+    const { primary, tracker } = this.#parts;
     const within = AbortSignal.any([signal, AbortSignal.timeout(ASK_PRIMARY_MS)]);
     try {
       await tracker.reached(await primary.now(within), within);
-      return { position: maxPosition(tracker.head, engine.high), certain: true };
+      return true;
     } catch (error) {
       if (signal.aborted) throw error;
       this.#parts.log('the primary could not be asked where it stands', { reason: messageOf(error) });
-      return { position: maxPosition(tracker.head, engine.high), certain: false };
+      return false;
     }
+  }
+
+  /**
+   * Chooses C, a journal boundary past everything the shadow has applied, and makes it durable. While the engine stands still: an element
+   * that went past C before it knew of it would bring rows into the capture that no other table has.
+   */
+  #beginDrain(planned: CaptureRecord, certain: boolean): Promise<CaptureRecord> {
+    const { engine, catalog, tracker } = this.#parts;
+    return engine.still(async () => {
+      const position = maxPosition(tracker.head, engine.high);
+      const draining = toState(planned, 'draining', { position, note: certain ? null : 'the primary could not be asked' });
+      await catalog.save(draining);
+      engine.beginDrain(draining.number, position);
+      return draining;
+    });
   }
 
   async #finish(
