@@ -2,8 +2,9 @@ import type { Journal } from '../journal/journal.ts';
 import type { CaptureNumber, CaptureRecord, Diagnosis, Seal } from '../model/capture.ts';
 import { ForeshadowError } from '../model/errors.ts';
 import type { Position } from '../model/position.ts';
-import { type Identity, identityOf } from '../model/tuple.ts';
-import { Pending, fold } from '../shadowing/pending.ts';
+import type { TableSchema } from '../model/schema.ts';
+import { identityOf } from '../model/tuple.ts';
+import { type FoldLimit, Pending, fold } from '../shadowing/pending.ts';
 import type { Shadow } from '../shadowing/shadow.ts';
 import { sealsEqual, sumsByReading } from './seal.ts';
 import type { Stand } from './compare.ts';
@@ -12,6 +13,8 @@ import type { TableDifference } from './validate.ts';
 export interface DiagnosedDifference extends TableDifference {
   readonly diagnosis: Diagnosis;
 }
+
+const TESTIMONY_LIMIT: FoldLimit = { changes: 5_000_000, bytes: 128 << 20 };
 
 export interface DiagnoseParts {
   readonly shadow: Shadow;
@@ -36,16 +39,22 @@ export async function diagnose(
 ): Promise<DiagnosedDifference[]> {
   const diagnosed: DiagnosedDifference[] = [];
   const intact = new Map<string, boolean>();
+  // Read once for each table, whatever the number of differences.
+  const heard = new Map<TableSchema, Pending | null>();
+  const witness = async (difference: TableDifference): Promise<Pending | null> => {
+    const { schema } = difference;
+    if (!heard.has(schema)) {
+      heard.set(schema, await testimony(parts, schema, stand(difference).position, good?.record.position ?? null, signal));
+    }
+    return heard.get(schema) ?? null;
+  };
   for (const difference of differences) {
     const { table } = difference.schema;
     if (good !== null && !intact.has(table))
       intact.set(table, await stillSealed(parts.shadow, good.record.number, table, good.seals, signal));
     const version = await parts.shadow.versionAt(table, difference.key, stand(difference).at);
     const old = good !== null && (version === null || version.since <= good.record.number);
-    const diagnosis =
-      old && intact.get(table) === false
-        ? 'altered in the shadow'
-        : await byJournal(parts, difference, stand(difference).position, good?.record.position ?? null, signal);
+    const diagnosis = old && intact.get(table) === false ? 'altered in the shadow' : byJournal(difference, await witness(difference));
     diagnosed.push({ ...difference, diagnosis });
   }
   return diagnosed;
@@ -63,27 +72,29 @@ async function stillSealed(
   return seal === undefined || sealsEqual(seal, await sumsByReading(shadow, table, at, signal));
 }
 
-async function byJournal(
+/** What the journal tells of a table since known-good, or why it cannot. */
+async function testimony(
   { journal }: DiagnoseParts,
-  difference: TableDifference,
+  schema: TableSchema,
   through: Position,
   since: Position | null,
   signal: AbortSignal,
-): Promise<Diagnosis> {
-  if (difference.rewritten) return 'missed by tracking';
-  if (since === null) return 'unknown';
-  const { schema, key } = difference;
-  const wanted: Identity = identityOf(key);
-  const range = { after: since, upTo: through };
-  const pending = new Pending(schema, since, { changes: 5_000_000, bytes: 128 << 20 });
+): Promise<Pending | null> {
+  if (since === null) return null;
+  const pending = new Pending(schema, since, TESTIMONY_LIMIT);
   try {
-    await fold(journal.read(schema.table, since, through, signal), range, pending);
+    await fold(journal.read(schema.table, since, through, signal), { after: since, upTo: through }, pending);
   } catch (error) {
-    if (error instanceof ForeshadowError && error.code === 'JOURNAL_GAP') return 'unknown';
+    if (error instanceof ForeshadowError && error.code === 'JOURNAL_GAP') return null;
     throw error;
   }
-  if (pending.full) return 'unknown';
-  const entry = pending.entries.get(wanted);
+  return pending.full ? null : pending;
+}
+
+function byJournal(difference: TableDifference, pending: Pending | null): Diagnosis {
+  if (difference.rewritten) return 'missed by tracking';
+  if (pending === null) return 'unknown';
+  const entry = pending.entries.get(identityOf(difference.key));
   if (entry === undefined) return pending.truncated ? 'applied wrong' : 'missed by tracking';
   if (entry.kind === 'delete') return difference.expected === null ? 'missed by tracking' : 'applied wrong';
   if (entry.from !== null) return 'unknown';

@@ -34,7 +34,8 @@ export class Orchestrator {
         await catalog.save(toState(record, 'aborted', { note: 'interrupted before anything crossed' }));
       } else if (record.state === 'draining' && record.position !== null) {
         if (!(await this.#resumeDrain(record, record.position))) continue;
-        await this.#finish(record, performance.now(), onPhase, signal, true);
+        const due = { begunMs: performance.now(), appliedBefore: engine.appliedRows };
+        await this.#finish(record, due, onPhase, signal, true);
       } else if (record.state === 'cut' || record.state === 'validating') {
         // Its cut may have become durable although an error was reported: the engine must know before it writes on.
         engine.wasCut(
@@ -79,6 +80,7 @@ export class Orchestrator {
       });
     }
     const begunMs = performance.now();
+    const appliedBefore = engine.appliedRows;
     // An error may have left the last one half-way: elements that crossed for it wait for its cut.
     await this.#recover(onPhase, lifetime);
     const planned = await this.#plan();
@@ -92,7 +94,7 @@ export class Orchestrator {
       }
       const draining = await this.#beginDrain(planned, certain);
       failpoint('draining');
-      return await this.#finish(draining, begunMs, onPhase, lifetime, options.validate);
+      return await this.#finish(draining, { begunMs, appliedBefore }, onPhase, lifetime, options.validate);
     } catch (error) {
       const now = await catalog.get(planned.number);
       if (now?.state === 'planned')
@@ -174,14 +176,13 @@ export class Orchestrator {
 
   async #finish(
     draining: CaptureRecord,
-    begunMs: number,
+    { begunMs, appliedBefore }: { readonly begunMs: number; readonly appliedBefore: number },
     onPhase: OnPhase,
     signal: AbortSignal,
     validate: boolean,
   ): Promise<CaptureOutcome> {
     const { engine, catalog, policy, failpoint } = this.#parts;
     const drainBegunMs = performance.now();
-    const appliedBefore = engine.appliedRows;
     onPhase('draining', null, 0, null);
     const [described, drain] = await Promise.all([this.#describe(signal), engine.drained(policy.drainDeadlineMs, signal)]);
     const schema = await this.#pinned(described, drain);

@@ -357,6 +357,11 @@ export class Engine {
 
   /** Elements that have everything up to the capture cross together, in one transaction without rows. */
   async #crossQuiet(drain: Drain, signal: AbortSignal): Promise<void> {
+    for (const table of this.#uncrossed(drain)) {
+      // It holds rows from beyond the capture: no other table has what belongs to them.
+      const ahead = (this.#elements.get(table) as Element).progress.high > drain.at;
+      if (ahead) drain.leftOut.set(table, 'stood past the position of the capture');
+    }
     const quiet = this.#uncrossed(drain)
       .map((table) => this.#elements.get(table) as Element)
       .filter(({ schema, state, progress }) => state.kind === 'live' && !this.#backlog.has(schema.table, progress.low, drain.at));
