@@ -82,14 +82,14 @@ async function start(options: EmbeddedServerOptions): Promise<EmbeddedServer | s
     const port = await freePort();
     const started = await launch(native, directory, port, options, owner);
     if (typeof started === 'string') return started;
-    return embeddedServer(`postgres://postgres:${password}@127.0.0.1:${port}/postgres`, started);
+    return embeddedServer(`postgres://postgres:${password}@127.0.0.1:${port}/postgres`, started, directory);
   } catch (error) {
     await rm(directory, { recursive: true, force: true });
     throw error;
   }
 }
 
-function embeddedServer(url: string, keeper: ChildProcess): EmbeddedServer {
+function embeddedServer(url: string, keeper: ChildProcess, directory: string): EmbeddedServer {
   const ended = new Promise<void>((resolve) => {
     if (keeper.exitCode !== null || keeper.signalCode !== null) resolve();
     else keeper.once('exit', () => resolve());
@@ -98,6 +98,8 @@ function embeddedServer(url: string, keeper: ChildProcess): EmbeddedServer {
     keeper.stdin?.end();
     keeper.ref();
     await ended;
+    // The keeper's user may not remove the directory itself where only we may write beside it.
+    await rm(directory, { recursive: true, force: true });
   };
   return { url, stop, [Symbol.asyncDispose]: stop };
 }
@@ -148,6 +150,8 @@ async function nativeDirectory(directory: string, owner: ServerUser | null): Pro
   const copy = join(directory, 'native');
   await cp(native, copy, { recursive: true, verbatimSymlinks: true });
   await linkLibraries(copy);
+  // Its own user removes it in the end, with everything else, even if this process is killed.
+  if (owner !== null) await promisify(execFile)('chown', ['-R', `${owner.uid}:${owner.gid}`, copy]);
   return copy;
 }
 
