@@ -30,7 +30,7 @@ export function initCommand(act: Act): Command {
     'Checks both ends, then writes the config file and says what will be installed on the primary. Installs nothing. When something stands in the way nothing is written. URLs go into the file as given; a file that holds a password is readable by you alone. To keep it out of the file give ${NAME} in single quotes: it is read from the environment.',
   )
     .requiredOption('--primary <url>', 'the database to shadow: sqlite:PATH or postgres://…')
-    .requiredOption('--shadow <url>', 'an empty database of the same kind, for the copy and the captures')
+    .requiredOption('--shadow <url>', 'a database of the same kind, of its own, for the copy and the captures')
     .option('--data-set <name>', 'the name of the data set (from the name of the database)')
     .option('--tables <patterns...>', 'which tables, as patterns (every one)')
     .option('--exclude <patterns...>', 'tables to leave out, as patterns')

@@ -154,7 +154,9 @@ function attempt<T>(sql: string, absent: AbsentTables, run: () => T): T {
 
 function queryError(sql: string, cause: unknown): ForeshadowError {
   const shown = sql.length > 200 ? `${sql.slice(0, 200)}…` : sql;
-  return new ForeshadowError('QUERY_FAILED', `${messageOf(cause)}, in: ${shown}`, {
+  const reason = messageOf(cause);
+  const writes = /^cannot modify .* because it is a view$/.test(reason);
+  return new ForeshadowError('QUERY_FAILED', `${writes ? 'captures cannot be changed: query only reads' : reason}, in: ${shown}`, {
     remedy: 'Correct the statement. It must be one SELECT over the tables of the data set, named without a schema.',
     cause,
   });
