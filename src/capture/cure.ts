@@ -5,7 +5,7 @@ import type { Shadow } from '../shadowing/shadow.ts';
 import type { Catalog } from './catalog.ts';
 import type { DiagnosedDifference } from './diagnose.ts';
 import { rollback } from './rollback.ts';
-import { Sums, difference, sealsEqual, sumsByReading } from './seal.ts';
+import { Sums, difference, sealsEqual, sumsAlong, sumsByReading } from './seal.ts';
 import { knownGood, toState } from './states.ts';
 
 export interface CureParts {
@@ -114,19 +114,37 @@ async function repairInPlace(
     if (removed.length > 0) await putBack(parts, table, removed, at, signal);
   }
   parts.failpoint('repaired');
-  const tables = new Set(byTable(altered).keys());
-  const broken: CaptureNumber[] = [];
+  const broken = await unsealed(parts, Array.from(byTable(altered).keys()), signal);
   for (const record of await catalog.list()) {
-    if (record.state !== 'sealed') continue;
-    const holds = await sealsHold(shadow, record, await catalog.seals(record.number), tables, signal);
-    if (!holds) broken.push(record.number);
-    if (!holds && record.verdict !== 'INVALID') {
-      await catalog.save(toState(record, 'sealed', { verdict: 'INVALID', note: 'its rows no longer add up to its seal' }));
-    }
     // The record under cure is judged by its caller, from the same seals.
+    if (record.state !== 'sealed' || record.verdict === 'INVALID' || !broken.includes(record.number)) continue;
+    await catalog.save(toState(record, 'sealed', { verdict: 'INVALID', note: 'its rows no longer add up to its seal' }));
   }
   const where = broken.length === 0 ? 'every seal holds again' : `the seals of ${broken.join(', ')} do not hold`;
   return `${counted(altered.length, 'altered row')} put right in place; ${where}`;
+}
+
+/** The sealed captures in which one of the tables does not add up to its seal. */
+async function unsealed({ shadow, catalog }: CureParts, tables: readonly TableName[], signal: AbortSignal): Promise<CaptureNumber[]> {
+  const broken = new Set<CaptureNumber>();
+  for (const table of tables) {
+    const seals = await sealsOf(catalog, table);
+    for await (const { number, seal } of sumsAlong(shadow, table, Array.from(seals.keys()), signal)) {
+      if (!sealsEqual(seals.get(number) as Seal, seal)) broken.add(number);
+    }
+  }
+  return Array.from(broken).toSorted((a, b) => a - b);
+}
+
+/** The seals of a table in every sealed capture that has one, oldest first. */
+async function sealsOf(catalog: Catalog, table: TableName): Promise<Map<CaptureNumber, Seal>> {
+  const seals = new Map<CaptureNumber, Seal>();
+  for (const record of await catalog.list()) {
+    if (record.state !== 'sealed') continue;
+    const seal = (await catalog.seals(record.number)).find((each) => each.table === table);
+    if (seal !== undefined) seals.set(record.number, seal);
+  }
+  return seals;
 }
 
 /**
@@ -144,15 +162,14 @@ async function putBack(
   const since = new Map<DiagnosedDifference, CaptureNumber>();
   const left = new Set(removed);
   let lacked = new Sums().seal(table);
-  for (const record of await catalog.list()) {
-    if (record.state !== 'sealed' || record.number > at) continue;
-    const seal = (await catalog.seals(record.number)).find((each) => each.table === table);
-    if (seal === undefined) continue;
-    const lacks = difference(seal, await sumsByReading(shadow, table, record.number, signal));
+  const seals = await sealsOf(catalog, table);
+  const numbers = Array.from(seals.keys()).filter((number) => number <= at);
+  for await (const { number, seal } of sumsAlong(shadow, table, numbers, signal)) {
+    const lacks = difference(seals.get(number) as Seal, seal);
     const began = difference(lacks, lacked);
     lacked = lacks;
     for (const each of startedWith(began, left)) {
-      since.set(each, record.number);
+      since.set(each, number);
       left.delete(each);
     }
   }

@@ -88,3 +88,23 @@ export async function sumsByDifference(
   }
   return { seal: sums.seal(from.table), counts };
 }
+
+/**
+ * The sums of a table as it reads at each of several captures, oldest first: one reading, then what differs from one to the next.
+ */
+export async function* sumsAlong(
+  shadow: Shadow,
+  table: TableName,
+  captures: readonly CaptureNumber[],
+  signal: AbortSignal,
+): AsyncGenerator<{ readonly number: CaptureNumber; readonly seal: Seal }> {
+  let last: { readonly number: CaptureNumber; readonly seal: Seal } | null = null;
+  for (const number of captures) {
+    const seal: Seal =
+      last === null
+        ? await sumsByReading(shadow, table, number, signal)
+        : (await sumsByDifference(shadow.diff(table, last.number, number, signal), last.seal)).seal;
+    last = { number, seal };
+    yield last;
+  }
+}
