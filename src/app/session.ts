@@ -72,9 +72,13 @@ export class Session implements AsyncDisposable {
   static async open(config: Config, options: SystemOptions, signal: AbortSignal): Promise<Session> {
     await using resources = new AsyncDisposableStack();
     const journal = resources.use(await openJournal(config.journal.path));
-    const primary = resources.use(await openPrimary(config, (ids, upTo) => journal.contains(ids, upTo)));
     const { shadow, catalog } = await openShadow(config);
     resources.use(shadow);
+    const owners = async (): Promise<readonly string[]> => {
+      const former = await knownDataSet(catalog);
+      return former === null ? [journal.id] : [journal.id, former.journalId];
+    };
+    const primary = resources.use(await openPrimary(config, (ids, upTo) => journal.contains(ids, upTo), owners));
     await refuseSame(config, primary, shadow, signal);
     refuseErrors(await primary.check(signal));
     const described = await describe(config, primary, signal);
@@ -209,7 +213,7 @@ interface PrepareParts {
 /** Makes primary, journal and shadow of one mind: installs, begins the journal, and marks for resync whatever has a gap. */
 async function prepare(parts: PrepareParts, options: SystemOptions, signal: AbortSignal): Promise<void> {
   const { config, primary, shadow, catalog, journal, described } = parts;
-  const known = (await catalog.exists()) ? ((await catalog.read('data-set')) as DataSetDocument | null | undefined) : null;
+  const known = await knownDataSet(catalog);
   if (known) refuseOther(config, known, await primary.identity(signal));
   const bookmark = await primary.install(described.tables, signal);
   failpoint('installed');
@@ -218,7 +222,7 @@ async function prepare(parts: PrepareParts, options: SystemOptions, signal: Abor
   const head = journal.head()?.at;
   if (head === undefined) throw new Error('the journal has no beginning');
   const elements = known ? await shadow.elements() : new Map<never, Element>();
-  const capture = await nextCapture(catalog, elements.values(), known !== null && known !== undefined);
+  const capture = await nextCapture(catalog, elements.values(), known !== null);
   await shadow.prepare(described, { generation: 1 as Generation, low: head, high: head, capture });
   if (lost) await abortDraining(catalog);
   // A parked shadow stands as it was at a capture, shapes included, until it is resumed.
@@ -232,6 +236,10 @@ async function prepare(parts: PrepareParts, options: SystemOptions, signal: Abor
     journalId: journal.id,
   };
   await catalog.write('data-set', document);
+}
+
+async function knownDataSet(catalog: Catalog): Promise<DataSetDocument | null> {
+  return (await catalog.exists()) ? (((await catalog.read('data-set')) as DataSetDocument | null | undefined) ?? null) : null;
 }
 
 function refuseOther(config: Config, known: DataSetDocument, primaryIdentity: string): void {

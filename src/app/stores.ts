@@ -27,13 +27,15 @@ export function schemeOf(url: string): Scheme {
 /** Which transactions an earlier process journaled: asked where a snapshot may not show them yet. */
 export type Journaled = (ids: readonly TransactionId[], upTo: Position) => Promise<ReadonlySet<TransactionId>>;
 
-export async function openPrimary(config: Config, journaled: Journaled): Promise<Primary> {
+/** `owners`: see `PostgresPrimaryOptions`; left out by who only looks. */
+export async function openPrimary(config: Config, journaled: Journaled, owners?: () => Promise<readonly string[]>): Promise<Primary> {
   if (schemeOf(config.primary) === 'sqlite') {
     const { openSqlitePrimary } = await import('../stores/sqlite/primary.ts');
     return openSqlitePrimary(config.primary, config.selection);
   }
   const { openPostgresPrimary } = await import('../stores/postgres/primary.ts');
-  return openPostgresPrimary({ url: config.primary, dataSet: config.dataSet, selection: config.selection, journaled });
+  const { dataSet, selection } = config;
+  return openPostgresPrimary({ url: config.primary, dataSet, selection, journaled, ...(owners === undefined ? {} : { owners }) });
 }
 
 export async function openShadow(config: Config): Promise<OpenShadow> {

@@ -46,6 +46,7 @@ export type ErrorCode =
   | 'TARGET_ACCESS' // password, privileges
   | 'TARGET_OCCUPIED'
   | 'TARGET_UNREACHABLE'
+  | 'TRACKED_ELSEWHERE' // another instance tracks a data set of this name on the primary, or reads from its slot
   | 'USAGE'
   | 'VERSION_UNSUPPORTED';
 

@@ -54,6 +54,8 @@ export interface BatchParts {
   readonly after: Position;
   /** Told of each transaction before its changes are handed out. */
   readonly onTransaction: (ref: TransactionRef) => void;
+  /** Told of each change of the data set in a transaction that is known already. */
+  readonly onRepeated: (ref: TransactionRef) => void;
 }
 
 /** Pieces of a larger transaction are handed out at this size, and a batch of whole ones ends above it. */
@@ -209,7 +211,9 @@ export class Batches implements PgoutputVisitor {
   #target(relation: number): TrackedTable | null {
     const target = this.#tables.get(relation);
     if (target === undefined) throw new Error(`pgoutput sent a change of relation ${relation} without describing it`);
-    return this.#skipping ? null : target;
+    if (!this.#skipping) return target;
+    if (target !== null && this.#transaction !== null) this.#parts.onRepeated(this.#transaction);
+    return null;
   }
 
   #writer(target: TrackedTable): BlockWriter {

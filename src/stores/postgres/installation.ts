@@ -14,13 +14,22 @@ export interface Mark {
   readonly marks: readonly string[];
   /** Added to LSNs to make positions (`batches.ts`). */
   readonly base: bigint;
+  /** The journal it is for; null: not said. */
+  readonly owner: string | null;
 }
 
 export interface SlotState {
   readonly confirmed: bigint;
   /** Why nothing can be read from it any more. */
   readonly lost: string | null;
-  readonly activePid: number | null;
+  /** Who reads from it now. */
+  readonly reader: SlotReader | null;
+}
+
+export interface SlotReader {
+  readonly pid: number;
+  /** For people: process, program, user. */
+  readonly who: string;
 }
 
 export interface ServerState {
@@ -64,7 +73,8 @@ export async function readServerState(wire: Wire, name: string, signal?: AbortSi
       (SELECT oid::text FROM pg_database WHERE datname = current_database()) AS database, pg_current_wal_insert_lsn()::text AS insert,
       EXISTS (SELECT FROM pg_publication WHERE pubname = ${literal(name)}) AS publication,
       (SELECT obj_description(oid, 'pg_publication') FROM pg_publication WHERE pubname = ${literal(name)}) AS comment,
-      (SELECT to_json(s) FROM pg_replication_slots s WHERE slot_name = ${literal(name)}) AS slot`,
+      (SELECT to_jsonb(s) || jsonb_build_object('reader', format('server process %s (%s, user %s)', a.pid, a.application_name, a.usename))
+       FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid WHERE slot_name = ${literal(name)}) AS slot`,
     signal,
   );
   if (found === undefined) throw new Error('the primary answered a question about itself with nothing');
@@ -83,6 +93,7 @@ interface SlotRow {
   readonly plugin: string | null;
   readonly datoid: number | string | null;
   readonly active_pid: number | null;
+  readonly reader: string;
   readonly confirmed_flush_lsn: string | null;
   readonly wal_status: string | null;
   readonly conflicting?: boolean | null;
@@ -93,16 +104,27 @@ function slotState(slot: SlotRow, database: string): SlotState {
   let lost: string | null = null;
   if (slot.plugin !== 'pgoutput' || String(slot.datoid) !== database) lost = 'it is a slot of another kind or database';
   else if (slot.invalidation_reason !== undefined && slot.invalidation_reason !== null)
-    lost = `it was invalidated: ${slot.invalidation_reason}`;
+    lost = `it was invalidated (${slot.invalidation_reason}: ${INVALIDATIONS[slot.invalidation_reason] ?? 'see the server log'})`;
   else if (slot.wal_status === 'lost') lost = 'the log it needed was removed (max_slot_wal_keep_size)';
   else if (slot.conflicting === true) lost = 'it was invalidated';
   else if (slot.confirmed_flush_lsn === null) lost = 'it was never ready';
-  return { confirmed: parseLsn(slot.confirmed_flush_lsn ?? '0/0'), lost, activePid: slot.active_pid };
+  const reader = slot.active_pid === null ? null : { pid: slot.active_pid, who: slot.reader };
+  return { confirmed: parseLsn(slot.confirmed_flush_lsn ?? '0/0'), lost, reader };
 }
 
+/** `pg_replication_slots.invalidation_reason`, and the setting that was at work. */
+const INVALIDATIONS: Readonly<Record<string, string>> = {
+  wal_removed: 'it held more log than max_slot_wal_keep_size allows',
+  rows_removed: 'catalog rows it needed were removed',
+  wal_level_insufficient: 'wal_level was lowered',
+  idle_timeout: 'nobody read from it for idle_replication_slot_timeout',
+};
+
 function parseMark(comment: string | null): Mark | null {
-  const found = /^Foreshadow: marks ([0-9a-f ]+), base (\d+)\. /.exec(comment ?? '');
-  return found === null ? null : { marks: (found[1] as string).split(' '), base: BigInt(found[2] as string) };
+  const found = /^Foreshadow: marks ([0-9a-f ]+), base (\d+)(?:, journal ([^ ]+))?\. /.exec(comment ?? '');
+  if (found === null) return null;
+  const [, marks = '', base = '0', owner = null] = found;
+  return { marks: marks.split(' '), base: BigInt(base), owner };
 }
 
 /**
@@ -110,7 +132,8 @@ function parseMark(comment: string | null): Mark | null {
  * the slot alone.
  */
 export async function writeMark(wire: Wire, name: string, mark: Mark): Promise<boolean> {
-  const text = `Foreshadow: marks ${mark.marks.join(' ')}, base ${mark.base}. Do not edit: it tells a known history from another.`;
+  const owner = mark.owner === null ? '' : `, journal ${mark.owner}`;
+  const text = `Foreshadow: marks ${mark.marks.join(' ')}, base ${mark.base}${owner}. Do not edit: it tells a known history from another.`;
   try {
     await wire.query(`COMMENT ON PUBLICATION ${identifier(name)} IS ${literal(text)}`);
     return true;
@@ -164,8 +187,13 @@ async function inTransaction(wire: Wire, statements: readonly string[], signal: 
  */
 export async function createSlot(wire: Wire, name: string, lockTimeoutMs: number, signal: AbortSignal): Promise<bigint> {
   try {
-    await wire.query(`SET lock_timeout = ${lockTimeoutMs}`, signal);
-    const [made] = await wire.query(`SELECT lsn::text FROM pg_create_logical_replication_slot(${literal(name)}, 'pgoutput')`, signal);
+    const [, version] = await wire.query(`SET lock_timeout = ${lockTimeoutMs}; SHOW server_version_num`, signal);
+    // A standby that synchronizes slots then has it too, and tracking goes on after a failover.
+    const failover = Number(version?.rows[0]?.[0]) >= 170_000 ? ', failover => true' : '';
+    const [made] = await wire.query(
+      `SELECT lsn::text FROM pg_create_logical_replication_slot(${literal(name)}, 'pgoutput'${failover})`,
+      signal,
+    );
     return parseLsn(made?.rows[0]?.[0] as string);
   } catch (error) {
     signal.throwIfAborted();
@@ -198,24 +226,41 @@ async function blockedSlot(wire: Wire, cause: unknown): Promise<ForeshadowError>
   });
 }
 
-/** Ends whoever reads from the slot, and drops it. Nothing happens where there is none. */
-export async function dropSlot(wire: Wire, name: string, signal: AbortSignal): Promise<void> {
-  for (let attempt = 1; ; attempt++) {
-    try {
-      await wire.query(
-        `SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = ${literal(name)} AND active_pid IS NOT NULL;
-         SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = ${literal(name)}`,
-        signal,
-      );
-      return;
-    } catch (error) {
-      const gone = codeOf(error) === '42704';
-      if (gone) return;
-      // 55006: its reader has not quite ended.
-      if (codeOf(error) !== '55006' || attempt === 50) throw error;
-      await new Promise((resolve) => {
-        setTimeout(resolve, 100);
+/** A slot is busy for a moment after its last reader has gone. */
+const READER_GRACE_MS = 3000;
+const READER_LOOK_MS = 50;
+
+/**
+ * The state of the server once nobody reads from the slot any more. Our own earlier connection is ended (a server may take a minute to notice
+ * that it was cut); another's is not: TRACKED_ELSEWHERE names it.
+ */
+export async function stateOfFreeSlot(wire: Wire, name: string, ownPid: number | null, signal: AbortSignal): Promise<ServerState> {
+  const deadline = performance.now() + READER_GRACE_MS;
+  for (;;) {
+    const state = await readServerState(wire, name, signal);
+    const reader = state.slot?.reader ?? null;
+    if (reader === null) return state;
+    if (reader.pid === ownPid) await wire.query(`SELECT pg_terminate_backend(${ownPid})`, signal);
+    else if (performance.now() >= deadline) {
+      throw new ForeshadowError('TRACKED_ELSEWHERE', `The replication slot ${name} is being read by another: ${reader.who}`, {
+        remedy:
+          'If that is another Foreshadow, give this data set another name (`dataSet`) or stop the other one; else end it with SELECT pg_terminate_backend(pid).',
+        retry: 'later',
       });
     }
+    await new Promise((resolve) => {
+      setTimeout(resolve, READER_LOOK_MS);
+    });
+    signal.throwIfAborted();
+  }
+}
+
+/** Drops the slot, which nobody may be reading from. Nothing happens where there is none. */
+export async function dropSlot(wire: Wire, name: string, ownPid: number | null, signal: AbortSignal): Promise<void> {
+  await stateOfFreeSlot(wire, name, ownPid, signal);
+  try {
+    await wire.query(`SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = ${literal(name)}`, signal);
+  } catch (error) {
+    if (codeOf(error) !== '42704') throw error;
   }
 }

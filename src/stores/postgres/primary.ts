@@ -1,19 +1,20 @@
 import type { Bookmark } from '../../journal/journal.ts';
-import type { TableEvent, TrackedBatch, TransactionId } from '../../model/change.ts';
+import type { TableEvent, TrackedBatch, TransactionId, TransactionRef } from '../../model/change.ts';
 import { type Finding, ForeshadowError, isAbort } from '../../model/errors.ts';
-import { commitEndOf, type Position } from '../../model/position.ts';
+import type { Position } from '../../model/position.ts';
 import type { DataSetSchema, TableName, TableSchema } from '../../model/schema.ts';
 import type { Selection } from '../../model/selection.ts';
 import type { ValueCodec } from '../../model/values.ts';
 import type { Primary, PrimarySnapshot } from '../../tracking/primary.ts';
-import { type Announced, boundary, type Numbering } from './batches.ts';
+import { type Announced, boundary } from './batches.ts';
 import { checkPrimary } from './check.ts';
-import { codeOf, identifier, literal, placeOf } from './connection.ts';
+import { identifier, literal } from './connection.ts';
 import { ask, type CatalogTable, isTrackable, readTables, schemaOf, shapeOf } from './describe.ts';
 import { describeDataSet } from './describe-ddl.ts';
 import { createSlot, dropSlot, ensurePublication, installedName, newMark, readServerState, writeMark } from './installation.ts';
-import { evidenceOf, gapReason, parseEvidence } from './history.ts';
+import { Continuity, evidenceOf, evidenceText, type Witness, witnessOf } from './history.ts';
 import type { RelationMessage } from './pgoutput.ts';
+import { notInstalled, refuseOwner, resumeAt, type StreamStart } from './resume.ts';
 import { Snapshots } from './snapshots.ts';
 import { parseLsn, ReplicationStream } from './stream.ts';
 import { postgresValues } from './values.ts';
@@ -28,6 +29,11 @@ export interface PostgresPrimaryOptions {
    * earlier process and are still not visible on the primary.
    */
   readonly journaled: (ids: readonly TransactionId[], upTo: Position) => Promise<ReadonlySet<TransactionId>>;
+  /**
+   * Ids of the journal that what is installed is for: the present one, then any it replaces. What belongs to another journal is
+   * refused. None: whoever asks only looks.
+   */
+  readonly owners?: () => Promise<readonly string[]>;
   /** How long the slot waits for older transactions to end. */
   readonly lockTimeoutMs?: number;
 }
@@ -47,6 +53,8 @@ class PostgresPrimary implements Primary {
   readonly #snapshots: Snapshots;
   #control: Promise<Wire> | null = null;
   #stream: ReplicationStream | null = null;
+  /** The server's end of the last stream. */
+  #streamPid: number | null = null;
   #base: bigint | null = null;
   /** The tables of the data set as last read, and the shape each was installed with. */
   #known = new Map<TableName, CatalogTable & { readonly key: readonly string[] }>();
@@ -83,6 +91,7 @@ class PostgresPrimary implements Primary {
     return this.#ask(async (wire) => {
       await this.#readTables(wire, signal);
       const catalog = tables.map(({ table }) => this.#trackable(table));
+      refuseOwner({ name: this.#name, owners: await this.#owners() }, await readServerState(wire, this.#name, signal));
       // The publication comes first: a slot made before it would look for it in a past where it did not exist.
       const made = await ensurePublication(wire, this.#name, catalog, signal);
       try {
@@ -104,34 +113,66 @@ class PostgresPrimary implements Primary {
   uninstall(signal: AbortSignal): Promise<void> {
     return this.#ask(async (wire) => {
       await this.#stream?.close();
-      await dropSlot(wire, this.#name, signal);
+      await dropSlot(wire, this.#name, this.#streamPid, signal);
       await wire.query(`DROP PUBLICATION IF EXISTS ${identifier(this.#name)}`, signal);
     }, signal);
   }
 
   async *changes(from: Bookmark, signal: AbortSignal): AsyncGenerator<{ readonly batch: TrackedBatch; readonly evidence: string }> {
     if (this.#stream !== null) throw new Error('changes of one primary can be read once at a time');
-    const start = await this.#ask((control) => this.#begin(control, from, signal), signal);
-    if (start.gap !== null) yield { batch: start.gap, evidence: start.evidence };
+    for (let broken: string | null = null; ; ) {
+      const start = await this.#ask((control) => this.#begin(control, from, broken, signal), signal);
+      if (start.gap !== null) {
+        this.#snapshots.forget();
+        yield { batch: this.#gap(from.at, start.after, start.gap), evidence: evidenceText(start.evidence) };
+      }
+      try {
+        yield* this.#follow(start, signal);
+        return;
+      } catch (error) {
+        if (!(error instanceof BrokenHistory)) throw error;
+        broken = error.message;
+      }
+    }
+  }
+
+  /** Throws BrokenHistory before its first batch, or never. */
+  async *#follow(start: StreamStart, signal: AbortSignal): AsyncGenerator<{ readonly batch: TrackedBatch; readonly evidence: string }> {
     const wire = await Wire.open(this.#options.url, { side: 'primary', purpose: 'tracking', replication: true }, signal);
+    this.#streamPid = wire.processId;
     const closing = (): void => void this.#stream?.close();
+    const recent = new Recent(start.evidence.witness);
+    let continuity: Continuity | null = null;
     try {
-      this.#stream = await startStream(
+      this.#stream = await ReplicationStream.start(
         wire,
         {
           slot: this.#name,
           publication: this.#name,
           numbering: start.numbering,
           after: start.after,
-          onTransaction: (ref) => this.#snapshots.streamed(ref),
+          onTransaction: (ref) => {
+            recent.add(ref);
+            this.#snapshots.streamed(ref);
+          },
+          onRepeated: (ref) => continuity?.repeated(ref),
           announce: (relation) => this.#announce(relation, signal),
         },
         signal,
       );
       signal.addEventListener('abort', closing, { once: true });
-      for await (const batch of this.#stream.batches()) yield { batch, evidence: start.evidence };
+      const confirmed = await this.#ask((control) => this.#confirmed(control, wire.processId, signal), signal);
+      const slotAt = boundary(confirmed, start.numbering.base);
+      if (slotAt > start.after) throw new BrokenHistory('the replication slot was advanced by another reader');
+      continuity = new Continuity(slotAt, start.evidence.witness);
+      for await (const batch of this.#stream.batches()) {
+        if (continuity?.broken === true) throw new BrokenHistory('the primary was put back to an earlier state, and written to since');
+        continuity = null;
+        yield { batch, evidence: evidenceText({ ...start.evidence, witness: recent.witness(batch) }) };
+      }
     } catch (error) {
       if (signal.aborted || isAbort(error)) return;
+      if (error instanceof BrokenHistory) throw error;
       throw wire.failure(error);
     } finally {
       signal.removeEventListener('abort', closing);
@@ -151,7 +192,7 @@ class PostgresPrimary implements Primary {
       const base = await this.#baseOf(wire, signal);
       const published = `EXISTS (SELECT FROM pg_publication WHERE pubname = ${literal(this.#name)})`;
       const [read] = await wire.query(`SELECT pg_current_wal_insert_lsn()::text, ${published}`, signal);
-      if (read?.rows[0]?.[1] !== 't') throw this.#notInstalled();
+      if (read?.rows[0]?.[1] !== 't') throw notInstalled(this.#options.url);
       const at = boundary(parseLsn(read.rows[0][0] as string), base);
       await this.#nudge(wire, at);
       return at;
@@ -202,66 +243,55 @@ class PostgresPrimary implements Primary {
 
   async #installSlot(wire: Wire, tables: readonly TableSchema[], signal: AbortSignal): Promise<Bookmark> {
     let state = await readServerState(wire, this.#name, signal);
-    if (state.mark === null) {
-      await writeMark(wire, this.#name, { marks: [newMark()], base: this.#base ?? 0n });
+    const owners = await this.#owners();
+    const owner = owners[0] ?? null;
+    if (state.mark === null || state.mark.owner !== owner) {
+      const { marks, base } = state.mark ?? { marks: [newMark()], base: this.#base ?? 0n };
+      await writeMark(wire, this.#name, { marks, base, owner });
       state = await readServerState(wire, this.#name, signal);
     }
     const lost = state.slot !== null && state.slot.lost !== null;
-    if (lost) await dropSlot(wire, this.#name, signal);
+    if (lost) await dropSlot(wire, this.#name, this.#streamPid, signal);
     const lsn = lost || state.slot === null ? await this.#createSlot(wire, signal) : state.slot.confirmed;
     this.#base = state.mark?.base ?? 0n;
     this.#installed.clear();
     for (const { table, shape } of tables) this.#installed.set(table, shape);
-    return { at: boundary(lsn, this.#base), evidence: evidenceOf(state, state.mark?.marks.at(-1) ?? '', this.#base) };
-  }
-
-  #notInstalled(): ForeshadowError {
-    return new ForeshadowError('NOT_INSTALLED', `Tracking is not installed on the primary at ${placeOf(this.#options.url)}`, {
-      remedy: 'Run `foreshadow start` or `foreshadow capture`: they install it.',
-    });
+    return { at: boundary(lsn, this.#base), evidence: evidenceText(evidenceOf(state, state.mark?.marks.at(-1) ?? '', this.#base)) };
   }
 
   #createSlot(wire: Wire, signal: AbortSignal): Promise<bigint> {
     return createSlot(wire, this.#name, this.#options.lockTimeoutMs ?? LOCK_TIMEOUT_MS, signal);
   }
 
-  /** Whether the bookmark and the slot tell one story; if not, the slot is made anew and every table gets a gap. */
-  async #begin(wire: Wire, from: Bookmark, signal: AbortSignal): Promise<StreamStart> {
+  async #owners(): Promise<readonly string[]> {
+    return (await this.#options.owners?.()) ?? [];
+  }
+
+  async #begin(wire: Wire, from: Bookmark, broken: string | null, signal: AbortSignal): Promise<StreamStart> {
     const tables = await this.#readTables(wire, signal);
     for (const table of tables) if (!this.#installed.has(table.table)) this.#installed.set(table.table, schemaOf(table).shape);
-    const evidence = parseEvidence(from.evidence);
-    let state = await readServerState(wire, this.#name, signal);
-    if (!state.publication && state.slot === null) throw this.#notInstalled();
-    if (evidence !== null && (evidence.system !== state.system || evidence.database !== state.database)) {
-      throw new ForeshadowError('PRIMARY_REPLACED', `The primary at ${placeOf(this.#options.url)} is not the database that was tracked`, {
-        remedy: 'Correct the URL; or begin anew: remove the journal, and use an empty shadow.',
-      });
-    }
-    let base = evidence === null ? (state.mark?.base ?? 0n) : BigInt(evidence.base);
-    const reason = gapReason(evidence, commitEndOf(from.at) - base, state);
-    let after = from.at;
-    if (reason !== null) {
-      if (!state.publication) await ensurePublication(wire, this.#name, tables, signal);
-      await dropSlot(wire, this.#name, signal);
-      const lsn = await this.#createSlot(wire, signal);
-      // A server put back to an earlier state counts from lower again: positions must go on rising.
-      if (boundary(lsn, base) <= from.at) base = commitEndOf(from.at) + 1n - lsn;
-      after = boundary(lsn, base);
-      state = await readServerState(wire, this.#name, signal);
-    }
-    const mark = newMark();
-    const written = await writeMark(wire, this.#name, {
-      marks: reason === null && evidence !== null ? [evidence.mark, mark] : [mark],
-      base,
-    });
-    this.#base = base;
-    const [near] = await wire.query('SELECT pg_snapshot_xmax(pg_current_snapshot())::text', signal);
-    return {
-      after,
-      gap: reason === null ? null : this.#gap(from.at, after, reason),
-      evidence: evidenceOf(state, written ? mark : (evidence?.mark ?? ''), base),
-      numbering: { base, transactionNear: BigInt(near?.rows[0]?.[0] as string) },
+    const parts = {
+      url: this.#options.url,
+      name: this.#name,
+      tables,
+      owners: await this.#owners(),
+      lockTimeoutMs: this.#options.lockTimeoutMs ?? LOCK_TIMEOUT_MS,
+      ownPid: this.#streamPid,
     };
+    const start = await resumeAt(wire, parts, from, broken, signal);
+    this.#base = start.numbering.base;
+    return start;
+  }
+
+  /** Where the slot stands now that it is ours alone: somebody may have moved it since we last looked. */
+  async #confirmed(wire: Wire, reader: number, signal: AbortSignal): Promise<bigint> {
+    const [found] = await wire.query(
+      `SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = ${literal(this.#name)} AND active_pid = ${reader}`,
+      signal,
+    );
+    const lsn = found?.rows[0]?.[0];
+    if (typeof lsn !== 'string') throw new Error('the connection was closed by the server');
+    return parseLsn(lsn);
   }
 
   #gap(after: Position, through: Position, reason: string): TrackedBatch {
@@ -316,31 +346,32 @@ class PostgresPrimary implements Primary {
   }
 }
 
-interface StreamStart {
-  readonly after: Position;
-  readonly gap: TrackedBatch | null;
-  readonly evidence: string;
-  readonly numbering: Numbering;
+/** What the slot sends is not the continuation of what was tracked. */
+class BrokenHistory extends Error {
+  override readonly name = 'BrokenHistory';
 }
 
-const SLOT_BUSY_ATTEMPTS = 30;
+/** Finds the last transaction that a batch has changes of. */
+class Recent {
+  #refs: TransactionRef[] = [];
+  #witness: Witness | null;
 
-/** A slot stays busy for a moment after its last reader has gone. */
-async function startStream(
-  wire: Wire,
-  parts: Parameters<typeof ReplicationStream.start>[1],
-  signal: AbortSignal,
-): Promise<ReplicationStream> {
-  for (let attempt = 1; ; attempt++) {
-    try {
-      return await ReplicationStream.start(wire, parts, signal);
-    } catch (error) {
-      if (codeOf(error) !== '55006' || attempt === SLOT_BUSY_ATTEMPTS) throw error;
-      await new Promise((resolve) => {
-        setTimeout(resolve, 100);
-      });
-      signal.throwIfAborted();
-    }
+  constructor(witness: Witness | null) {
+    this.#witness = witness;
+  }
+
+  add(ref: TransactionRef): void {
+    this.#refs.push(ref);
+  }
+
+  /** The witness once this batch is in the journal. */
+  witness({ blocks, through }: TrackedBatch): Witness | null {
+    let last: Position | null = null;
+    for (const block of blocks) if (last === null || block.last > last) last = block.last;
+    const ref = last === null ? undefined : this.#refs.findLast(({ at }) => at === last);
+    if (ref !== undefined) this.#witness = witnessOf(ref);
+    this.#refs = this.#refs.filter(({ at }) => at > through);
+    return this.#witness;
   }
 }
 

@@ -43,6 +43,12 @@ export class Snapshots {
     if (this.#unseen.length > this.#lookAbove && !this.#looking && !this.#closed) void this.#look();
   }
 
+  /** The primary's history was broken off: what was streamed of it may never be visible again. */
+  forget(): void {
+    this.#unseen = [];
+    this.#earlier = null;
+  }
+
   async take(covering: Position, base: bigint, signal: AbortSignal): Promise<PostgresSnapshot> {
     const wire = await this.#borrow(signal);
     try {

@@ -29,8 +29,8 @@ export class ReplicationStream {
   readonly #wanted = new Pulse();
   #wantedAt: Position;
   /** LSNs, without the numbering's base. */
-  #received: bigint;
-  #durable: bigint;
+  #received = 0n;
+  #durable = 0n;
   readonly #timer: NodeJS.Timeout;
 
   /** Takes over a replication connection. */
@@ -38,21 +38,19 @@ export class ReplicationStream {
     const [version] = await wire.query('SHOW server_version_num', signal);
     const number = Number(version?.rows[0]?.[0]);
     const protocol = number >= 160_000 ? 4 : number >= 150_000 ? 3 : 2;
-    const lsn = commitEndOf(parts.after) - parts.numbering.base;
     const options = `proto_version '${protocol}', publication_names ${literal(`"${parts.publication}"`)}, binary 'true', messages 'true'`;
-    const sql = `START_REPLICATION SLOT "${parts.slot}" LOGICAL ${lsnText(lsn)} (${options})`;
+    // From where the slot stands, which may be before `after`: what it repeats is held against the journal (`Continuity`).
+    const sql = `START_REPLICATION SLOT "${parts.slot}" LOGICAL 0/0 (${options})`;
     const copy = await wire.replicate(sql, BUFFER_BYTES_MAX, signal);
-    return new ReplicationStream(wire, copy, parts, lsn);
+    return new ReplicationStream(wire, copy, parts);
   }
 
-  private constructor(wire: Wire, copy: CopyBoth, parts: StreamParts, lsn: bigint) {
+  private constructor(wire: Wire, copy: CopyBoth, parts: StreamParts) {
     this.#wire = wire;
     this.#copy = copy;
     this.#parts = parts;
     this.#batches = new Batches(parts);
     this.#wantedAt = parts.after;
-    this.#received = lsn;
-    this.#durable = lsn;
     // On a timer of its own: the server must hear from us also while nothing is read because the journal is slow.
     this.#timer = setInterval(() => this.#status(), STATUS_EVERY_MS);
     this.#timer.unref();
@@ -157,10 +155,6 @@ export class ReplicationStream {
 }
 
 /** `16/B374D848`, as the server writes log positions. */
-function lsnText(lsn: bigint): string {
-  return `${(lsn >> 32n).toString(16).toUpperCase()}/${(lsn & 0xffff_ffffn).toString(16).toUpperCase()}`;
-}
-
 export function parseLsn(text: string): bigint {
   const [high, low] = text.split('/');
   return (BigInt(`0x${high}`) << 32n) | BigInt(`0x${low}`);
