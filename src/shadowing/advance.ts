@@ -13,12 +13,12 @@ import {
 import { type TableName, tableOf } from '../model/schema.ts';
 import { type KeyTuple, identityOf, keyTuple } from '../model/tuple.ts';
 import type { RowLimit } from '../tracking/primary.ts';
-import { type Chunk, type ChunkScope, type Resolution, afterChunk, readChunk, resolve, toBatches } from './copy.ts';
+import { type Chunk, type ChunkScope, afterChunk, readChunk, resolve, toBatches } from './copy.ts';
 import type { Drain } from './drain.ts';
 import type { Conflict, EngineParts } from './engine.ts';
 import type { Backlog } from './lag.ts';
-import { type FoldLimit, Pending, fold } from './pending.ts';
-import type { RowBatch } from './shadow.ts';
+import { type FoldLimit, type FoldPiece, Pending, foldPieces } from './pending.ts';
+import { type RowBatch, RowsMissing, type StandingRows } from './shadow.ts';
 
 /** What a step came to. A null element: the table is gone. */
 export interface Outcome {
@@ -149,32 +149,35 @@ export class Advance {
     const { schema, progress, state } = element;
     const range = { after: progress.low, upTo: task.target };
     const blocks = this.#parts.journal.read(schema.table, range.after, range.upTo, signal);
-    const pending = await fold(blocks, range, new Pending(schema, range.after, FOLD_LIMIT));
-    const whole = pending.through === task.target;
+    const begin = (only: Position | null): Pending => new Pending(schema, range.after, FOLD_LIMIT, undefined, only);
+    await using pieces = foldPieces(blocks, range, begin);
+    const first = (await pieces.next()).value as FoldPiece;
+    const { through } = first.pending;
+    const whole = !first.goesOn && through === task.target;
     // A fold that ends before the chunk's fence, or empties the table, leaves the chunk without its ground.
-    const chunk = whole && !pending.truncated ? task.chunk : null;
-    const resolution = await resolve(this.#parts.shadow, element, pending, chunk, signal);
-    if (resolution.missing.length > 0) return this.#readMissing(element, resolution, task, signal);
-    const touched = pending.entries.size > 0 || pending.truncated;
+    const chunk = whole && !first.pending.truncated ? task.chunk : null;
+    const touched = first.goesOn || !first.pending.isEmpty;
     const next: Element = {
       schema,
       state: stateAfter(state, chunk, task.scope, touched),
-      progress: {
-        generation: progress.generation,
-        low: pending.through,
-        high: pending.through,
-        capture: progress.capture,
-      },
+      progress: { generation: progress.generation, low: through, high: through, capture: progress.capture },
     };
-    const fresh = state.kind === 'copying' && state.fresh && !touched;
-    const batches = toBatches(resolution, fresh);
-    const rows = pending.truncated ? this.#emptied(element, batches, signal) : batches;
-    const report = await this.#parts.shadow.apply(
-      [{ table: schema.table, rows, progress: next.progress, state: next.state, savedThrough: task.savedThrough }],
-      signal,
-    );
+    let changes = 0;
+    const folded = async function* (): AsyncGenerator<Pending> {
+      for (let piece: FoldPiece | null = first; piece !== null; piece = piece.goesOn ? ((await pieces.next()).value as FoldPiece) : null) {
+        changes += piece.pending.changes;
+        yield piece.pending;
+      }
+    };
+    const rows = (standing: StandingRows): AsyncIterable<RowBatch> => batchesOf(element, folded(), chunk, standing);
+    const work = { table: schema.table, rows, progress: next.progress, state: next.state, savedThrough: task.savedThrough };
+    const report = await this.#parts.shadow.apply([work], signal).catch((error: unknown) => {
+      if (error instanceof RowsMissing) return error;
+      throw error;
+    });
+    if (report instanceof RowsMissing) return this.#readMissing(element, report.keys, task, signal);
     this.#parts.failpoint(chunk === null ? 'applied' : 'chunk-applied');
-    this.#backlog.applied(schema.table, pending.through, pending.changes);
+    this.#backlog.applied(schema.table, through, changes);
     if (chunk !== null && task.scope?.kind === 'keys') this.#repaired(schema.table, task.scope.keys);
     if (state.kind === 'copying' && next.state.kind === 'live') {
       this.#parts.log('copied', { table: schema.table, rows: state.copiedRows + (chunk?.rows.size ?? 0) });
@@ -183,19 +186,17 @@ export class Advance {
   }
 
   /** Rows that an incomplete image needs and the shadow lacks are read with the next chunk. */
-  #readMissing(element: Element, resolution: Resolution, task: FoldTask, signal: AbortSignal): null {
+  #readMissing(element: Element, missing: readonly KeyTuple[], task: FoldTask, signal: AbortSignal): null {
     const { table } = element.schema;
     const asked = task.chunk?.asked;
-    const again = resolution.missing.some((key) => asked?.has(identityOf(key)) === true);
+    const again = missing.some((key) => asked?.has(identityOf(key)) === true);
     if (again) throw new Error(`a changed row of ${table} is neither in the shadow nor in the primary`);
     if (task.drain !== null) {
       task.drain.leftOut.set(table, 'a changed row was missing from the shadow and must be read again');
       return null;
     }
     const scope: ChunkScope =
-      element.state.kind === 'copying'
-        ? { kind: 'phase', state: element.state, extra: resolution.missing }
-        : { kind: 'keys', keys: resolution.missing };
+      element.state.kind === 'copying' ? { kind: 'phase', state: element.state, extra: missing } : { kind: 'keys', keys: missing };
     return this.#begin(element, scope, signal);
   }
 
@@ -207,19 +208,6 @@ export class Advance {
     });
     if (rest.length === 0) this.#repairs.delete(table);
     else this.#repairs.set(table, rest);
-  }
-
-  /** A truncated table: all it holds goes, page by page, before what came after. */
-  async *#emptied(element: Element, batches: Iterable<RowBatch>, signal: AbortSignal): AsyncGenerator<RowBatch> {
-    const { schema, progress } = element;
-    let after: KeyTuple | null = null;
-    do {
-      const page = await this.#parts.shadow.rows(schema.table, progress.capture, after, CHUNK_LIMIT, signal);
-      if (page.rows.length > 0) yield { deletes: page.rows.map((row) => keyTuple(row, schema.key)), puts: [], fresh: false };
-      after = page.through;
-    } while (after !== null);
-    // The puts of a fold that began with a truncate may meet a row deleted above: nothing may be skipped.
-    yield* batches;
   }
 
   async #meetEvents(element: Element, target: Position, drain: Drain | null, signal: AbortSignal): Promise<Outcome | null> {
@@ -298,6 +286,30 @@ interface FoldTask {
   readonly scope: ChunkScope | null;
   readonly drain: Drain | null;
   readonly savedThrough: CaptureNumber;
+}
+
+/** The rows of a fold's pieces, each settled on what the ones before it left. */
+async function* batchesOf(
+  element: Element,
+  pieces: AsyncIterable<Pending>,
+  chunk: Chunk | null,
+  standing: StandingRows,
+): AsyncGenerator<RowBatch> {
+  for await (const pending of pieces) {
+    const resolution = await resolve(standing, element, pending, chunk);
+    if (pending.truncated) yield* emptied(element.schema.key, standing);
+    yield* toBatches(resolution);
+  }
+}
+
+/** A truncated table: all it holds goes, page by page, before what came after. */
+async function* emptied(key: readonly number[], standing: StandingRows): AsyncGenerator<RowBatch> {
+  let after: KeyTuple | null = null;
+  do {
+    const page = await standing.rows(after, CHUNK_LIMIT);
+    if (page.rows.length > 0) yield { deletes: page.rows.map((row) => keyTuple(row, key)), puts: [], fresh: false };
+    after = page.through;
+  } while (after !== null);
 }
 
 function stateAfter(state: ElementState, chunk: Chunk | null, scope: ChunkScope | null, touched: boolean): ElementState {

@@ -3,7 +3,7 @@ import type { Element, ElementState } from '../model/progress.ts';
 import { type Identity, type KeyTuple, type Tuple, fillAbsent, identityOf, keyOfIdentity, keyTuple } from '../model/tuple.ts';
 import type { Primary, RowLimit } from '../tracking/primary.ts';
 import type { Pending } from './pending.ts';
-import type { RowBatch, Shadow } from './shadow.ts';
+import { type RowBatch, RowsMissing, type Shadow, type StandingRows } from './shadow.ts';
 
 /**
  * Initial copy, resync and repair are one mechanism: a chunk of keys, read from the primary while it is being written, brings those
@@ -64,53 +64,57 @@ export async function readChunk(
   return { ...chunk, through };
 }
 
-/** What a fold, and a chunk with it, come to in whole rows. */
+/** What a fold, and a chunk with it, come to. */
 export interface Resolution {
-  readonly puts: Tuple[];
   readonly deletes: KeyTuple[];
-  /** Keys whose row the shadow should have had and has not: to be read from the primary before this can be applied. */
-  readonly missing: KeyTuple[];
+  /** Rows to be completed by what stands. */
+  readonly patches: Tuple[];
+  /** Whole rows whose keys may be taken. */
+  readonly puts: Tuple[];
+  /** Whole rows whose keys are free. */
+  readonly inserts: Tuple[];
 }
 
 /**
- * Fills absent columns from the shadow's rows (or the chunk's), and adds the chunk's rows for keys the fold does not speak of. Where
- * the shadow may hold rows already, only differences are written.
+ * Settles how each key of a fold is to be written, and adds the chunk's rows for keys the fold does not speak of. Where the shadow
+ * may hold rows already, only differences are written. Throws `RowsMissing` where an incomplete image has nothing to inherit from.
  */
-export async function resolve(
-  shadow: Shadow,
-  element: Element,
-  pending: Pending,
-  chunk: Chunk | null,
-  signal: AbortSignal,
-): Promise<Resolution> {
-  const { schema, progress, state } = element;
+export async function resolve(standing: StandingRows, element: Element, pending: Pending, chunk: Chunk | null): Promise<Resolution> {
+  const { schema, state } = element;
   const bare = state.kind === 'copying' && state.fresh && pending.entries.size === 0;
+  // While a table is copied, what the primary had says nothing of what the shadow has.
+  const isLive = state.kind !== 'copying' && chunk === null;
   const wanted = new Set<Identity>();
-  for (const entry of pending.entries.values()) if (entry.kind === 'put' && entry.from !== null) wanted.add(entry.from);
-  if (chunk !== null && !bare) for (const identity of chunk.rows.keys()) if (!pending.entries.has(identity)) wanted.add(identity);
-  const standing = new Map<Identity, Tuple>();
-  if (wanted.size > 0) {
-    const keys = Array.from(wanted, keyOfIdentity);
-    for (const row of await shadow.rowsByKey(schema.table, progress.capture, keys, signal)) {
-      standing.set(identityOf(keyTuple(row, schema.key)), row);
-    }
-  }
-  const resolution: Resolution = { puts: [], deletes: [], missing: [] };
   for (const [identity, entry] of pending.entries) {
-    if (entry.kind === 'delete') resolution.deletes.push(keyOfIdentity(identity));
-    else if (entry.from === null) resolution.puts.push(entry.row);
+    if (entry.kind === 'put' && entry.from !== null && !(isLive && entry.from === identity)) wanted.add(entry.from);
+  }
+  if (chunk !== null && !bare) for (const identity of chunk.rows.keys()) if (!pending.entries.has(identity)) wanted.add(identity);
+  const stands = new Map<Identity, Tuple>();
+  if (wanted.size > 0) {
+    for (const row of await standing.rowsByKey(Array.from(wanted, keyOfIdentity))) stands.set(identityOf(keyTuple(row, schema.key)), row);
+  }
+  const resolution: Resolution = { deletes: [], patches: [], puts: [], inserts: [] };
+  const missing: KeyTuple[] = [];
+  for (const [identity, entry] of pending.entries) {
+    const free = isLive && !entry.stood;
+    if (entry.kind === 'delete') {
+      if (!free) resolution.deletes.push(keyOfIdentity(identity));
+    } else if (entry.from === null) (free ? resolution.inserts : resolution.puts).push(entry.row);
+    else if (isLive && entry.from === identity) resolution.patches.push(entry.row);
     else {
-      const base = baseOf(identity, entry.from, element, chunk, standing);
+      const base = baseOf(identity, entry.from, element, chunk, stands);
       if (base !== null) resolution.puts.push(fillAbsent(entry.row, base));
-      else resolution.missing.push(keyOfIdentity(identity));
+      else missing.push(keyOfIdentity(identity));
     }
   }
+  if (missing.length > 0) throw new RowsMissing(schema.table, missing);
   for (const [identity, row] of chunk?.rows ?? []) {
     if (pending.entries.has(identity)) continue;
-    const stands = standing.get(identity);
+    const before = stands.get(identity);
     if (row === null) {
-      if (stands !== undefined) resolution.deletes.push(keyOfIdentity(identity));
-    } else if (stands === undefined || !stands.equals(row)) resolution.puts.push(row);
+      if (before !== undefined) resolution.deletes.push(keyOfIdentity(identity));
+    } else if (bare) resolution.inserts.push(row);
+    else if (before === undefined || !before.equals(row)) resolution.puts.push(row);
   }
   return resolution;
 }
@@ -130,17 +134,22 @@ function baseOf(
   return moved ?? (chunk?.asked.has(identity) ? (chunk.rows.get(identity) ?? null) : null);
 }
 
-const BATCH_ROWS = 50_000;
+const BATCH_ROWS = 100_000;
 
 /** Deletes first, all of them: a put may take a key that its store holds equal to a deleted one (1.0 and 1.00). */
-export function* toBatches(resolution: Resolution, fresh: boolean): Generator<RowBatch> {
-  const { puts, deletes } = resolution;
-  if (deletes.length + puts.length <= BATCH_ROWS) {
-    if (deletes.length + puts.length > 0) yield { deletes, puts, fresh };
-    return;
+export function* toBatches({ deletes, patches, puts, inserts }: Resolution): Generator<RowBatch> {
+  if (deletes.length + patches.length + puts.length <= BATCH_ROWS) {
+    if (deletes.length + patches.length + puts.length > 0) yield { deletes, patches, puts, fresh: false };
+  } else {
+    for (const some of sliced(deletes)) yield { deletes: some, puts: [], fresh: false };
+    for (const some of sliced(patches)) yield { deletes: [], patches: some, puts: [], fresh: false };
+    for (const some of sliced(puts)) yield { deletes: [], puts: some, fresh: false };
   }
-  for (let at = 0; at < deletes.length; at += BATCH_ROWS) yield { deletes: deletes.slice(at, at + BATCH_ROWS), puts: [], fresh };
-  for (let at = 0; at < puts.length; at += BATCH_ROWS) yield { deletes: [], puts: puts.slice(at, at + BATCH_ROWS), fresh };
+  for (const some of sliced(inserts)) yield { deletes: [], puts: some, fresh: true };
+}
+
+function* sliced<Item>(items: readonly Item[]): Generator<readonly Item[]> {
+  for (let at = 0; at < items.length; at += BATCH_ROWS) yield items.slice(at, at + BATCH_ROWS);
 }
 
 /** The state after a chunk was applied. */

@@ -5,7 +5,7 @@ import type { ChangeBlock, TransactionId } from '../model/change.ts';
 import { ORIGIN, type Position, position } from '../model/position.ts';
 import type { TableName, TableSchema } from '../model/schema.ts';
 import { type Cell, type KeyTuple, type Tuple, cellsOf, fillAbsent, hasAbsent, identityOf, keyTuple, packTuple } from '../model/tuple.ts';
-import { Pending, type PendingEntry, fold } from './pending.ts';
+import { Pending, type PendingEntry, fold, foldPieces } from './pending.ts';
 
 const column = (name: string): TableSchema['columns'][number] => ({ name, type: '', nullable: true, generated: false, hidden: false });
 const SCHEMA: TableSchema = {
@@ -134,6 +134,34 @@ describe('folding', () => {
     expect(pending.full).toBe(true);
     expect(pending.through).toBe(ends[1]);
     expect(pending.entries.size).toBe(20);
+  });
+
+  test('a transaction larger than the limit comes in pieces that end with it', async () => {
+    const writer = new BlockWriter(SCHEMA.table);
+    const blocks: ChangeBlock[] = [];
+    const ends: Position[] = [];
+    for (let number = 1; number <= 3; number++) {
+      const size = number === 2 ? 25 : 3;
+      for (let id = 0; id < size; id++) {
+        if (id === 0) ends.push(transactionAt(writer, number));
+        else if (id % 10 === 0) {
+          blocks.push(writer.take() as ChangeBlock);
+          transactionAt(writer, number);
+        }
+        writer.insert(row(number * 50 + id, 'value', 'long'));
+      }
+    }
+    blocks.push(writer.take() as ChangeBlock);
+    const range = { after: ORIGIN, upTo: ends[2] as Position };
+    const pieces: { keys: number; through: Position; goesOn: boolean }[] = [];
+    const begin = (only: Position | null): Pending => new Pending(SCHEMA, ORIGIN, { changes: 10, bytes: 1 << 30 }, undefined, only);
+    for await (const { pending, goesOn } of foldPieces(just(blocks), range, begin))
+      pieces.push({ keys: pending.entries.size, through: pending.through, goesOn });
+    expect(pieces).toEqual([
+      { keys: 13, through: ends[1], goesOn: true },
+      { keys: 10, through: ends[1], goesOn: true },
+      { keys: 5, through: ends[1], goesOn: false },
+    ]);
   });
 
   test('a truncate forgets what came before it in the fold', async () => {

@@ -6,9 +6,11 @@ import { type Identity, type KeyTuple, type Tuple, fillAbsent, hasAbsent, identi
 
 /**
  * The newest image of a row. A `put` may still have absent columns: they are those of the row that stood in the shadow under
- * `from` before the fold.
+ * `from` before the fold. `stood`: the primary had a row under this key before the fold, so a live shadow has one too.
  */
-export type PendingEntry = { readonly kind: 'put'; readonly row: Tuple; readonly from: Identity | null } | { readonly kind: 'delete' };
+export type PendingEntry =
+  | { readonly kind: 'put'; readonly row: Tuple; readonly from: Identity | null; readonly stood: boolean }
+  | { readonly kind: 'delete'; readonly stood: boolean };
 
 export interface FoldLimit {
   readonly changes: number;
@@ -20,7 +22,7 @@ export interface FoldLimit {
  * key change is the old key's delete and the new key's put. A truncate empties the map and is remembered: whatever the shadow holds
  * goes before the puts.
  *
- * The limit ends a fold at a transaction's boundary, so it may be passed by one transaction.
+ * The limit ends a fold at a transaction's boundary, or between two blocks of one transaction that is larger than it.
  */
 export class Pending implements ChangeVisitor {
   readonly entries = new Map<Identity, PendingEntry>();
@@ -35,12 +37,25 @@ export class Pending implements ChangeVisitor {
   readonly #key: readonly number[];
   readonly #limit: FoldLimit;
   readonly #admits: (ref: TransactionRef) => boolean;
+  /** The rest of one transaction is folded, and nothing after it. */
+  readonly #only: Position | null;
 
-  constructor(schema: TableSchema, after: Position, limit: FoldLimit, admits: (ref: TransactionRef) => boolean = () => true) {
+  constructor(
+    schema: TableSchema,
+    after: Position,
+    limit: FoldLimit,
+    admits: (ref: TransactionRef) => boolean = () => true,
+    only: Position | null = null,
+  ) {
     this.#key = schema.key;
     this.#limit = limit;
     this.#admits = admits;
-    this.through = after;
+    this.#only = only;
+    this.through = only ?? after;
+  }
+
+  get isOverLimit(): boolean {
+    return this.changes >= this.#limit.changes || this.bytes >= this.#limit.bytes;
   }
 
   /** Nothing was folded in that says anything of a row. */
@@ -49,35 +64,35 @@ export class Pending implements ChangeVisitor {
   }
 
   transaction(ref: TransactionRef): boolean {
-    // A huge transaction spans blocks and repeats its header: it is never cut in two.
-    if (ref.at !== this.through && (this.changes >= this.#limit.changes || this.bytes >= this.#limit.bytes)) this.full = true;
+    // A huge transaction spans blocks and repeats its header.
+    if (ref.at !== this.through && (this.#only !== null || this.isOverLimit)) this.full = true;
     if (this.full || !this.#admits(ref)) return false;
     this.through = ref.at;
     return true;
   }
 
   insert(row: Tuple): void {
-    this.#put(identityOf(keyTuple(row, this.#key)), row, null);
+    this.#put(identityOf(keyTuple(row, this.#key)), row, null, false);
   }
 
   update(row: Tuple, oldKey: KeyTuple | null): void {
     const identity = identityOf(keyTuple(row, this.#key));
     const oldIdentity = oldKey === null ? identity : identityOf(oldKey);
     if (!hasAbsent(row)) {
-      if (oldIdentity !== identity) this.#set(oldIdentity, { kind: 'delete' }, 0);
-      this.#put(identity, row, null);
+      if (oldIdentity !== identity) this.#delete(oldIdentity);
+      this.#put(identity, row, null, oldIdentity === identity);
       return;
     }
     const older = this.entries.get(oldIdentity);
     const merged = older?.kind === 'put' ? fillAbsent(row, older.row) : row;
     const from = older?.kind === 'put' ? older.from : oldIdentity;
-    if (oldIdentity !== identity) this.#set(oldIdentity, { kind: 'delete' }, 0);
-    this.#put(identity, merged, hasAbsent(merged) ? from : null);
+    if (oldIdentity !== identity) this.#delete(oldIdentity);
+    this.#put(identity, merged, hasAbsent(merged) ? from : null, oldIdentity === identity);
   }
 
   delete(key: KeyTuple): void {
     this.changes++;
-    this.#set(identityOf(key), { kind: 'delete' }, 0);
+    this.#delete(identityOf(key));
   }
 
   truncate(): void {
@@ -87,13 +102,19 @@ export class Pending implements ChangeVisitor {
     this.truncated = true;
   }
 
-  #put(identity: Identity, row: Tuple, from: Identity | null): void {
+  /** `stood` counts where this is the first that is heard of the key. */
+  #put(identity: Identity, row: Tuple, from: Identity | null, stood: boolean): void {
     this.changes++;
-    this.#set(identity, { kind: 'put', row, from }, row.length);
+    const before = this.entries.get(identity);
+    this.#set(identity, before, { kind: 'put', row, from, stood: before?.stood ?? (stood && !this.truncated) }, row.length);
   }
 
-  #set(identity: Identity, entry: PendingEntry, bytes: number): void {
+  #delete(identity: Identity): void {
     const before = this.entries.get(identity);
+    this.#set(identity, before, { kind: 'delete', stood: before?.stood ?? !this.truncated }, 0);
+  }
+
+  #set(identity: Identity, before: PendingEntry | undefined, entry: PendingEntry, bytes: number): void {
     this.bytes += bytes - (before?.kind === 'put' ? before.row.length : 0) + (before === undefined ? 64 + identity.length : 0);
     this.entries.set(identity, entry);
   }
@@ -114,4 +135,36 @@ export async function fold(
   }
   pending.through = range.upTo;
   return pending;
+}
+
+/** One piece of a fold. `goesOn`: the transaction at `pending.through` is not through with it. */
+export interface FoldPiece {
+  readonly pending: Pending;
+  readonly goesOn: boolean;
+}
+
+/**
+ * Like `fold`, for a transaction of any size: one that passes the limit comes in pieces, to be applied one after another and together.
+ * They end with that transaction.
+ */
+export async function* foldPieces(
+  blocks: AsyncIterable<ChangeBlock>,
+  range: { readonly after: Position; readonly upTo: Position },
+  begin: (only: Position | null) => Pending,
+): AsyncGenerator<FoldPiece, void, void> {
+  let only: Position | null = null;
+  let pending = begin(only);
+  for await (const block of blocks) {
+    if (pending.isOverLimit && block.first === pending.through) {
+      only = pending.through;
+      yield { pending, goesOn: true };
+      pending = begin(only);
+    }
+    walkBlock(block, range.after, range.upTo, pending);
+    if (!pending.full) continue;
+    yield { pending, goesOn: false };
+    return;
+  }
+  pending.through = only ?? range.upTo;
+  yield { pending, goesOn: false };
 }

@@ -4,7 +4,7 @@ import { type Position, position } from '../model/position.ts';
 import type { ElementState, Generation, Progress } from '../model/progress.ts';
 import type { DataSetSchema, TableName, TableSchema } from '../model/schema.ts';
 import { type KeyTuple, type Tuple, keyTuple } from '../model/tuple.ts';
-import type { ApplyReport, RowBatch, RowVersion, Shadow } from './shadow.ts';
+import type { ApplyReport, ApplyWork, RowBatch, RowVersion, Shadow } from './shadow.ts';
 
 /** What the suites store: every engine has 64-bit integers and texts. */
 export type SimpleValue = bigint | string | null;
@@ -130,11 +130,7 @@ export class ShadowSession {
     return await this.applyRows([batchOf(change)], never, options.state);
   }
 
-  async applyRows(
-    rows: Iterable<RowBatch> | AsyncIterable<RowBatch>,
-    signal: AbortSignal = never,
-    state: ElementState = { kind: 'live' },
-  ): Promise<ApplyReport> {
+  async applyRows(rows: ApplyWork['rows'], signal: AbortSignal = never, state: ElementState = { kind: 'live' }): Promise<ApplyReport> {
     this.#clock++;
     const low = position(this.#clock);
     const progress = { ...this.progress, low, high: low };

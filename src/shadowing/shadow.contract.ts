@@ -3,6 +3,7 @@ import type { Catalog } from '../capture/catalog.ts';
 import { type CaptureNumber, NO_CAPTURE, captureNumber } from '../model/capture.ts';
 import type { ElementState } from '../model/progress.ts';
 import type { Tuple } from '../model/tuple.ts';
+import { describeApply } from './shadow-apply.contract.ts';
 import { describeForeignWrites } from './shadow-foreign.contract.ts';
 import { describeShadowModel } from './shadow-model.contract.ts';
 import { ITEMS, type ShadowOpener, ShadowSession, collectDiff, never, note, noteDifference, notes } from './shadow-session.contract.ts';
@@ -16,6 +17,7 @@ export type { ForeignWrite, ShadowFixture, ShadowOpener, SimpleColumn, SimpleVal
 export function describeShadow(name: string, open: ShadowOpener): void {
   describe(`shadow: ${name}`, () => {
     describeProgress(open);
+    describeApply(open);
     describeVersions(open);
     describeDiff(open);
     describeSegments(open);

@@ -103,8 +103,11 @@ export interface Shadow extends AsyncDisposable {
 /** One element's part of an `apply`. */
 export interface ApplyWork {
   readonly table: TableName;
-  /** Staged and applied in this order, each with its deletes before its puts. Read while the transaction is open: keep it quick. */
-  readonly rows: Iterable<RowBatch> | AsyncIterable<RowBatch>;
+  /**
+   * Applied in this order, each with its deletes before its patches before its puts. Read while the transaction is open: keep it quick.
+   * As a function it is given the table as it stands in that transaction.
+   */
+  readonly rows: RowSource | ((standing: StandingRows) => RowSource);
   /** Stored with the rows, which are written for `progress.capture`. */
   readonly progress: Progress;
   readonly state: ElementState;
@@ -115,12 +118,41 @@ export interface ApplyWork {
   readonly savedThrough: CaptureNumber;
 }
 
-/** Keys are distinct within a batch, and no key is both put and deleted. Puts are whole rows: nothing absent. */
+export type RowSource = Iterable<RowBatch> | AsyncIterable<RowBatch>;
+
+/** The true rows of one table inside the transaction of an `apply`, with all batches that were taken so far. */
+export interface StandingRows {
+  rows(after: KeyTuple | null, limit: RowLimit): Promise<RowChunk>;
+  rowsByKey(keys: readonly KeyTuple[]): Promise<readonly Tuple[]>;
+}
+
+/** Keys are distinct within a batch, and each is in one of the lists only. Puts are whole rows: nothing absent. */
 export interface RowBatch {
   readonly deletes: readonly KeyTuple[];
+  /**
+   * Rows whose absent columns keep the value that stands, so that what did not change need not be read or written. `apply` throws
+   * `RowsMissing` where no row stands under the key.
+   */
+  readonly patches?: readonly Tuple[];
   readonly puts: readonly Tuple[];
-  /** None of the puts' keys is in the table: the engine may skip looking. */
+  /** None of the puts' keys should be in the table: they may be inserted without looking, and looked at only where that fails. */
   readonly fresh: boolean;
+}
+
+/** The rows of a work, for the store that applies it. */
+export function rowsOf(work: ApplyWork, standing: StandingRows): RowSource {
+  return typeof work.rows === 'function' ? work.rows(standing) : work.rows;
+}
+
+/** An incomplete image has nothing to complete it: its row must be read from the primary. Whatever was applied is rolled back. */
+export class RowsMissing extends Error {
+  override readonly name = 'RowsMissing';
+  readonly keys: readonly KeyTuple[];
+
+  constructor(table: TableName, keys: readonly KeyTuple[]) {
+    super(`${keys.length} changed rows of ${table} are missing from the shadow`);
+    this.keys = keys;
+  }
 }
 
 export interface ApplyReport {

@@ -4,10 +4,20 @@ import { type Finding, ForeshadowError } from '../../model/errors.ts';
 import { COPY_FROM_NOTHING, type Element, type ElementState, type Progress } from '../../model/progress.ts';
 import type { DataSetSchema, TableName, TableSchema } from '../../model/schema.ts';
 import type { KeyTuple, Tuple } from '../../model/tuple.ts';
-import type { ApplyReport, ApplyWork, ForeignRow, QuerySlice, RowBatch, RowVersion, Shadow } from '../../shadowing/shadow.ts';
+import {
+  type ApplyReport,
+  type ApplyWork,
+  type ForeignRow,
+  type QuerySlice,
+  type RowBatch,
+  type RowVersion,
+  rowsOf,
+  type Shadow,
+} from '../../shadowing/shadow.ts';
 import type { RowChunk, RowLimit } from '../../tracking/primary.ts';
 import { MemoryCatalog } from './catalog.ts';
 import { Segment, before } from './segment.ts';
+import { pageOf, StagedRows } from './staged.ts';
 import { MemoryClaim, MemoryStore } from './store.ts';
 import { compareKeys, memoryValues } from './values.ts';
 
@@ -76,9 +86,10 @@ class MemoryShadow implements Shadow {
     const staged: { work: ApplyWork; batches: RowBatch[] }[] = [];
     for (const work of works) {
       const batches: RowBatch[] = [];
-      for await (const batch of work.rows) {
+      const standing = new StagedRows(this.#live(work.table), work.progress.capture);
+      for await (const batch of rowsOf(work, standing)) {
         signal.throwIfAborted();
-        batches.push(batch);
+        batches.push(standing.stage(batch));
       }
       staged.push({ work, batches });
     }
@@ -107,15 +118,7 @@ class MemoryShadow implements Shadow {
   async rows(table: TableName, at: CaptureNumber, after: KeyTuple | null, limit: RowLimit, signal: AbortSignal): Promise<RowChunk> {
     signal.throwIfAborted();
     const segment = this.#at(table, at);
-    const keys = segment.keys(at).filter((key) => after === null || compareKeys(key, after) > 0);
-    const rows: Tuple[] = [];
-    let bytes = 0;
-    for (const key of keys) {
-      rows.push((segment.version(key, at) as RowVersion).row);
-      bytes += rows.at(-1)?.length ?? 0;
-      if (rows.length >= limit.rows || bytes >= limit.bytes) break;
-    }
-    return { rows, through: rows.length < keys.length ? (keys[rows.length - 1] ?? null) : null };
+    return pageOf(segment.keys(at), (key) => (segment.version(key, at) as RowVersion).row, after, limit);
   }
 
   async rowsByKey(table: TableName, at: CaptureNumber, keys: readonly KeyTuple[], signal: AbortSignal): Promise<Tuple[]> {

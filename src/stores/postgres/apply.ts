@@ -1,13 +1,15 @@
 import { ForeshadowError } from '../../model/errors.ts';
 import type { Progress } from '../../model/progress.ts';
-import { identityOf, type KeyTuple, keyTuple, type Tuple } from '../../model/tuple.ts';
-import type { CaptureNumber } from '../../model/capture.ts';
-import type { ApplyReport, ApplyWork, RowBatch } from '../../shadowing/shadow.ts';
-import { forgetNotes, readNotes, restoreTruth } from './foreign.ts';
+import { cellsOf, identityOf, type KeyTuple, keyTuple, packTuple, type Tuple } from '../../model/tuple.ts';
+import { type CaptureNumber, FOREIGN } from '../../model/capture.ts';
+import { type ApplyReport, type ApplyWork, type RowBatch, RowsMissing, rowsOf } from '../../shadowing/shadow.ts';
+import { codeOf } from './connection.ts';
+import { collectRows, forgetNotes, readNotes, restoreTruth } from './foreign.ts';
 import { FOREIGN_LITERAL, type Layout, SINCE, UNTIL } from './layout.ts';
 import { progressSql, storedProgress } from './segments.ts';
 import { stageKeys, stageRows } from './staging.ts';
 import { ArrivingOids } from './type-oids.ts';
+import { standingRows } from './versions.ts';
 import type { Wire } from './wire.ts';
 
 interface Counts {
@@ -18,6 +20,8 @@ interface Counts {
 
 /** Whether the server can return a row as it was before an UPDATE (18): one pass instead of two. */
 const RETURNING_OLD_VERSION = 18;
+
+const UNIQUE_VIOLATION = '23505';
 
 /**
  * `Shadow.apply`, inside a write transaction. Rows are staged by COPY, then moved by statements over the whole batch. Foreign writes
@@ -39,7 +43,7 @@ export async function applyWorks(wire: Wire, works: readonly ApplyWork[], majorV
     stored.set(work.table, { ...from, progress: work.progress });
     const { layout } = from;
     const step = new BatchStep(wire, layout, work.progress.capture, work.savedThrough, majorVersion >= RETURNING_OLD_VERSION);
-    for await (const batch of work.rows) {
+    for await (const batch of rowsOf(work, standingRows(wire, layout, work.progress.capture, signal))) {
       signal.throwIfAborted();
       for (const key of await step.run(batch, counts, signal)) conflicts.push({ table: work.table, key });
     }
@@ -80,14 +84,17 @@ class BatchStep {
 
   /** Returns the keys of foreign writes it undid. */
   async run(batch: RowBatch, counts: Counts, signal: AbortSignal): Promise<readonly KeyTuple[]> {
-    if (batch.deletes.length === 0 && batch.puts.length === 0) return [];
-    const { noted, standing } = await this.#undo(batch);
+    const patches = batch.patches ?? [];
+    const written = [...patches, ...batch.puts];
+    if (batch.deletes.length === 0 && written.length === 0) return [];
+    const { noted, standing } = await this.#undo(batch.deletes, written);
     if (batch.deletes.length > 0) await this.#delete(batch.deletes, counts, signal);
+    if (patches.length > 0) await this.#patch(patches, counts, signal);
     if (batch.puts.length > 0) {
-      if (batch.fresh && !this.#marks && noted.size === 0) await this.#copy(batch.puts, counts, signal);
-      else await this.#put(batch.puts, batch.fresh, counts, signal);
+      const copied = batch.fresh && noted.size === 0 && (await this.#copy(batch.puts, counts, signal));
+      if (!copied) await this.#put(batch.puts, counts, signal);
     }
-    const settled = await this.#settle(batch);
+    const settled = await this.#settle(batch.deletes, written);
     return [...standing, ...settled.filter((key) => !noted.has(identityOf(key)))];
   }
 
@@ -106,9 +113,9 @@ class BatchStep {
     return found?.rows[0]?.[0] === 't';
   }
 
-  async #undo(batch: RowBatch): Promise<Awaited<ReturnType<typeof readNotes>>> {
+  async #undo(deletes: readonly KeyTuple[], written: readonly Tuple[]): Promise<Awaited<ReturnType<typeof readNotes>>> {
     if (!(await this.#hasNotes())) return { noted: new Set(), standing: [] };
-    await stageKeys(this.#wire, this.#layout, [...batch.deletes, ...this.#keysOf(batch.puts)]);
+    await stageKeys(this.#wire, this.#layout, [...deletes, ...this.#keysOf(written)]);
     const notes = await readNotes(this.#wire, this.#layout);
     if (notes.standing.length > 0) await restoreTruth(this.#wire, this.#layout);
     return notes;
@@ -118,14 +125,14 @@ class BatchStep {
    * Foreign writes that were committed after `#undo` looked and before our statements met their rows: those rows are ours by now, and
    * the versions the guard saved until FOREIGN end at this capture. What was committed later than our statements stays foreign.
    */
-  async #settle(batch: RowBatch): Promise<KeyTuple[]> {
+  async #settle(deletes: readonly KeyTuple[], written: readonly Tuple[]): Promise<KeyTuple[]> {
     if (!(await this.#hasNotes())) return [];
     const layout = this.#layout;
     const settled: KeyTuple[] = [];
     const ours = `EXISTS (SELECT FROM ${layout.live} t WHERE ${layout.sameKey('t', 'h')} AND t.${SINCE} <> ${FOREIGN_LITERAL})`;
     for (const [keys, condition, markAt] of [
-      [batch.deletes, 'true', null],
-      [[...this.#keysOf(batch.puts)], ours, this.#marks ? this.#capture : null],
+      [deletes, 'true', null],
+      [[...this.#keysOf(written)], ours, this.#marks ? this.#capture : null],
     ] as const) {
       if (keys.length === 0) continue;
       await stageKeys(this.#wire, layout, keys);
@@ -150,15 +157,39 @@ class BatchStep {
     for (const row of puts) yield keyTuple(row, this.#layout.segment.schema.key);
   }
 
-  /** Straight into the live table: with the column of ours at the end of each row. */
-  async #copy(puts: readonly Tuple[], counts: Counts, signal: AbortSignal): Promise<void> {
-    const { live, columns } = this.#layout;
-    const rows = withSince(this.#oids.takeAll(puts), this.#capture);
-    counts.inserted += await this.#wire.copyRowsIn(
-      `COPY ${live} (${columns.join(', ')}, ${SINCE}) FROM STDIN (FORMAT binary)`,
-      rows,
-      signal,
-    );
+  /** Straight into the live table: with the column of ours at the end of each row. False: a key was taken, and nothing is in. */
+  async #copy(puts: readonly Tuple[], counts: Counts, signal: AbortSignal): Promise<boolean> {
+    const { live, history, columns, key } = this.#layout;
+    await this.#wire.query('SAVEPOINT fresh');
+    try {
+      const rows = withEnd(this.#oids.takeAll(puts), this.#capture);
+      const into = `COPY ${live} (${columns.join(', ')}, ${SINCE}) FROM STDIN (FORMAT binary)`;
+      const inserted = await this.#wire.copyRowsIn(into, rows, signal);
+      if (this.#marks) {
+        const markers = withEnd(this.#keysOf(puts), FOREIGN, this.#capture);
+        await this.#wire.copyRowsIn(`COPY ${history} (${key.join(', ')}, ${SINCE}, ${UNTIL}) FROM STDIN (FORMAT binary)`, markers, signal);
+      }
+      await this.#wire.query('RELEASE fresh');
+      counts.inserted += inserted;
+      return true;
+    } catch (error) {
+      if (this.#wire.broken || codeOf(error) !== UNIQUE_VIOLATION) throw error;
+      await this.#wire.query('ROLLBACK TO fresh');
+      return false;
+    }
+  }
+
+  /** Columns that a patch leaves out are neither read nor written: what is stored out of line stays where it is. */
+  async #patch(patches: readonly Tuple[], counts: Counts, signal: AbortSignal): Promise<void> {
+    const layout = this.#layout;
+    for (const [absent, rows] of byAbsentColumns(patches)) {
+      await stageRows(this.#wire, layout, this.#oids.takeAll(rows), signal);
+      const free = `NOT EXISTS (SELECT FROM ${layout.live} t WHERE ${layout.sameKey('t', 's')} AND t.${SINCE} <> ${FOREIGN_LITERAL})`;
+      const missing = await collectRows(this.#wire.select(`SELECT ${layout.keyList('s')} FROM ${layout.stage} s WHERE ${free}`, []));
+      if (missing.length > 0) throw new RowsMissing(layout.segment.table, missing as KeyTuple[]);
+      const present = layout.columns.filter((_, index) => !absent.has(index));
+      counts.updated += await this.#update(present, signal);
+    }
   }
 
   async #delete(keys: readonly KeyTuple[], counts: Counts, signal: AbortSignal): Promise<void> {
@@ -174,31 +205,27 @@ class BatchStep {
     counts.deleted += Number(found?.rows[0]?.[0]);
   }
 
-  async #put(puts: readonly Tuple[], fresh: boolean, counts: Counts, signal: AbortSignal): Promise<void> {
+  async #put(puts: readonly Tuple[], counts: Counts, signal: AbortSignal): Promise<void> {
     const layout = this.#layout;
     await stageRows(this.#wire, layout, this.#oids.takeAll(puts), signal);
-    let found = 0;
-    if (!fresh) {
-      const updated = this.#returningOld ? await this.#updateReturning(signal) : await this.#updateInTwoSteps(signal);
-      counts.updated += updated;
-      found = updated;
-    }
-    if (found < puts.length) counts.inserted += await this.#insert(signal);
+    const updated = await this.#update(layout.columns, signal);
+    counts.updated += updated;
+    if (updated < puts.length) counts.inserted += await this.#insert(signal);
   }
 
-  /** Rows whose image is the same already are left alone: no write, no version. */
-  get #toUpdate(): { set: string; from: string; where: string } {
+  /** From the stage, these columns. Rows whose image is the same already are left alone: no write, no version. */
+  async #update(columns: readonly string[], signal: AbortSignal): Promise<number> {
     const layout = this.#layout;
-    return {
-      set: [...layout.columns.map((name) => `${name} = s.${name}`), `${SINCE} = ${this.#capture}`].join(', '),
+    const change = {
+      set: [...columns.map((name) => `${name} = s.${name}`), `${SINCE} = ${this.#capture}`].join(', '),
       from: `(SELECT * FROM ${layout.stage} ORDER BY ${layout.key.join(', ')} OFFSET 0) s`,
-      where: `${layout.sameKey('t', 's')} AND (t.${SINCE} = ${FOREIGN_LITERAL} OR ${layout.differs('t', 's')})`,
+      where: `${layout.sameKey('t', 's')} AND (t.${SINCE} = ${FOREIGN_LITERAL} OR ${layout.differs('t', 's', columns)})`,
     };
+    return this.#returningOld ? this.#updateReturning(change, signal) : this.#updateInTwoSteps(change, signal);
   }
 
-  async #updateReturning(signal: AbortSignal): Promise<number> {
+  async #updateReturning({ set, from, where }: StagedChange, signal: AbortSignal): Promise<number> {
     const layout = this.#layout;
-    const { set, from, where } = this.#toUpdate;
     const [found] = await this.#wire.query(
       `WITH u AS (UPDATE ${layout.live} t SET ${set} FROM ${from} WHERE ${where} RETURNING ${layout.list('old')}, old.${SINCE}),
        h AS (INSERT INTO ${layout.history} SELECT u.*, ${this.#capture} FROM u WHERE u.${SINCE} <= ${this.#savedThrough})
@@ -208,9 +235,8 @@ class BatchStep {
     return Number(found?.rows[0]?.[0]);
   }
 
-  async #updateInTwoSteps(signal: AbortSignal): Promise<number> {
+  async #updateInTwoSteps({ set, from, where }: StagedChange, signal: AbortSignal): Promise<number> {
     const layout = this.#layout;
-    const { set, from, where } = this.#toUpdate;
     const results = await this.#wire.query(
       `INSERT INTO ${layout.history} SELECT ${layout.list('t')}, t.${SINCE}, ${this.#capture} FROM ${from} JOIN ${layout.live} t ON ${where}
          WHERE t.${SINCE} <= ${this.#savedThrough};
@@ -237,14 +263,42 @@ class BatchStep {
   }
 }
 
-/** Rows with one more column at the end: the capture they are written for. */
-function* withSince(rows: Iterable<Tuple>, capture: CaptureNumber): Iterable<Tuple> {
+/** The parts of an UPDATE of the live table `t` from the stage `s`. */
+interface StagedChange {
+  readonly set: string;
+  readonly from: string;
+  readonly where: string;
+}
+
+/** Rows by which columns are absent, with NULL in their place. */
+function byAbsentColumns(rows: readonly Tuple[]): Iterable<[ReadonlySet<number>, Tuple[]]> {
+  const groups = new Map<string, [ReadonlySet<number>, Tuple[]]>();
   for (const row of rows) {
-    const longer = Buffer.allocUnsafe(row.length + 12);
-    longer.writeInt16BE(row.readInt16BE(0) + 1, 0);
+    const cells = cellsOf(row);
+    const absent = cells.flatMap((cell, index) => (cell === undefined ? [index] : []));
+    const name = absent.join(' ');
+    let group = groups.get(name);
+    if (group === undefined) {
+      group = [new Set(absent), []];
+      groups.set(name, group);
+    }
+    group[1].push(packTuple(cells.map((cell) => cell ?? null)));
+  }
+  return groups.values();
+}
+
+/** Rows with more columns of type bigint at the end. */
+function* withEnd(rows: Iterable<Tuple>, ...values: readonly (bigint | CaptureNumber)[]): Iterable<Tuple> {
+  const end = Buffer.alloc(12 * values.length);
+  for (const [index, value] of values.entries()) {
+    end.writeInt32BE(8, 12 * index);
+    end.writeBigInt64BE(BigInt(value), 12 * index + 4);
+  }
+  for (const row of rows) {
+    const longer = Buffer.allocUnsafe(row.length + end.length);
+    longer.writeInt16BE(row.readInt16BE(0) + values.length, 0);
     row.copy(longer, 2, 2);
-    longer.writeInt32BE(8, row.length);
-    longer.writeBigInt64BE(BigInt(capture), row.length + 4);
+    end.copy(longer, row.length);
     yield longer as Tuple;
   }
 }

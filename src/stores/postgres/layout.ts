@@ -136,8 +136,9 @@ export class Layout {
   }
 
   /** The images of two rows differ: types without equality, the scale of a numeric, the sign of a zero count. */
-  differs(a: string, b: string): string {
-    return `ROW(${this.list(a)})::record OPERATOR(pg_catalog.*<>) ROW(${this.list(b)})::record`;
+  differs(a: string, b: string, columns: readonly string[] = this.columns): string {
+    const row = (alias: string): string => `ROW(${columns.map((name) => `${alias}.${name}`).join(', ')})::record`;
+    return `${row(a)} OPERATOR(pg_catalog.*<>) ${row(b)}`;
   }
 
   /** Rows as of a capture, with the columns of the table; `where` is a condition on the alias `r`. */

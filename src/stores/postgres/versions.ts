@@ -1,7 +1,7 @@
 import { type CaptureNumber, captureNumber, FOREIGN, type RowDifference } from '../../model/capture.ts';
 import type { TableName } from '../../model/schema.ts';
 import { cellsOf, type KeyTuple, keyTuple, packTuple, type Tuple } from '../../model/tuple.ts';
-import type { RowVersion } from '../../shadowing/shadow.ts';
+import type { RowVersion, StandingRows } from '../../shadowing/shadow.ts';
 import type { RowChunk, RowLimit } from '../../tracking/primary.ts';
 import { collectRows, optionalRow } from './foreign.ts';
 import { type Layout, SINCE, UNTIL } from './layout.ts';
@@ -23,7 +23,17 @@ export async function readRows(
   signal: AbortSignal,
 ): Promise<RowChunk> {
   await wire.query(`${BEGIN_READING}; ${BY_KEY}`);
-  const layout = await layoutAt(wire, table, at);
+  return pageOfRows(wire, await layoutAt(wire, table, at), at, after, limit, signal);
+}
+
+async function pageOfRows(
+  wire: Wire,
+  layout: Layout,
+  at: CaptureNumber,
+  after: KeyTuple | null,
+  limit: RowLimit,
+  signal: AbortSignal,
+): Promise<RowChunk> {
   const where = after === null ? 'true' : layout.keyIsAfter('r');
   const sql = `SELECT * FROM (${layout.asOf(at, where)}) v ORDER BY ${layout.keyList('v')} LIMIT ${limit.rows}`;
   const parameters = after === null ? [] : layout.keyParameters(after);
@@ -58,7 +68,23 @@ export async function readRowsByKey(
 ): Promise<Tuple[]> {
   if (keys.length === 0) return [];
   await wire.query(`${BEGIN_READING}; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off`);
-  const layout = await layoutAt(wire, table, at);
+  return rowsOfKeys(wire, await layoutAt(wire, table, at), at, keys, signal);
+}
+
+/** The live rows inside the writer's transaction, whose settings already look keys up through their index. */
+export function standingRows(wire: Wire, layout: Layout, at: CaptureNumber, signal: AbortSignal): StandingRows {
+  return {
+    async rows(after, limit) {
+      await wire.query(BY_KEY);
+      const page = await pageOfRows(wire, layout, at, after, limit, signal);
+      await wire.query('SET LOCAL enable_seqscan = on; SET LOCAL enable_bitmapscan = on; SET LOCAL enable_sort = on');
+      return page;
+    },
+    rowsByKey: (keys) => (keys.length === 0 ? Promise.resolve([]) : rowsOfKeys(wire, layout, at, keys, signal)),
+  };
+}
+
+async function rowsOfKeys(wire: Wire, layout: Layout, at: CaptureNumber, keys: readonly KeyTuple[], signal: AbortSignal): Promise<Tuple[]> {
   await stageKeys(wire, layout, keys);
   const sql = `SELECT v.* FROM (SELECT * FROM ${layout.gone} ORDER BY ${layout.key.join(', ')} OFFSET 0) g,
     LATERAL (${layout.asOf(at, layout.sameKey('r', 'g'))}) v`;

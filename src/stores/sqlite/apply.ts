@@ -1,18 +1,21 @@
 import type { DatabaseSync, SQLInputValue, SQLOutputValue, StatementSync } from 'node:sqlite';
 import type { CaptureNumber } from '../../model/capture.ts';
 import { OWN_PREFIX } from '../../model/schema.ts';
-import { type KeyTuple, type Tuple, keyTuple } from '../../model/tuple.ts';
-import type { ApplyReport, ApplyWork, RowBatch } from '../../shadowing/shadow.ts';
+import { fillAbsent, type KeyTuple, type Tuple, keyTuple } from '../../model/tuple.ts';
+import { type ApplyReport, type ApplyWork, type RowBatch, RowsMissing, rowsOf } from '../../shadowing/shadow.ts';
+import { resultCode } from './connection.ts';
 import { integerAt, mayBeBroken, packValues, unpackValues } from './cell.ts';
 import { hasForeign, undoForeign } from './foreign.ts';
 import { type Layout, SINCE, UNTIL, columnsOf, keyIs, layoutOf, unqualified } from './layout.ts';
 import { prepareArrays } from './rows.ts';
 import { advanceElement, liveSegment } from './segments.ts';
-import { matchKey, rowParameters, saveSql } from './versions.ts';
+import { matchKey, rowParameters, saveSql, VersionReader } from './versions.ts';
 
 /** Batches above this are put in key order first, so that neighbouring rows share a page while it is at hand. */
 const SORTED_FROM_ROWS = 256;
 const KEYS_PER_PAUSE = 4096;
+/** https://www.sqlite.org/rescode.html */
+const CONSTRAINT = 19;
 const SAVING = `${OWN_PREFIX}_saving`;
 
 type Counts = { inserted: number; updated: number; deleted: number; conflicts: { table: ApplyWork['table']; key: KeyTuple }[] };
@@ -24,10 +27,16 @@ export async function applyWorks(db: DatabaseSync, works: readonly ApplyWork[], 
     signal.throwIfAborted();
     advanceElement(db, work.table, work.progress, work.state);
     let writer: RowWriter | null = null;
-    for await (const batch of work.rows) {
+    const standing = new VersionReader(db, layoutOf(liveSegment(db, work.table)));
+    const at = work.progress.capture;
+    const rows = rowsOf(work, {
+      rows: async (after, limit) => await Promise.resolve(standing.rows(at, after, limit)),
+      rowsByKey: async (keys) => await Promise.resolve(standing.rowsByKey(at, keys)),
+    });
+    for await (const batch of rows) {
       signal.throwIfAborted();
-      writer ??= new RowWriter(db, layoutOf(liveSegment(db, work.table)), work, counts);
-      writer.write(batch);
+      writer ??= new RowWriter(db, standing.layout, work, counts);
+      writer.write({ ...batch, puts: [...completed(standing, work, batch.patches ?? []), ...batch.puts] });
     }
     writer?.end();
   }
@@ -92,7 +101,7 @@ class RowWriter {
     if (this.#foreign) this.#overrule(batch);
     for (const key of inKeyOrder(batch.deletes, (each) => each)) this.#remove(key);
     // Fresh rows come in key order already: they are chunks of a copy.
-    if (batch.fresh) for (const row of batch.puts) this.#add(row, unpackValues(row));
+    if (batch.fresh) for (const row of batch.puts) this.#addOrPut(row);
     else for (const row of this.#ordered(batch.puts)) this.#put(row);
   }
 
@@ -151,13 +160,21 @@ class RowWriter {
     return this.#keyColumns.every((index) => typeof found[index] === typeof values[index]);
   }
 
+  #addOrPut(row: Tuple): void {
+    try {
+      this.#add(row, unpackValues(row));
+    } catch (error) {
+      if (resultCode(error) !== CONSTRAINT) throw error;
+      this.#put(row);
+    }
+  }
+
   #add(row: Tuple, values: SQLInputValue[]): void {
     if (anyMayBeBroken(values)) {
       this.#insertExactly(row);
     } else {
+      this.#insert.run(...values, this.#capture);
       this.#note?.run(this.#capture, ...this.#keyValues(values));
-      values.push(this.#capture);
-      this.#insert.run(...values);
     }
     this.#counts.inserted++;
   }
@@ -214,6 +231,18 @@ class RowWriter {
   #keyValues(values: readonly SQLInputValue[]): SQLInputValue[] {
     return this.#keyColumns.map((index) => values[index] as SQLInputValue);
   }
+}
+
+function completed(standing: VersionReader, work: ApplyWork, patches: readonly Tuple[]): Tuple[] {
+  const missing: KeyTuple[] = [];
+  const rows = patches.map((patch) => {
+    const key = standing.keyOf(patch);
+    const row = standing.rowAt(key, work.progress.capture);
+    if (row === null) missing.push(key);
+    return row === null ? patch : fillAbsent(patch, row);
+  });
+  if (missing.length > 0) throw new RowsMissing(work.table, missing);
+  return rows;
 }
 
 function anyMayBeBroken(values: readonly SQLInputValue[]): boolean {
