@@ -1,5 +1,5 @@
 import type { Position } from './position.ts';
-import type { TableName } from './schema.ts';
+import type { TableName, TableSchema } from './schema.ts';
 import type { KeyTuple, Tuple } from './tuple.ts';
 
 /**
@@ -47,10 +47,30 @@ export interface TableEvent {
     | 'schema-changed' // its shape is no longer the one that was described
     | 'dropped'
     | 'identity-moved' // rows kept, identities reassigned (SQLite: VACUUM of a table without a key)
+    | 'created' // it came to the data set, and its rows are not tracked yet
     | 'gap'; // changes were lost (log dropped, file put back from a backup): only comparison can tell
   readonly table: TableName;
   readonly at: Position;
   readonly reason: string;
+  /** With 'schema-changed', where the primary knows what its rows are from here on: those after `at` come in the shape of `to`. */
+  readonly change?: ShapeChange | undefined;
+}
+
+/** From one shape of a table to the next, as the primary's log has them. */
+export interface ShapeChange {
+  /** The shape it had before. */
+  readonly from: string;
+  /** What it is now, without its DDL. It has another name where the table was renamed. */
+  readonly to: TableSchema;
+  /** Everything committed before the change lies at or below. */
+  readonly after: Position;
+  /**
+   * Whether rows that nobody has written since are known: they are as they were, column by column (by their ids), with `initial` in the
+   * columns that are new. Otherwise only a comparison tells what they hold.
+   */
+  readonly kept: boolean;
+  /** For each column of `to`: if it is new, the text of the value that standing rows have in it; null is NULL. */
+  readonly initial: readonly (string | null)[];
 }
 
 /**

@@ -16,6 +16,8 @@ export interface ColumnSchema {
    * shown to nobody. Such identities move when the primary is vacuumed, so the table is then resynced by comparison.
    */
   readonly hidden: boolean;
+  /** The store's own number of the column, which no other column of the table ever has. Absent where there is none, or it is not known. */
+  readonly id?: number | undefined;
 }
 
 export interface TableSchema {

@@ -231,6 +231,8 @@ export class Advance {
       case 'schema-changed':
         // The same shape again may hold other values: a column dropped and added anew.
         return (await this.#reshape(element, event.at, signal)) ?? this.#resync(element, event.reason, signal, event.at);
+      case 'created':
+        return null;
       case 'gap':
       case 'identity-moved':
         return this.#resync(element, event.reason, signal, event.at);

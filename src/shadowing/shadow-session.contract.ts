@@ -103,7 +103,7 @@ export class ShadowSession {
   }
 
   static async start(fixture: ShadowFixture, shape: TableShape): Promise<ShadowSession> {
-    const session = new ShadowSession(fixture, fixture.schema('items', shape.columns, shape.key));
+    const session = new ShadowSession(fixture, numbered(fixture.schema('items', shape.columns, shape.key)));
     await session.shadow.claim('the first');
     await session.shadow.prepare(session.dataSet, session.progress);
     return session;
@@ -222,6 +222,11 @@ export class ShadowSession {
   keyOf(row: Tuple): KeyTuple {
     return keyTuple(row, this.schema.key);
   }
+}
+
+/** With ids for its columns, as a primary gives them that numbers them: by default in their order. */
+export function numbered(schema: TableSchema, ids: readonly number[] = schema.columns.map((_, index) => index + 1)): TableSchema {
+  return { ...schema, columns: schema.columns.map((column, index) => ({ ...column, id: ids[index] })) };
 }
 
 /** A diff as comparable texts, in the order it came. */

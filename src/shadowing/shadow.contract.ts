@@ -5,6 +5,7 @@ import type { ElementState } from '../model/progress.ts';
 import type { Tuple } from '../model/tuple.ts';
 import { describeApply } from './shadow-apply.contract.ts';
 import { describeForeignWrites } from './shadow-foreign.contract.ts';
+import { describeReshaping } from './shadow-reshaping.contract.ts';
 import { describeShadowModel } from './shadow-model.contract.ts';
 import { ITEMS, type ShadowOpener, ShadowSession, collectDiff, never, note, noteDifference, notes } from './shadow-session.contract.ts';
 
@@ -21,6 +22,7 @@ export function describeShadow(name: string, open: ShadowOpener): void {
     describeVersions(open);
     describeDiff(open);
     describeSegments(open);
+    describeReshaping(open);
     describeRepair(open);
     describeClaim(open);
     describeQuery(open);

@@ -1,4 +1,5 @@
 import type { CaptureNumber, RowDifference } from '../model/capture.ts';
+import type { ShapeChange } from '../model/change.ts';
 import type { Finding } from '../model/errors.ts';
 import type { Element, ElementState, Progress } from '../model/progress.ts';
 import type { DataSetSchema, TableName, TableSchema } from '../model/schema.ts';
@@ -45,6 +46,13 @@ export interface Shadow extends AsyncDisposable {
   apply(works: readonly ApplyWork[], signal: AbortSignal): Promise<ApplyReport>;
 
   /**
+   * Gives the table the next shape in place: it keeps its rows, with the change's `initial` values in the columns that are new, and earlier
+   * captures go on reading theirs. Costs the same for any number of rows. The element is then at `progress` and `state`, under the
+   * new name if the table has another. False, and nothing is done, where this store cannot (another key, another type): then `retire`.
+   */
+  reshape(table: TableName, change: ShapeChange, state: ElementState, progress: Progress): Promise<boolean>;
+
+  /**
    * Retires the table's present rows as a read-only segment that captures up to `progress.capture - 1` go on reading, and puts an
    * empty table of the new schema in its place, at `progress` and `state`. Costs the same for any number of rows.
    * A null schema retires without a successor (the table was dropped).
@@ -63,7 +71,9 @@ export interface Shadow extends AsyncDisposable {
 
   /**
    * Rows that differ in their bytes between two captures, `from` < `to`, in slices of bounded size. Found from the versions, not by
-   * reading the table. Where the table's shape changed in between, every row of one side is a deletion, of the other an insertion.
+   * reading the table. Where the table was reshaped in between, `before` is in the one shape and `after` in the other, and rows
+   * differ by the columns that both have; where it was retired for another shape, every row of one side is a deletion, of the other an
+   * insertion.
    */
   diff(table: TableName, from: CaptureNumber, to: CaptureNumber, signal: AbortSignal): AsyncIterable<readonly RowDifference[]>;
 

@@ -105,6 +105,12 @@ class MemoryShadow implements Shadow {
     return report;
   }
 
+  /** Rows in memory have one shape: another begins another segment. */
+  async reshape(): Promise<boolean> {
+    this.#claim.require();
+    return false;
+  }
+
   async retire(table: TableName, schema: TableSchema | null, state: ElementState, progress: Progress): Promise<void> {
     this.#claim.require();
     requireForward(table, this.#element(table).progress, progress);

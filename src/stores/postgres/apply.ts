@@ -105,7 +105,7 @@ class BatchStep {
 
   /** An earlier capture reads this segment: keys that are new to it are marked in the history. */
   get #marks(): boolean {
-    return this.#savedThrough >= this.#layout.segment.first;
+    return this.#savedThrough >= this.#layout.segment.stored.began;
   }
 
   async #hasNotes(): Promise<boolean> {
@@ -197,8 +197,8 @@ class BatchStep {
     await stageKeys(this.#wire, layout, keys);
     const [found] = await this.#wire.query(
       `WITH d AS (DELETE FROM ${layout.live} t USING (SELECT * FROM ${layout.gone} ORDER BY ${layout.key.join(', ')} OFFSET 0) s
-         WHERE ${layout.sameKey('t', 's')} RETURNING ${layout.list('t')}, t.${SINCE}),
-       h AS (INSERT INTO ${layout.history} SELECT d.*, ${this.#capture} FROM d WHERE d.${SINCE} <= ${this.#savedThrough})
+         WHERE ${layout.sameKey('t', 's')} RETURNING ${layout.savedList('t')}, t.${SINCE}),
+       h AS (INSERT INTO ${layout.intoHistory} SELECT d.*, ${this.#capture} FROM d WHERE d.${SINCE} <= ${this.#savedThrough})
        SELECT count(*) FROM d`,
       signal,
     );
@@ -227,8 +227,8 @@ class BatchStep {
   async #updateReturning({ set, from, where }: StagedChange, signal: AbortSignal): Promise<number> {
     const layout = this.#layout;
     const [found] = await this.#wire.query(
-      `WITH u AS (UPDATE ${layout.live} t SET ${set} FROM ${from} WHERE ${where} RETURNING ${layout.list('old')}, old.${SINCE}),
-       h AS (INSERT INTO ${layout.history} SELECT u.*, ${this.#capture} FROM u WHERE u.${SINCE} <= ${this.#savedThrough})
+      `WITH u AS (UPDATE ${layout.live} t SET ${set} FROM ${from} WHERE ${where} RETURNING ${layout.savedList('old')}, old.${SINCE}),
+       h AS (INSERT INTO ${layout.intoHistory} SELECT u.*, ${this.#capture} FROM u WHERE u.${SINCE} <= ${this.#savedThrough})
        SELECT count(*) FROM u`,
       signal,
     );
@@ -238,7 +238,7 @@ class BatchStep {
   async #updateInTwoSteps({ set, from, where }: StagedChange, signal: AbortSignal): Promise<number> {
     const layout = this.#layout;
     const results = await this.#wire.query(
-      `INSERT INTO ${layout.history} SELECT ${layout.list('t')}, t.${SINCE}, ${this.#capture} FROM ${from} JOIN ${layout.live} t ON ${where}
+      `INSERT INTO ${layout.intoHistory} SELECT ${layout.savedList('t')}, t.${SINCE}, ${this.#capture} FROM ${from} JOIN ${layout.live} t ON ${where}
          WHERE t.${SINCE} <= ${this.#savedThrough};
        UPDATE ${layout.live} t SET ${set} FROM ${from} WHERE ${where}`,
       signal,
@@ -254,7 +254,7 @@ class BatchStep {
     const insert = `INSERT INTO ${layout.live} AS i (${columns}, ${SINCE})
       SELECT ${layout.list('s')}, ${this.#capture} FROM (SELECT * FROM ${layout.stage} ORDER BY ${key} OFFSET 0) s
       WHERE NOT EXISTS (SELECT FROM ${layout.live} t WHERE ${layout.sameKey('t', 's')} AND t.${SINCE} <> ${FOREIGN_LITERAL})
-      ON CONFLICT (${key}) DO UPDATE SET ${layout.overwrite}`;
+      ON CONFLICT (${key}) DO UPDATE SET ${layout.overwrite(layout.columns)}`;
     const marked = `WITH i AS (${insert} RETURNING ${layout.keyList('i')}),
       h AS (INSERT INTO ${layout.history} (${key}, ${SINCE}, ${UNTIL}) SELECT i.*, ${FOREIGN_LITERAL}, ${this.#capture} FROM i)
       SELECT count(*) FROM i`;

@@ -44,9 +44,9 @@ export async function restoreTruth(wire: Wire, layout: Layout): Promise<void> {
   await wire.query(
     `DELETE FROM ${live} t USING ${gone} g WHERE ${layout.sameKey('t', 'g')} AND t.${SINCE} = ${FOREIGN_LITERAL};
      WITH h AS (DELETE FROM ${history} h USING ${gone} g WHERE ${layout.sameKey('h', 'g')} AND h.${UNTIL} = ${FOREIGN_LITERAL}
-       RETURNING ${layout.list('h')}, h.${SINCE})
-     INSERT INTO ${live} (${layout.columns.join(', ')}, ${SINCE}) SELECT * FROM h
-       ON CONFLICT (${layout.key.join(', ')}) DO UPDATE SET ${layout.overwrite}`,
+       RETURNING ${layout.savedList('h')}, h.${SINCE})
+     INSERT INTO ${live} (${layout.saved.join(', ')}, ${SINCE}) SELECT * FROM h
+       ON CONFLICT (${layout.key.join(', ')}) DO UPDATE SET ${layout.overwrite(layout.saved)}`,
   );
 }
 
@@ -136,7 +136,7 @@ export async function replaceStoredVersion(
        WHERE NOT EXISTS (SELECT FROM ${history} h WHERE ${layout.keyIs('h')} AND h.${UNTIL} = ${at})`,
     );
   // What is found by the history's `until` must go on being found: where a version begins, and where the removed one ended.
-  if (since > layout.segment.first) await mark(since);
+  if (since > layout.segment.stored.began) await mark(since);
   if (until !== null) await mark(until);
   if (row === null) return;
   const values = layout.columns.map((_, index) => layout.columnCast(index, index)).join(', ');

@@ -19,13 +19,12 @@ const NOT_OURS = `current_setting('${PASS_SETTING}', true) IS DISTINCT FROM 'on'
  * that shows where we pass as a replica, 7 % where we pass by the setting, since each row is then fetched to evaluate WHEN.
  */
 export function guardDdl(layout: Layout): string[] {
-  const { id } = layout.segment;
-  const call = `EXECUTE FUNCTION ${OWN_SCHEMA}.guard_${id}()`;
+  const call = `EXECUTE FUNCTION ${OWN_SCHEMA}.guard_${layout.segment.storage}()`;
   const stamp = `NEW.${SINCE} <> ${FOREIGN_LITERAL}`;
   return [
     guardFunction(layout),
     `CREATE TRIGGER _foreshadow_guard_insert AFTER INSERT ON ${layout.live} FOR EACH ROW WHEN (${NOT_OURS}) ${call}`,
-    `CREATE TRIGGER _foreshadow_guard_update AFTER UPDATE OF ${layout.columns.join(', ')} ON ${layout.live}
+    `CREATE TRIGGER _foreshadow_guard_update AFTER UPDATE OF ${layout.saved.join(', ')} ON ${layout.live}
        FOR EACH ROW WHEN (${NOT_OURS}) ${call}`,
     `CREATE TRIGGER _foreshadow_guard_stamp AFTER UPDATE OF ${SINCE} ON ${layout.live}
        FOR EACH ROW WHEN (${NOT_OURS} AND ${stamp}) ${call}`,
@@ -54,7 +53,12 @@ export async function unguarded(wire: Wire, layouts: readonly Layout[]): Promise
 
 /** Puts a guard up again. What was written meanwhile is for validation to find. */
 export function renewGuardDdl(layout: Layout): string[] {
-  return [...TRIGGERS.map((name) => `DROP TRIGGER IF EXISTS ${name} ON ${layout.live}`), ...guardDdl(layout)];
+  return [...guardDropDdl(layout), ...guardDdl(layout)];
+}
+
+/** Takes the guard down: a column that a trigger names cannot change its type. */
+export function guardDropDdl(layout: Layout): string[] {
+  return TRIGGERS.map((name) => `DROP TRIGGER IF EXISTS ${name} ON ${layout.live}`);
 }
 
 function guardFunction(layout: Layout): string {
@@ -65,8 +69,8 @@ function guardFunction(layout: Layout): string {
 BEGIN
   IF TG_OP <> 'INSERT' THEN
     IF OLD.${SINCE} <> ${FOREIGN_LITERAL} THEN
-      INSERT INTO ${layout.history} (${layout.columns.join(', ')}, ${SINCE}, ${UNTIL})
-      SELECT ${layout.list('OLD')}, OLD.${SINCE}, ${FOREIGN_LITERAL}
+      INSERT INTO ${layout.intoHistory}
+      SELECT ${layout.savedList('OLD')}, OLD.${SINCE}, ${FOREIGN_LITERAL}
       WHERE NOT EXISTS (SELECT FROM ${layout.history} h WHERE ${layout.sameKey('h', 'OLD')} AND h.${UNTIL} = ${FOREIGN_LITERAL});
     END IF;
     ${note('OLD')}
@@ -79,7 +83,7 @@ BEGIN
   END IF;
   RETURN NULL;
 END`;
-  return `CREATE OR REPLACE FUNCTION ${OWN_SCHEMA}.guard_${layout.segment.id}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+  return `CREATE OR REPLACE FUNCTION ${OWN_SCHEMA}.guard_${layout.segment.storage}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp AS ${literal(body)}`;
 }
 

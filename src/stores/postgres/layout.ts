@@ -36,6 +36,21 @@ export interface Segment {
   readonly first: CaptureNumber;
   /** Null while it is live. */
   readonly last: CaptureNumber | null;
+  /** Segments that followed one another in place share their tables: the id of the first of them, which named the tables. */
+  readonly storage: number;
+  /** The live table in which its rows stand, by the name it has now. Null: retired, and put aside in our own schema. */
+  readonly home: TableName | null;
+  readonly stored: StoredColumns;
+}
+
+/** How a segment's columns stand in tables that it shares with segments of other shapes. */
+export interface StoredColumns {
+  /** The present name of each column of the segment's schema. */
+  readonly names: readonly string[];
+  /** Columns of the other segments: saved with every version, as earlier captures read them. */
+  readonly others: readonly string[];
+  /** The first capture that reads these tables. */
+  readonly began: CaptureNumber;
 }
 
 /** Splits `schema.table` as tables of PostgreSQL are named; a name without a schema lies in `public`. */
@@ -67,20 +82,32 @@ export class Layout {
   readonly notes: string;
   readonly stage: string;
   readonly gone: string;
-  /** Quoted names. */
+  /** Quoted names, as they are in the tables: the schema may name them otherwise. */
   readonly columns: readonly string[];
+  readonly saved: readonly string[];
   readonly key: readonly string[];
 
   constructor(segment: Segment) {
-    const { id, schema } = segment;
+    const { id, schema, storage, home, stored } = segment;
     this.segment = segment;
-    this.live = segment.last === null ? qualified(segment.table) : `${OWN_SCHEMA}.${identifier(retiredName(id))}`;
-    this.history = `${OWN_SCHEMA}.history_${id}`;
-    this.notes = `${OWN_SCHEMA}.foreign_${id}`;
+    this.live = home === null ? `${OWN_SCHEMA}.${identifier(retiredName(storage))}` : qualified(home);
+    this.history = `${OWN_SCHEMA}.history_${storage}`;
+    this.notes = `${OWN_SCHEMA}.foreign_${storage}`;
     this.stage = `pg_temp.stage_${id}`;
     this.gone = `pg_temp.gone_${id}`;
-    this.columns = schema.columns.map((column) => identifier(column.name));
+    this.columns = stored.names.map(identifier);
+    this.saved = [...this.columns, ...stored.others.map(identifier)];
     this.key = schema.key.map((index) => this.columns[index] as string);
+  }
+
+  /** Of a version as it is saved: with the columns that only earlier captures read. */
+  savedList(alias: string): string {
+    return this.saved.map((name) => `${alias}.${name}`).join(', ');
+  }
+
+  /** Where a saved version is put: its columns, and the two of ours. */
+  get intoHistory(): string {
+    return `${this.history} (${this.saved.join(', ')}, ${SINCE}, ${UNTIL})`;
   }
 
   list(alias: string): string {
@@ -131,8 +158,8 @@ export class Layout {
   }
 
   /** The assignments of an INSERT's ON CONFLICT DO UPDATE. */
-  get overwrite(): string {
-    return [...this.columns, SINCE].map((name) => `${name} = excluded.${name}`).join(', ');
+  overwrite(columns: readonly string[]): string {
+    return [...columns, SINCE].map((name) => `${name} = excluded.${name}`).join(', ');
   }
 
   /** The images of two rows differ: types without equality, the scale of a numeric, the sign of a zero count. */

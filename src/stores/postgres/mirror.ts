@@ -8,9 +8,9 @@ import {
   Layout,
   OWN_SCHEMA,
   type Segment,
-  type SegmentTypes,
   SINCE,
   splitName,
+  type StoredColumns,
   UNTIL,
   WRITER,
 } from './layout.ts';
@@ -99,14 +99,27 @@ export async function makeSegment(wire: Wire, schema: TableSchema, first: Segmen
     wire,
     schema.columns.map((column) => column.type),
   );
-  const types: SegmentTypes = { operators, oids };
-  const [added] = await wire.query(
-    `INSERT INTO ${OWN_SCHEMA}.segment (table_name, first_capture, schema, types)
-     VALUES (${literal(schema.table)}, ${first}, ${literal(JSON.stringify(schema))}, ${literal(JSON.stringify(types))}) RETURNING id`,
-  );
-  const segment: Segment = { id: Number(added?.rows[0]?.[0]), table: schema.table, schema, types, first, last: null };
+  const stored: StoredColumns = { names: schema.columns.map(({ name }) => name), others: [], began: first };
+  const segment = await addSegment(wire, { schema, first, types: { operators, oids }, storage: null, stored });
   for (const sql of segmentDdl(new Layout(segment), collatable)) await wire.query(sql);
   return segment;
+}
+
+/** Writes down a live segment; without a `storage` it is the first of its own. */
+export async function addSegment(
+  wire: Wire,
+  of: Pick<Segment, 'schema' | 'first' | 'types' | 'stored'> & { readonly storage: number | null },
+): Promise<Segment> {
+  const { schema, first, types, stored } = of;
+  const texts = [schema, types, stored].map((each) => literal(JSON.stringify(each)));
+  const name = literal(schema.table);
+  const [added] = await wire.query(
+    `WITH n AS (SELECT nextval(pg_get_serial_sequence('${OWN_SCHEMA}.segment', 'id')) AS id)
+     INSERT INTO ${OWN_SCHEMA}.segment (id, table_name, first_capture, schema, types, stored, storage, home) OVERRIDING SYSTEM VALUE
+     SELECT id, ${name}, ${first}, ${texts.join(', ')}, coalesce(${of.storage ?? 'NULL'}, id), ${name} FROM n RETURNING id`,
+  );
+  const id = Number(added?.rows[0]?.[0]);
+  return { id, table: schema.table, schema, types, first, last: null, storage: of.storage ?? id, home: schema.table, stored };
 }
 
 /**
@@ -114,7 +127,7 @@ export async function makeSegment(wire: Wire, schema: TableSchema, first: Segmen
  * updates on the same page. The live table has no index on since (a btree costs an apply 15 %): the history's markers stand in.
  */
 function segmentDdl(layout: Layout, collatable: ReadonlySet<number>): string[] {
-  const { id } = layout.segment;
+  const id = layout.segment.storage;
   const key = layout.key.join(', ');
   const columns = layout.columnDefinitions('all', collatable);
   return [

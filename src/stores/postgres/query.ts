@@ -85,14 +85,16 @@ async function tablesAt(client: Client, url: string, at: CaptureNumber): Promise
 
 function viewsSql(tables: readonly TableAt[], at: CaptureNumber): string {
   const statements: string[] = [];
-  const schemas = [...new Set(tables.map(({ table }) => splitName(table).schema))];
+  const homes = tables.flatMap(({ layout }) => layout.segment.home ?? []);
+  const schemas = [...new Set([...homes, ...tables.map(({ table }) => table)].map((table) => splitName(table).schema))];
   const hidden = new Map(schemas.map((schema, index) => [schema, `_foreshadow_hidden_${index}`]));
   for (const [schema, other] of hidden) {
     statements.push(`ALTER SCHEMA ${identifier(schema)} RENAME TO ${other}`, `CREATE SCHEMA ${identifier(schema)}`);
   }
   for (const { table, layout, absent } of tables) {
     const { schema, name } = splitName(table);
-    const moved = { ...layout.segment, table: `${hidden.get(schema)}.${name}` as TableName };
+    const home = layout.segment.home === null ? null : splitName(layout.segment.home);
+    const moved = { ...layout.segment, home: home === null ? null : (`${hidden.get(home.schema)}.${home.name}` as TableName) };
     statements.push(`CREATE VIEW ${identifier(schema)}.${identifier(name)} AS ${viewBody(layout, new Layout(moved), at, absent)}`);
   }
   // What else lies in these schemas (types, functions of extensions) is found behind them.
@@ -102,11 +104,13 @@ function viewsSql(tables: readonly TableAt[], at: CaptureNumber): string {
 }
 
 function viewBody(layout: Layout, moved: Layout, at: CaptureNumber, absent: string | null): string {
-  const visible = layout.segment.schema.columns.flatMap((column, index) => (column.hidden ? [] : [layout.columns[index] as string]));
-  if (absent === null) return `SELECT ${visible.join(', ')} FROM (${moved.asOf(at)}) v`;
+  const { columns } = layout.segment.schema;
+  const visible = columns.flatMap(({ hidden, name }, index) => (hidden ? [] : [{ stored: layout.columns[index], name: identifier(name) }]));
+  const shown = (alias: string): string => visible.map(({ stored, name }) => `${alias}.${stored} AS ${name}`).join(', ');
+  if (absent === null) return `SELECT ${shown('v')} FROM (${moved.asOf(at)}) v`;
   const message = absentError(layout.segment.table, at, absent).message;
-  return `SELECT ${visible.map((name) => `r.${name}`).join(', ')} FROM ${moved.history} r WHERE ${OWN_SCHEMA}.absent(${literal(message)})
-    UNION ALL SELECT ${visible.map((name) => `NULL AS ${name}`).join(', ')} WHERE ${OWN_SCHEMA}.absent(${literal(message)})`;
+  return `SELECT ${shown('r')} FROM ${moved.history} r WHERE ${OWN_SCHEMA}.absent(${literal(message)})
+    UNION ALL SELECT ${visible.map(({ name }) => `NULL AS ${name}`).join(', ')} WHERE ${OWN_SCHEMA}.absent(${literal(message)})`;
 }
 
 /** Statements that return rows but cannot be a cursor. */

@@ -1,6 +1,7 @@
 import { StringDecoder } from 'node:string_decoder';
 import type { CaptureNumber } from '../../model/capture.ts';
 import type { TableName } from '../../model/schema.ts';
+import { identifier } from './connection.ts';
 import { qualified } from './layout.ts';
 import { BEGIN_READING, layoutAt } from './segments.ts';
 import type { Wire } from './wire.ts';
@@ -12,14 +13,14 @@ import type { Wire } from './wire.ts';
 export async function* scriptRows(wire: Wire, table: TableName, at: CaptureNumber, signal: AbortSignal): AsyncIterable<string> {
   await wire.query(BEGIN_READING);
   const layout = await layoutAt(wire, table, at);
-  const written = layout.segment.schema.columns.flatMap((column, index) =>
-    column.hidden || column.generated ? [] : [layout.columns[index] as string],
-  );
-  const columns = written.join(', ');
-  yield `COPY ${qualified(table)} (${columns}) FROM stdin;\n`;
+  const { columns } = layout.segment.schema;
+  const written = columns.flatMap((column, index) => (column.hidden || column.generated ? [] : [index]));
+  const names = written.map((index) => identifier(columns[index]?.name ?? ''));
+  const stored = written.map((index) => layout.columns[index]);
+  yield `COPY ${qualified(table)} (${names.join(', ')}) FROM stdin;\n`;
   // A character may be cut in two between pieces.
   const decoder = new StringDecoder('utf8');
-  for await (const pieces of wire.copyOut(`COPY (SELECT ${columns} FROM (${layout.asOf(at)}) v) TO STDOUT`, signal)) {
+  for await (const pieces of wire.copyOut(`COPY (SELECT ${stored.join(', ')} FROM (${layout.asOf(at)}) v) TO STDOUT`, signal)) {
     yield pieces.map((piece) => decoder.write(piece)).join('');
   }
   yield `${decoder.end()}\\.\n\n`;

@@ -6,25 +6,28 @@ import type { DataSetSchema, TableName, TableSchema } from '../../model/schema.t
 import type { KeyTuple } from '../../model/tuple.ts';
 import { identifier, literal } from './connection.ts';
 import { renewGuardDdl, unguarded } from './guard.ts';
-import { Layout, OWN_SCHEMA, qualified, retiredName, type Segment, type SegmentTypes, splitName } from './layout.ts';
+import { Layout, OWN_SCHEMA, qualified, retiredName, type Segment, type SegmentTypes, splitName, type StoredColumns } from './layout.ts';
 import { makeSegment, makeTypes, refuseOccupied } from './mirror.ts';
 import { EXISTS, OWN_TABLES } from './shadow-schema.ts';
 import type { TextResult, Wire } from './wire.ts';
 
 /** Shapes by the id of their segment: immutable once written. Keyed by the text too, as another shadow may use the same ids. */
-const shapes = new Map<string, Pick<Segment, 'schema' | 'types'>>();
+const shapes = new Map<string, Pick<Segment, 'schema' | 'types' | 'stored'>>();
 const SHAPES_MAX = 10_000;
 
-export const SEGMENT_COLUMNS = 'id, table_name, first_capture, last_capture, schema, types';
+export const SEGMENT_COLUMNS = 'id, table_name, first_capture, last_capture, schema, types, stored, storage, home';
+
+const SEGMENT_WIDTH = SEGMENT_COLUMNS.split(', ').length;
 
 export function segmentOf(row: TextResult['rows'][number]): Segment {
-  const [id, table, first, last, schemaText, typesText] = row as string[];
-  const text = `${schemaText}${typesText}`;
+  const [id, table, first, last, schemaText, typesText, storedText, storage, home] = row as string[];
+  const text = `${schemaText}${typesText}${storedText}`;
   let shape = shapes.get(text);
   if (shape === undefined) {
     shape = {
       schema: JSON.parse(schemaText as string) as TableSchema,
       types: JSON.parse(typesText as string) as SegmentTypes,
+      stored: JSON.parse(storedText as string) as StoredColumns,
     };
     if (shapes.size >= SHAPES_MAX) shapes.clear();
     shapes.set(text, shape);
@@ -35,6 +38,8 @@ export function segmentOf(row: TextResult['rows'][number]): Segment {
     ...shape,
     first: captureNumber(Number(first)),
     last: last === null ? null : captureNumber(Number(last)),
+    storage: Number(storage),
+    home: (home ?? null) as TableName | null,
   };
 }
 
@@ -155,8 +160,8 @@ export async function readElements(wire: Wire): Promise<Map<TableName, Element>>
      ORDER BY p.table_name`,
   );
   for (const row of found?.rows ?? []) {
-    const segment = segmentOf(row.slice(0, 6));
-    const [state, generation, low, high, capture] = row.slice(6) as string[];
+    const segment = segmentOf(row.slice(0, SEGMENT_WIDTH));
+    const [state, generation, low, high, capture] = row.slice(SEGMENT_WIDTH) as string[];
     elements.set(segment.table, {
       schema: segment.schema,
       state: stateOf(state as string),
@@ -218,6 +223,20 @@ export async function allLiveLayouts(wire: Wire): Promise<Layout[]> {
   return tables.length === 0 ? [] : Array.from((await liveLayouts(wire, tables)).values());
 }
 
+/** Ends a live segment, and its table's progress: captures up to the one before read it still. It goes where none of them could. */
+export async function endSegment(wire: Wire, { id, table, first }: Segment, capture: CaptureNumber): Promise<void> {
+  await wire.query(
+    `${first >= capture ? `DELETE FROM ${OWN_SCHEMA}.segment` : `UPDATE ${OWN_SCHEMA}.segment SET last_capture = ${capture - 1}`} WHERE id = ${id};
+     DELETE FROM ${OWN_SCHEMA}.progress WHERE table_name = ${literal(table)}`,
+  );
+}
+
+/** The segments that share tables. */
+export async function segmentsIn(wire: Wire, storage: number): Promise<Segment[]> {
+  const [found] = await wire.query(`SELECT ${SEGMENT_COLUMNS} FROM ${OWN_SCHEMA}.segment WHERE storage = ${storage}`);
+  return (found?.rows ?? []).map(segmentOf);
+}
+
 /** `Shadow.retire`, inside a write transaction. */
 export async function retireSegment(
   wire: Wire,
@@ -228,20 +247,17 @@ export async function retireSegment(
 ): Promise<void> {
   await wire.query(`LOCK TABLE ${OWN_SCHEMA}.segment IN ACCESS EXCLUSIVE MODE`);
   const { segment: old, live, history, notes } = await liveLayout(wire, table);
-  if (old.first >= progress.capture) {
-    await wire.query(
-      `DROP TABLE ${live}, ${history}, ${notes}; DROP FUNCTION ${OWN_SCHEMA}.guard_${old.id}();
-       DELETE FROM ${OWN_SCHEMA}.segment WHERE id = ${old.id}`,
-    );
-  } else {
+  await endSegment(wire, old, progress.capture);
+  const [shared] = await wire.query(`SELECT EXISTS (SELECT FROM ${OWN_SCHEMA}.segment WHERE storage = ${old.storage})`);
+  if (shared?.rows[0]?.[0] === 't') {
+    const name = identifier(retiredName(old.storage));
     // Renamed first, then moved: our schema may have a table of the same name.
     await wire.query(
-      `ALTER TABLE ${qualified(table)} RENAME TO ${identifier(retiredName(old.id))};
-       ALTER TABLE ${identifier(splitName(table).schema)}.${identifier(retiredName(old.id))} SET SCHEMA ${OWN_SCHEMA};
-       UPDATE ${OWN_SCHEMA}.segment SET last_capture = ${progress.capture - 1} WHERE id = ${old.id}`,
+      `ALTER TABLE ${qualified(table)} RENAME TO ${name};
+       ALTER TABLE ${identifier(splitName(table).schema)}.${name} SET SCHEMA ${OWN_SCHEMA};
+       UPDATE ${OWN_SCHEMA}.segment SET home = NULL WHERE storage = ${old.storage}`,
     );
-  }
-  await wire.query(`DELETE FROM ${OWN_SCHEMA}.progress WHERE table_name = ${literal(table)}`);
+  } else await wire.query(`DROP TABLE ${live}, ${history}, ${notes}; DROP FUNCTION ${OWN_SCHEMA}.guard_${old.storage}()`);
   if (schema === null) return;
   const segment = await makeSegment(wire, schema, progress.capture);
   await wire.query(progressSql(table, state, progress, segment.id));

@@ -13,7 +13,7 @@ export const OWN_TABLES = [
      claimed_at timestamptz NOT NULL)`,
   `CREATE TABLE IF NOT EXISTS ${OWN_SCHEMA}.segment (
      id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, table_name text NOT NULL, first_capture bigint NOT NULL,
-     last_capture bigint, schema text NOT NULL, types text NOT NULL)`,
+     last_capture bigint, schema text NOT NULL, types text NOT NULL, storage integer NOT NULL, home text, stored text NOT NULL)`,
   `CREATE TABLE IF NOT EXISTS ${OWN_SCHEMA}.progress (
      table_name text PRIMARY KEY, segment integer NOT NULL, state text NOT NULL, generation bigint NOT NULL,
      low text COLLATE "C" NOT NULL, high text COLLATE "C" NOT NULL, capture bigint NOT NULL) WITH (fillfactor = 50)`,

@@ -1,5 +1,6 @@
 import type { Catalog } from '../../capture/catalog.ts';
 import type { CaptureNumber, RowDifference } from '../../model/capture.ts';
+import type { ShapeChange } from '../../model/change.ts';
 import { type Finding, ForeshadowError } from '../../model/errors.ts';
 import type { Element, ElementState, Progress } from '../../model/progress.ts';
 import type { DataSetSchema, TableName, TableSchema } from '../../model/schema.ts';
@@ -12,6 +13,7 @@ import { Claim } from './claim.ts';
 import { noteForeign, readForeign, replaceStoredVersion, undoForeignRows } from './foreign.ts';
 import { Layout } from './layout.ts';
 import { runQuery } from './query.ts';
+import { reshapeSegment } from './reshape.ts';
 import { scriptRows } from './script.ts';
 import { liveLayout, prepareElements, readElements, retireSegment, segmentAt, segmentsOf, BEGIN_READING } from './segments.ts';
 import { checkShadow, MAJOR_VERSION } from './shadow-check.ts';
@@ -80,6 +82,10 @@ class PostgresShadow implements Shadow {
 
   apply(works: readonly ApplyWork[], signal: AbortSignal): Promise<ApplyReport> {
     return this.#writer.write((wire) => applyWorks(wire, works, this.#majorVersion, signal), signal);
+  }
+
+  reshape(table: TableName, change: ShapeChange, state: ElementState, progress: Progress): Promise<boolean> {
+    return this.#writer.write((wire) => reshapeSegment(wire, table, change, state, progress));
   }
 
   retire(table: TableName, schema: TableSchema | null, state: ElementState, progress: Progress): Promise<void> {

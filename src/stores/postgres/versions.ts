@@ -126,22 +126,24 @@ export async function* readDiff(
   const { segments, absent } = await segmentsOf(wire, table, [from, to]);
   const before = layoutOf(table, segments, absent, from);
   const after = layoutOf(table, segments, absent, to);
-  if (before.segment.schema.shape !== after.segment.schema.shape) {
+  const together = before.segment.storage === after.segment.storage;
+  if (!together && before.segment.schema.shape !== after.segment.schema.shape) {
     yield* oneSided(wire, before, from, signal, (row, key) => ({ key, before: row, after: null }));
     yield* oneSided(wire, after, to, signal, (row, key) => ({ key, before: null, after: row }));
     return;
   }
-  const same = before.segment.id === after.segment.id;
-  if (same) await wire.query('SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off');
-  const sql = same ? changedKeys(after, from, to) : wholeTables(before, after, from, to);
-  const width = after.columns.length;
+  if (together) await wire.query('SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off');
+  const sql = together ? changedKeys(before, after, from, to) : wholeTables(before, after, from, to);
+  const widths = [before.columns.length, after.columns.length] as const;
+  const leaveOld = await leavingOids(wire, before.segment.types.oids);
   const leave = await leavingOids(wire, after.segment.types.oids);
   for await (const rows of wire.select(sql, [], signal)) {
     yield rows.map((row) => {
       const cells = cellsOf(row);
-      const old = optionalRow(cells, 0, width, leave);
-      const now = optionalRow(cells, width + 1, width, leave);
-      return { key: keyTuple((now ?? old) as Tuple, after.segment.schema.key), before: old, after: now };
+      const old = optionalRow(cells, 0, widths[0], leaveOld);
+      const now = optionalRow(cells, widths[0] + 1, widths[1], leave);
+      const key = now === null ? keyTuple(old as Tuple, before.segment.schema.key) : keyTuple(now, after.segment.schema.key);
+      return { key, before: old, after: now };
     });
   }
 }
@@ -160,23 +162,27 @@ async function* oneSided(
 }
 
 /** Each key that changed in between has a version or a marker that ends in between; each is looked up at both ends. */
-function changedKeys(layout: Layout, from: CaptureNumber, to: CaptureNumber): string {
-  const keys = layout.key.join(', ');
-  const side = (at: CaptureNumber): string => `(SELECT true AS present, v.* FROM (${layout.asOf(at, layout.sameKey('r', 'k'))}) v)`;
-  return `SELECT b.present, ${layout.list('b')}, a.present, ${layout.list('a')}
-    FROM (SELECT DISTINCT ${keys} FROM ${layout.history} WHERE ${UNTIL} > ${from} AND ${UNTIL} <= ${to} ORDER BY ${keys} OFFSET 0) k
-    LEFT JOIN LATERAL ${side(from)} b ON true LEFT JOIN LATERAL ${side(to)} a ON true
-    WHERE ${differing(layout)}`;
+function changedKeys(before: Layout, after: Layout, from: CaptureNumber, to: CaptureNumber): string {
+  const keys = after.key.join(', ');
+  const side = (layout: Layout, at: CaptureNumber): string =>
+    `(SELECT true AS present, v.* FROM (${layout.asOf(at, layout.sameKey('r', 'k'))}) v)`;
+  return `SELECT b.present, ${before.list('b')}, a.present, ${after.list('a')}
+    FROM (SELECT DISTINCT ${keys} FROM ${after.history} WHERE ${UNTIL} > ${from} AND ${UNTIL} <= ${to} ORDER BY ${keys} OFFSET 0) k
+    LEFT JOIN LATERAL ${side(before, from)} b ON true LEFT JOIN LATERAL ${side(after, to)} a ON true
+    WHERE ${differing(before, after)}`;
 }
 
 /** Between two segments of one shape (a resync, a truncation) only the rows themselves tell. */
 function wholeTables(before: Layout, after: Layout, from: CaptureNumber, to: CaptureNumber): string {
+  const both = before.columns.map((name, index) => `v.${name} AS ${after.columns[index]}`).join(', ');
   return `SELECT b.present, ${after.list('b')}, a.present, ${after.list('a')}
-    FROM (SELECT true AS present, v.* FROM (${before.asOf(from)}) v) b
+    FROM (SELECT true AS present, ${both} FROM (${before.asOf(from)}) v) b
     FULL JOIN (SELECT true AS present, v.* FROM (${after.asOf(to)}) v) a ON ${after.sameKey('a', 'b')}
-    WHERE ${differing(after)}`;
+    WHERE ${differing(after, after)}`;
 }
 
-function differing(layout: Layout): string {
-  return `a.present IS DISTINCT FROM b.present OR (a.present AND ${layout.differs('a', 'b')})`;
+/** By the columns that both have: a column added or dropped in between is no difference of rows. */
+function differing(before: Layout, after: Layout): string {
+  const common = after.columns.filter((name) => before.columns.includes(name));
+  return `a.present IS DISTINCT FROM b.present OR (a.present AND ${after.differs('a', 'b', common)})`;
 }

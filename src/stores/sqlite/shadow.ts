@@ -87,6 +87,11 @@ class SqliteShadow implements Shadow {
     return report;
   }
 
+  /** A change of columns rebuilds the table on the primary, and moves its rows: another segment begins. */
+  async reshape(): Promise<boolean> {
+    return false;
+  }
+
   async retire(table: TableName, schema: TableSchema | null, state: ElementState, progress: Progress): Promise<void> {
     await this.#store.write((db) => {
       retireTable(db, table, schema, state, progress);
