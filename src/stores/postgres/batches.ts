@@ -100,14 +100,6 @@ export class Batches implements PgoutputVisitor {
     if (announced.changed !== null && announced.tracked !== null) this.event('schema-changed', announced.tracked.table, announced.changed);
   }
 
-  /** The changes of a relation cannot be represented: the table has a gap from here on. */
-  giveUp(relation: number, reason: string): void {
-    const target = this.#tables.get(relation);
-    if (target === undefined || target === null) return;
-    this.event('gap', target.table, reason);
-    this.#tables.set(relation, null);
-  }
-
   /** Something befell a table in the transaction being read, or just now. */
   event(kind: TableEvent['kind'], table: TableName, reason: string): void {
     if (!this.#skipping) this.#events.push({ kind, table, at: this.#transaction?.at ?? this.#through, reason });

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { type Selection, selects } from '../../model/selection.ts';
 import { OWN_PREFIX, type TableName, type TableSchema } from '../../model/schema.ts';
+import { mirroredType, readTypeFlaws } from './carried-types.ts';
 import { identifier } from './connection.ts';
 import type { Wire } from './wire.ts';
 
@@ -29,12 +30,15 @@ export interface CatalogTable {
 
 export interface CatalogColumn {
   readonly name: string;
+  /** What it is mirrored with: `mirroredType`. */
   readonly type: string;
   readonly typeOid: number;
   readonly modifier: number;
   readonly notNull: boolean;
-  /** Whether its values have a binary form. */
-  readonly sendable: boolean;
+  /** Whether its values travel as text, having no binary form. */
+  readonly asText: boolean;
+  /** Why its values cannot be carried to another server. */
+  readonly flaw: string | null;
   /** Whether values order alike on any server. */
   readonly orderShared: boolean;
 }
@@ -51,21 +55,6 @@ export async function ask<Row>(wire: Wire, sql: string, signal?: AbortSignal): P
  */
 const ORDERED_TYPES = ['bool', 'int2', 'int4', 'int8', 'oid', 'uuid', 'date', 'time', 'timestamp', 'timestamptz', 'bytea', 'numeric'];
 
-const UNSENDABLE = `
-  WITH RECURSIVE reach(root, typ) AS (
-    SELECT DISTINCT atttypid, atttypid FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
-    WHERE c.relkind IN ('r', 'p') AND attnum > 0 AND NOT attisdropped AND atttypid >= 16384 OR atttypid = 1033 OR atttypid = 1034
-    UNION
-    SELECT r.root, part.typ FROM reach r CROSS JOIN LATERAL (
-      SELECT typbasetype FROM pg_type WHERE oid = r.typ AND typbasetype <> 0
-      UNION ALL SELECT typelem FROM pg_type WHERE oid = r.typ AND typelem <> 0 AND typlen = -1
-      UNION ALL SELECT rngsubtype FROM pg_range WHERE rngtypid = r.typ OR rngmultitypid = r.typ
-      UNION ALL SELECT a.atttypid FROM pg_type t JOIN pg_attribute a ON a.attrelid = t.typrelid
-        WHERE t.oid = r.typ AND t.typtype = 'c' AND a.attnum > 0 AND NOT a.attisdropped
-    ) part(typ)
-  )
-  SELECT DISTINCT root FROM reach JOIN pg_type t ON t.oid = reach.typ WHERE t.typsend = 0`;
-
 /** Tables and partitioned tables that are not partitions themselves. */
 const TABLES = `
   SELECT c.oid::int8 AS oid, n.nspname AS schema, c.relname AS name, c.relkind = 'p' AS partitioned, c.relpersistence AS persistence,
@@ -73,8 +62,8 @@ const TABLES = `
     has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE') AS readable,
     row_security_active(c.oid) AS veiled,
     (SELECT coalesce(json_agg(json_build_object(
-        'name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), 'typeOid', a.atttypid::int8, 'modifier', a.atttypmod,
-        'notNull', a.attnotnull, 'sendable', t.typsend <> 0,
+        'name', a.attname, 'type', ${mirroredType('a.atttypid', 'a.atttypmod')}, 'typeOid', a.atttypid::int8, 'modifier', a.atttypmod,
+        'notNull', a.attnotnull, 'asText', t.typsend = 0,
         'orderShared', t.typname = ANY ('{${ORDERED_TYPES.join(',')}}') AND t.typnamespace = 'pg_catalog'::regnamespace
           OR t.typname IN ('text', 'varchar') AND l.collname IN ('C', 'POSIX')) ORDER BY a.attnum), '[]')
       FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_collation l ON l.oid = a.attcollation
@@ -94,13 +83,12 @@ const TABLES = `
 
 /** The tables a selection names, in the order of their names. `only` asks for one of them. */
 export async function readTables(wire: Wire, selection: Selection, signal?: AbortSignal, only?: TableName): Promise<CatalogTable[]> {
-  const [found, unsendable] = await Promise.all([ask<Omit<CatalogTable, 'table'>>(wire, TABLES, signal), wire.query(UNSENDABLE, signal)]);
-  const without = new Set(unsendable[0]?.rows.map(([oid]) => Number(oid)));
+  const [found, flaws] = await Promise.all([ask<Omit<CatalogTable, 'table'>>(wire, TABLES, signal), readTypeFlaws(wire, signal)]);
   return found
     .map((each) => ({
       ...each,
       table: tableName(each.schema, each.name),
-      columns: each.columns.map((column) => ({ ...column, sendable: column.sendable && !without.has(column.typeOid) })),
+      columns: each.columns.map((column) => ({ ...column, flaw: flaws.get(column.typeOid) ?? null })),
     }))
     .filter(({ table }) => (only === undefined ? selects(selection, table) : table === only))
     .toSorted((a, b) => (a.table < b.table ? -1 : 1));
@@ -124,13 +112,20 @@ export function obstacle(table: CatalogTable): { code: string; message: string; 
     const remedy = `Run ALTER TABLE ${name} SET LOGGED (it rewrites the table), or exclude it.`;
     return { code: 'TABLE_UNLOGGED', message: 'it is unlogged: its changes are in no log', remedy };
   }
-  const unsendable = table.columns.filter((column) => !column.sendable);
-  if (unsendable.length > 0) {
-    const message = `the type of ${unsendable.map(({ name: column, type }) => `${column} (${type})`).join(', ')} has no binary form`;
-    return { code: 'TYPE_UNSUPPORTED', message, remedy: 'Change the type of the column, or exclude the table.' };
+  const flawed = table.columns.filter(({ flaw }) => flaw !== null);
+  if (flawed.length > 0) {
+    const message = `the type of ${flawed.map(({ name: column, type, flaw }) => `${column} (${type}) cannot be carried: ${flaw}`).join('; that of ')}`;
+    const remedy =
+      'Change the type of the column (text holds the name of an object, and any value as it is written), or exclude the table.';
+    return { code: 'TYPE_UNSUPPORTED', message, remedy };
   }
   if (table.key === null || table.key.some((column) => !table.columns.some(({ name: each }) => each === column))) {
     return { code: 'TABLE_UNIDENTIFIED', message: identityProblem(table), remedy: identityRemedy(table, name) };
+  }
+  const unordered = table.columns.find(({ name: column, asText }) => asText && table.key?.includes(column));
+  if (unordered !== undefined) {
+    const message = `its key has ${unordered.name}, whose type has no binary form`;
+    return { code: 'TYPE_UNSUPPORTED', message, remedy: identityRemedy(table, name) };
   }
   const [partition] = table.unidentifiedPartitions;
   if (partition !== undefined) {

@@ -38,16 +38,6 @@ export interface PgoutputVisitor {
   truncate(relations: readonly number[]): void;
 }
 
-/** A value came as text because its type cannot be sent in binary. */
-export class TextValueError extends Error {
-  readonly relation: number;
-
-  constructor(relation: number) {
-    super('a value came as text: its type has no binary form');
-    this.relation = relation;
-  }
-}
-
 /** Microseconds between 1970-01-01 and PostgreSQL's own epoch, 2000-01-01. */
 export const EPOCH_MICROS = 946_684_800_000_000n;
 
@@ -81,7 +71,7 @@ export class PgoutputReader {
       case 'I': {
         const relation = this.#relation(data);
         this.#at++; // N
-        this.#visitor.insert(relation, this.#tuple(data, relation, 0, false));
+        this.#visitor.insert(relation, this.#tuple(data, 0, false));
         return;
       }
       case 'U':
@@ -89,7 +79,7 @@ export class PgoutputReader {
         return;
       case 'D': {
         const relation = this.#relation(data);
-        this.#visitor.delete(relation, this.#old(data, relation));
+        this.#visitor.delete(relation, this.#old(data));
         return;
       }
       case 'T':
@@ -108,9 +98,9 @@ export class PgoutputReader {
     const relation = this.#relation(data);
     const marker = data[this.#at];
     let old: { row: Tuple; full: boolean } | null = null;
-    if (marker === 0x4b || marker === 0x4f) old = this.#old(data, relation);
+    if (marker === 0x4b || marker === 0x4f) old = this.#old(data);
     this.#at++; // N
-    this.#visitor.update(relation, old, this.#tuple(data, relation, 0, false));
+    this.#visitor.update(relation, old, this.#tuple(data, 0, false));
   }
 
   #relation(data: Buffer): number {
@@ -120,13 +110,13 @@ export class PgoutputReader {
   }
 
   /** K: the key's columns, the others null. O: the whole row. */
-  #old(data: Buffer, relation: number): { row: Tuple; full: boolean } {
+  #old(data: Buffer): { row: Tuple; full: boolean } {
     const full = data[this.#at++] === 0x4f;
-    return { row: this.#tuple(data, relation, 1, !full), full };
+    return { row: this.#tuple(data, 1, !full), full };
   }
 
   /** Repacks a tuple into ours. In a key tuple a null stands for a column that was not sent: a key has no nulls. */
-  #tuple(data: Buffer, relation: number, slot: 0 | 1, keyOnly: boolean): Tuple {
+  #tuple(data: Buffer, slot: 0 | 1, keyOnly: boolean): Tuple {
     const columns = data.readInt16BE(this.#at);
     let row = this.#rows[slot] as Buffer;
     // Their kind byte goes, but a null takes four bytes instead of one.
@@ -139,14 +129,15 @@ export class PgoutputReader {
     let to = row.writeInt16BE(columns, 0);
     for (let column = 0; column < columns; column++) {
       const kind = data[from++];
-      if (kind === 0x62) {
+      // b, or t where the type has no binary form: then the text is what is mirrored.
+      if (kind === 0x62 || kind === 0x74) {
         const bytes = 4 + data.readInt32BE(from);
         data.copy(row, to, from, from + bytes);
         from += bytes;
         to += bytes;
       } else if (kind === 0x6e) to = row.writeInt32BE(keyOnly ? ABSENT : NULL, to);
       else if (kind === 0x75) to = row.writeInt32BE(ABSENT, to);
-      else throw new TextValueError(relation);
+      else throw new Error(`pgoutput sent a value of unknown kind ${kind}`);
     }
     this.#at = from;
     return row.subarray(0, to) as Tuple;

@@ -7,6 +7,7 @@ import type { Selection } from '../../model/selection.ts';
 import type { ValueCodec } from '../../model/values.ts';
 import type { Primary, PrimarySnapshot } from '../../tracking/primary.ts';
 import { type Announced, boundary } from './batches.ts';
+import { mirroredType } from './carried-types.ts';
 import { checkPrimary } from './check.ts';
 import { identifier, literal } from './connection.ts';
 import { ask, type CatalogTable, isTrackable, readTables, schemaOf, shapeOf } from './describe.ts';
@@ -323,7 +324,11 @@ class PostgresPrimary implements Primary {
 
   async #typesOf(wire: Wire, relation: RelationMessage, signal: AbortSignal): Promise<{ name: string; type: string }[]> {
     const list = relation.columns.map(({ type, modifier }, index) => `(${index}, ${type}::oid, ${modifier})`).join(', ');
-    const types = await ask<{ type: string }>(wire, `SELECT format_type(t, m) AS type FROM (VALUES ${list}) v(i, t, m) ORDER BY i`, signal);
+    const types = await ask<{ type: string }>(
+      wire,
+      `SELECT ${mirroredType('t', 'm')} AS type FROM (VALUES ${list}) v(i, t, m) ORDER BY i`,
+      signal,
+    );
     return relation.columns.map(({ name }, index) => ({ name, type: types[index]?.type ?? '' }));
   }
 

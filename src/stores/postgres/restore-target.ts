@@ -83,11 +83,16 @@ class PostgresRestoreTarget implements RestoreTarget {
         written.map((index) => table.columns[index]?.type ?? ''),
       );
       const source = rowsWritten(rows, written.length === table.columns.length ? null : written, oids);
-      return await wire.copyIn(
-        `COPY ${qualified(table.table)} (${columns.join(', ')}) FROM STDIN (FORMAT binary)`,
-        copyChunks(source),
-        signal,
-      );
+      const textual = await columnsWithoutBinary(wire, table.table, signal);
+      if (textual.size === 0) return await copyRows(wire, qualified(table.table), columns, source, signal);
+      // Their text is staged as such, then read by the types' own input functions.
+      const mirrored = written.map((index, at) => `${columns[at]} ${table.columns[index]?.type ?? ''}`);
+      await wire.query(`CREATE TEMP TABLE ${STAGED} (${mirrored.join(', ')}) ON COMMIT DROP`, signal);
+      const rowsIn = await copyRows(wire, STAGED, columns, source, signal);
+      const values = columns.map((name) => (textual.has(name) ? `${name}::${textual.get(name)}` : name));
+      const into = `INSERT INTO ${qualified(table.table)} (${columns.join(', ')}) OVERRIDING SYSTEM VALUE`;
+      await wire.query(`${into} SELECT ${values.join(', ')} FROM ${STAGED}; DROP TABLE ${STAGED}`, signal);
+      return rowsIn;
     } catch (error) {
       throw this.#failure(wire, error, signal);
     }
@@ -220,6 +225,28 @@ async function those(wire: Wire, tables: readonly TableName[], signal: AbortSign
     signal,
   );
   return (found?.rows ?? []).map((row) => row[0] as string);
+}
+
+const STAGED = 'pg_temp._foreshadow_rows';
+
+function copyRows(
+  wire: Wire,
+  table: string,
+  columns: readonly string[],
+  rows: AsyncIterable<readonly Tuple[]>,
+  signal: AbortSignal,
+): Promise<number> {
+  return wire.copyIn(`COPY ${table} (${columns.join(', ')}) FROM STDIN (FORMAT binary)`, copyChunks(rows), signal);
+}
+
+/** Quoted names of the columns whose types have no binary form, with these types. */
+async function columnsWithoutBinary(wire: Wire, table: TableName, signal: AbortSignal): Promise<ReadonlyMap<string, string>> {
+  const [found] = await wire.query(
+    `SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+     WHERE a.attrelid = ${literal(qualified(table))}::regclass AND a.attnum > 0 AND NOT a.attisdropped AND t.typsend = 0`,
+    signal,
+  );
+  return new Map((found?.rows ?? []).map(([name, type]) => [identifier(name as string), type as string]));
 }
 
 async function* rowsWritten(

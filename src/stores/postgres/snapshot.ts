@@ -185,8 +185,9 @@ async function readKeyFacts(wire: Wire, table: TableSchema, signal: AbortSignal)
   return { from: `${only}${qualifiedName({ schema, name })} AS source`, keys: keys as KeyFacts['keys'] };
 }
 
+/** What is mirrored as text may have another type here: see `mirroredType`. */
 function columnList(table: TableSchema): string {
-  return table.columns.map(({ name }) => `source.${identifier(name)}`).join(', ');
+  return table.columns.map(({ name, type }) => `source.${identifier(name)}${type === 'text' ? '::text' : ''}`).join(', ');
 }
 
 /** Keys above the parameters. Comparing rows lets the index find the place; it needs operators of one schema. */

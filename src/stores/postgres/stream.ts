@@ -1,10 +1,9 @@
 import type { TrackedBatch } from '../../model/change.ts';
-import { messageOf } from '../../model/errors.ts';
 import { commitEndOf, type Position } from '../../model/position.ts';
 import { Pulse } from '../../model/pulse.ts';
 import { type Announced, Batches, type BatchParts } from './batches.ts';
 import { literal } from './connection.ts';
-import { EPOCH_MICROS, type RelationMessage, TextValueError } from './pgoutput.ts';
+import { EPOCH_MICROS, type RelationMessage } from './pgoutput.ts';
 import type { CopyBoth, Wire } from './wire.ts';
 
 export interface StreamParts extends BatchParts {
@@ -125,13 +124,8 @@ export class ReplicationStream {
   }
 
   async #data(data: Buffer): Promise<void> {
-    try {
-      const relation = this.#batches.read(data);
-      if (relation !== null) this.#batches.settle(relation, await this.#parts.announce(relation));
-    } catch (error) {
-      if (!(error instanceof TextValueError)) throw error;
-      this.#batches.giveUp(error.relation, messageOf(error));
-    }
+    const relation = this.#batches.read(data);
+    if (relation !== null) this.#batches.settle(relation, await this.#parts.announce(relation));
   }
 
   #keepalive(payload: Buffer): void {

@@ -1,0 +1,55 @@
+import type { Wire } from './wire.ts';
+
+/**
+ * Which types can be carried to another server, and as what. Values travel in the binary form of their type, which the stream, a
+ * snapshot and COPY have in common. A type without one (aclitem, seg) travels as text, and is mirrored as a column of type text: the
+ * stream sends it so of its own accord.
+ */
+
+/** SQL: the type a column is mirrored with, as DDL writes it. */
+export const mirroredType = (type: string, modifier: string): string =>
+  `CASE WHEN (SELECT typsend = 0 FROM pg_type WHERE oid = ${type}) THEN 'text' ELSE format_type(${type}, ${modifier}) END`;
+
+/** What only the server itself can write: the input functions of these refuse every value. */
+const SERVERS_OWN = [
+  'pg_node_tree',
+  'pg_ndistinct',
+  'pg_dependencies',
+  'pg_mcv_list',
+  'pg_brin_bloom_summary',
+  'pg_brin_minmax_multi_summary',
+];
+
+/** Every type that a column of a user's table has, and what it is made of. */
+const FLAWS = `
+  WITH RECURSIVE reach(root, typ) AS (
+    SELECT DISTINCT atttypid, atttypid FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+    WHERE c.relkind IN ('r', 'p') AND c.oid >= 16384 AND attnum > 0 AND NOT attisdropped
+    UNION
+    SELECT r.root, part.typ FROM reach r CROSS JOIN LATERAL (
+      SELECT typbasetype FROM pg_type WHERE oid = r.typ AND typbasetype <> 0
+      UNION ALL SELECT typelem FROM pg_type WHERE oid = r.typ AND typelem <> 0 AND typlen = -1
+      UNION ALL SELECT rngsubtype FROM pg_range WHERE rngtypid = r.typ OR rngmultitypid = r.typ
+      UNION ALL SELECT a.atttypid FROM pg_type t JOIN pg_attribute a ON a.attrelid = t.typrelid
+        WHERE t.oid = r.typ AND t.typtype = 'c' AND a.attnum > 0 AND NOT a.attisdropped
+    ) part(typ)
+  )
+  SELECT r.root, min(flaw) FROM reach r JOIN pg_type t ON t.oid = r.typ JOIN pg_type whole ON whole.oid = r.root
+    LEFT JOIN pg_class row ON row.oid = t.typrelid
+  CROSS JOIN LATERAL (SELECT CASE
+    WHEN t.typnamespace = 'pg_catalog'::regnamespace AND t.typname ~ '^reg' AND t.typtype = 'b' AND t.typelem = 0
+      THEN 'a ' || t.typname || ' is the number of an object of this server, which means another or none elsewhere'
+    WHEN t.typnamespace = 'pg_catalog'::regnamespace AND t.typname IN ('${SERVERS_OWN.join("', '")}')
+      THEN 'values of ' || t.typname || ' are written by the server alone'
+    WHEN t.typtype = 'c' AND row.relkind <> 'c'
+      THEN 'it is made of the rows of ' || t.oid::regtype || ', which has another shape in a mirror'
+    WHEN t.typsend = 0 AND whole.typsend <> 0
+      THEN 'it is made of ' || t.oid::regtype || ', which has no binary form: the change stream would break off at its values'
+    END) f(flaw)
+  WHERE flaw IS NOT NULL GROUP BY r.root`;
+
+/** By the type's OID: why its values cannot be carried. */
+export async function readTypeFlaws(wire: Wire, signal?: AbortSignal): Promise<ReadonlyMap<number, string>> {
+  const [found] = await wire.query(FLAWS, signal);
+  return new Map((found?.rows ?? []).map(([oid, flaw]) => [Number(oid), flaw as string]));
+}
