@@ -202,6 +202,14 @@ function describeReading({ begin, append, all, journal }: Means): void {
     expect(await all()).toEqual(['11:1', '12:2']);
   });
 
+  test('an event keeps the change of shape that it tells of', async () => {
+    const to = { table: ORDERS, columns: [], key: [0], keyOrderShared: true, shape: 'next', create: [], finish: [] };
+    const change = { from: 'before', to, after: at(10), kept: true, initial: ["it's", null] };
+    const event = { ...eventAt(11), change };
+    await append(batchOf(10, [], { through: at(15), events: [event] }));
+    expect(await journal().events(ORDERS, at(10), at(99))).toEqual([event]);
+  });
+
   test('events of a table, oldest first, within bounds', async () => {
     await begin();
     await append(batchOf(10, [], { through: at(15), events: [eventAt(11), eventAt(12, STOCK), eventAt(15)] }));

@@ -51,7 +51,7 @@ const SCHEMA = `
   CREATE INDEX frames_of_table ON frames (tbl, last);
   CREATE INDEX frames_of_transaction ON frames (highest_transaction, lowest_transaction);
   CREATE TABLE events (
-    id INTEGER PRIMARY KEY, tbl INTEGER NOT NULL, at TEXT NOT NULL, kind TEXT NOT NULL, reason TEXT NOT NULL
+    id INTEGER PRIMARY KEY, tbl INTEGER NOT NULL, at TEXT NOT NULL, kind TEXT NOT NULL, reason TEXT NOT NULL, change TEXT
   ) STRICT;
   CREATE INDEX events_of_table ON events (tbl, at);
   PRAGMA application_id = ${APPLICATION};

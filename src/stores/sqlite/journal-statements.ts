@@ -30,6 +30,8 @@ export interface EventRow {
   readonly kind: TableEvent['kind'];
   readonly at: string;
   readonly reason: string;
+  /** A `ShapeChange` as JSON. */
+  readonly change: string | null;
 }
 
 export interface PruneRow {
@@ -50,7 +52,7 @@ export function prepareStatements(db: DatabaseSync) {
     setFloor: sql('UPDATE tables SET floor = ? WHERE number = ?'),
     resetFloors: sql('UPDATE tables SET floor = ?'),
     insertFrame: sql('INSERT INTO frames VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)'),
-    insertEvent: sql('INSERT INTO events VALUES (?, ?, ?, ?, ?)'),
+    insertEvent: sql('INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)'),
     // A frame that goes on with the transaction the last one ended in has the same `last` and a higher id.
     read: sql(`
       SELECT id, first, last, changes, crc, bytes FROM frames INDEXED BY frames_of_table
@@ -60,7 +62,7 @@ export function prepareStatements(db: DatabaseSync) {
     framesWith: sql(`
       SELECT id FROM frames INDEXED BY frames_of_transaction
       WHERE highest_transaction >= ?1 AND lowest_transaction <= ?1 AND first <= ?2 AND id BETWEEN ?3 AND ?4`),
-    events: sql('SELECT kind, at, reason FROM events WHERE tbl = ? AND at > ? AND at <= ? AND id BETWEEN ? AND ? ORDER BY at, id'),
+    events: sql('SELECT kind, at, reason, change FROM events WHERE tbl = ? AND at > ? AND at <= ? AND id BETWEEN ? AND ? ORDER BY at, id'),
     lastChange: sql('SELECT last FROM frames WHERE tbl = ? AND id BETWEEN ? AND ? ORDER BY last DESC LIMIT 1'),
     pruneTop: sql(`
       SELECT max(id) AS id, max(last) AS last FROM (

@@ -5,7 +5,7 @@ import { crc32 } from 'node:zlib';
 import { transactionsOf } from '../../journal/frame.ts';
 import type { Bookmark, Journal } from '../../journal/journal.ts';
 import { placeOf, prunedAway } from '../../journal/order.ts';
-import type { ChangeBlock, TableEvent, TrackedBatch, TransactionId } from '../../model/change.ts';
+import type { ChangeBlock, ShapeChange, TableEvent, TrackedBatch, TransactionId } from '../../model/change.ts';
 import { ForeshadowError } from '../../model/errors.ts';
 import { ORIGIN, type Position, maxPosition, minPosition, parsePosition } from '../../model/position.ts';
 import type { TableName } from '../../model/schema.ts';
@@ -120,7 +120,8 @@ class SqliteJournal implements Journal {
     this.#write(() => {
       for (const block of batch.blocks) this.#insertFrame(id++, this.#intern(block.table, interned), block);
       for (const event of batch.events) {
-        this.#sql.insertEvent.run(id++, this.#intern(event.table, interned).number, event.at, event.kind, event.reason);
+        const change = event.change === undefined ? null : JSON.stringify(event.change);
+        this.#sql.insertEvent.run(id++, this.#intern(event.table, interned).number, event.at, event.kind, event.reason, change);
       }
       if (batch.complete) this.#saveState(state);
     });
@@ -168,7 +169,13 @@ class SqliteJournal implements Journal {
     const known = this.#tables.get(table);
     if (known === undefined) return [];
     const rows = this.#reading(() => this.#sql.events.all(known.number, after, upTo, this.#state.firstId, this.#state.lastId));
-    return (rows as unknown as EventRow[]).map(({ kind, at, reason }) => ({ kind, table, at: parsePosition(at), reason }));
+    return (rows as unknown as EventRow[]).map(({ kind, at, reason, change }) => ({
+      kind,
+      table,
+      at: parsePosition(at),
+      reason,
+      ...(change === null ? {} : { change: JSON.parse(change) as ShapeChange }),
+    }));
   }
 
   async lastChange(table: TableName): Promise<Position | null> {
