@@ -203,6 +203,7 @@ function describeReading({ begin, append, all, journal }: Means): void {
   });
 
   test('an event keeps the change of shape that it tells of', async () => {
+    await begin();
     const to = { table: ORDERS, columns: [], key: [0], keyOrderShared: true, shape: 'next', create: [], finish: [] };
     const change = { from: 'before', to, after: at(10), kept: true, initial: ["it's", null] };
     const event = { ...eventAt(11), change };
