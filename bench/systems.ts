@@ -13,16 +13,18 @@ export interface SystemPlaces {
   readonly shadow: string;
   readonly tables: readonly string[];
   readonly validate?: 'none' | 'changed' | 'full';
+  /** When captures are taken by themselves: a cron pattern. */
+  readonly schedule?: string;
 }
 
 /** The config as a user would write it, as text. */
-export function configText({ primary, shadow, tables, validate }: SystemPlaces): string {
+export function configText({ primary, shadow, tables, validate, schedule }: SystemPlaces): string {
   return [
     'dataSet: bench',
     `primary: ${JSON.stringify(primary)}`,
     `shadow: ${JSON.stringify(shadow)}`,
     `tables: ${JSON.stringify(tables)}`,
-    `captures: { validate: ${validate ?? 'changed'} }`,
+    `captures: { validate: ${validate ?? 'changed'}${schedule === undefined ? '' : `, schedule: ${JSON.stringify(schedule)}`} }`,
     '',
   ].join('\n');
 }

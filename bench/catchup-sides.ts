@@ -1,0 +1,211 @@
+import { type ChildProcess, fork } from 'node:child_process';
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Client } from 'pg';
+import {
+  type Bed,
+  cloneDatabase,
+  cloneOurs,
+  connectionString,
+  DATABASE,
+  digests,
+  dropSlot,
+  HOLD,
+  lsnOf,
+  NATIVE_BARE_BASE,
+  NATIVE_BASE,
+  NATIVE_PUBLICATION,
+  OUR_SLOT,
+  waitUntil,
+} from './catchup-bed.ts';
+import type { DrainProgress, SideRequest } from './catchup-process.ts';
+import { ask } from './postgres-servers.ts';
+import { FOREVER, openBenchSystem } from './systems.ts';
+
+export const SIDES = ['native', 'native2', 'native-bare', 'ours', 'ours-captures', 'drain'] as const;
+export type SideName = (typeof SIDES)[number];
+
+/** A side with everything made that is not timed: clones, a slot of its own, a process. */
+export interface Side extends AsyncDisposable {
+  /** The process beside the servers, if there is one. */
+  readonly processId: number | null;
+  start(): Promise<void>;
+  /** The position of the log up to which everything is in. */
+  reached(): Promise<bigint>;
+  /** Ends it; what it made stays to be looked at. */
+  stop(): Promise<void>;
+  /** What it has now, and what its copy of before the load has now: a digest for each table; null where it keeps none. */
+  live(): Promise<readonly string[] | null>;
+  before(): Promise<readonly string[] | null>;
+  /** Captures cut during the run. */
+  captures(): Promise<number>;
+}
+
+export function prepareSide(name: SideName, bed: Bed): Promise<Side> {
+  switch (name) {
+    case 'native':
+    case 'native2':
+      return prepareNative(bed, NATIVE_BASE);
+    case 'native-bare':
+      return prepareNative(bed, NATIVE_BARE_BASE);
+    case 'ours':
+      return prepareOurs(bed);
+    case 'ours-captures':
+      return prepareOurs(bed, '*/2 * * * * *');
+    case 'drain':
+      return prepareDrain(bed);
+  }
+}
+
+const RUN = 'bench_run';
+
+async function prepareNative(bed: Bed, base: string): Promise<Side> {
+  const { primary, shadow, workload } = bed;
+  await cloneDatabase(shadow, base, RUN);
+  await primary.run(`SELECT pg_copy_logical_replication_slot('${HOLD}', '${RUN}')`, DATABASE);
+  const parallel = Number(await shadow.run('SHOW server_version_num')) >= 160_000 ? ', streaming = parallel' : ', streaming = on';
+  await shadow.run(
+    `CREATE SUBSCRIPTION ${RUN} CONNECTION '${connectionString(primary)}' PUBLICATION ${NATIVE_PUBLICATION}
+     WITH (create_slot = false, slot_name = '${RUN}', copy_data = false, enabled = false, binary = true${parallel})`,
+    RUN,
+  );
+  const poll = await openClient(shadow.url(RUN));
+  const origin = await ask(poll, `SELECT 'pg_' || oid FROM pg_subscription WHERE subname = '${RUN}'`);
+  return {
+    processId: null,
+    start: async () => void (await poll.query(`ALTER SUBSCRIPTION ${RUN} ENABLE`)),
+    reached: async () =>
+      lsnOf((await ask(poll, `SELECT remote_lsn FROM pg_replication_origin_status WHERE external_id = '${origin}'`)) || '0/0'),
+    stop: async () => {
+      await poll.query(`ALTER SUBSCRIPTION ${RUN} DISABLE`);
+      await waitUntil('the apply worker to end', async () => (await ask(poll, WORKERS)) === '0');
+    },
+    live: () => digests(shadow, RUN, workload.tables, primary),
+    before: () => Promise.resolve(null),
+    captures: () => Promise.resolve(0),
+    [Symbol.asyncDispose]: async () => {
+      await poll.query(`DROP SUBSCRIPTION ${RUN}`);
+      await poll.end();
+      await shadow.run(`DROP DATABASE ${RUN} WITH (FORCE)`);
+    },
+  };
+}
+
+const WORKERS = `SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'logical replication %worker' AND datname = current_database()`;
+
+async function prepareOurs(bed: Bed, schedule?: string): Promise<Side> {
+  const { primary, shadow, workload } = bed;
+  const directory = await cloneOurs(bed, RUN);
+  const places = { directory, primary: primary.url(DATABASE), shadow: shadow.url(RUN), tables: ['public.*'] };
+  const child = await forkSide({ kind: 'foreshadow', places: schedule === undefined ? places : { ...places, schedule } });
+  const poll = await openClient(shadow.url(RUN));
+  return {
+    processId: child.process.pid as number,
+    start: () => Promise.resolve(void child.process.send('go')),
+    reached: async () => {
+      child.check();
+      const halted = await ask(
+        poll,
+        `SELECT string_agg(table_name || ': ' || state, '; ') FROM _foreshadow.progress WHERE state LIKE '%halted%'`,
+      );
+      if (halted !== '') throw new Error(`tables were halted: ${halted}`);
+      // Of a table that is being copied again, what was reached says nothing.
+      const low = await ask(
+        poll,
+        `SELECT min(low) FROM _foreshadow.progress WHERE NOT EXISTS (SELECT FROM _foreshadow.progress WHERE state LIKE '%copying%')`,
+      );
+      return low === '' ? 0n : BigInt(`0x${low.slice(0, 16)}`);
+    },
+    stop: () => child.stop(),
+    live: () => digests(shadow, RUN, workload.tables, primary),
+    before: () => capturedDigests(bed, places),
+    captures: async () =>
+      Number(await shadow.run(`SELECT count(*) - 2 FROM _foreshadow.capture WHERE record ~ '"state":"(cut|validating|sealed)"'`, RUN)),
+    [Symbol.asyncDispose]: async () => {
+      await child.stop();
+      await poll.end();
+      await shadow.run(`DROP DATABASE ${RUN} WITH (FORCE)`);
+      await dropSlot(primary, OUR_SLOT);
+      await rm(directory, { recursive: true, force: true });
+    },
+  };
+}
+
+/** Capture 1 as the product shows it, after a load that has changed what it held. */
+async function capturedDigests(
+  { base, workload }: Bed,
+  places: { directory: string; primary: string; shadow: string; tables: string[] },
+): Promise<string[]> {
+  await using system = await openBenchSystem(places);
+  const found: string[] = [];
+  for (const table of workload.tables) {
+    const sql = `SELECT count(*) || ' rows, ' || coalesce(sum(hashtextextended(r::text, 0)::numeric), 0) FROM ${table} r`;
+    const slices = system.query(1, sql, FOREVER);
+    for await (const { rows } of slices) for (const row of rows) found.push(String(row[0]));
+  }
+  if (found.length !== base.length) throw new Error('a capture answered with another number of rows than was asked for');
+  return found;
+}
+
+async function prepareDrain({ primary }: Bed): Promise<Side> {
+  await primary.run(`SELECT pg_copy_logical_replication_slot('${HOLD}', '${RUN}')`, DATABASE);
+  const child = await forkSide({ kind: 'drain', url: primary.url(DATABASE), slot: RUN, publication: NATIVE_PUBLICATION });
+  let reached = 0n;
+  child.process.on('message', (message: DrainProgress) => {
+    reached = BigInt(message.reached);
+  });
+  return {
+    processId: child.process.pid as number,
+    start: () => Promise.resolve(void child.process.send('go')),
+    reached: () => {
+      child.check();
+      return Promise.resolve(reached);
+    },
+    stop: () => child.stop(),
+    live: () => Promise.resolve(null),
+    before: () => Promise.resolve(null),
+    captures: () => Promise.resolve(0),
+    [Symbol.asyncDispose]: async () => {
+      await child.stop();
+      await dropSlot(primary, RUN);
+    },
+  };
+}
+
+interface SideProcess {
+  readonly process: ChildProcess;
+  /** Throws where it ended by itself. */
+  check(): void;
+  stop(): Promise<void>;
+}
+
+async function forkSide(request: SideRequest): Promise<SideProcess> {
+  const child = fork(join(import.meta.dirname, 'catchup-process.ts'), [JSON.stringify(request)]);
+  let stopping = false;
+  const ended = new Promise<void>((resolve) => {
+    child.once('exit', () => resolve());
+  });
+  await new Promise<void>((resolve, reject) => {
+    child.once('message', () => resolve());
+    child.once('exit', (code) => reject(new Error(`the process of ${request.kind} ended with ${code}`)));
+  });
+  return {
+    process: child,
+    check: () => {
+      if (!stopping && child.exitCode !== null) throw new Error(`the process of ${request.kind} ended by itself with ${child.exitCode}`);
+    },
+    stop: async () => {
+      if (!stopping && child.connected) child.send('stop');
+      stopping = true;
+      const late = setTimeout(() => child.kill('SIGKILL'), 60_000);
+      await ended;
+      clearTimeout(late);
+    },
+  };
+}
+
+async function openClient(url: string): Promise<Client> {
+  const client = new Client({ connectionString: url, application_name: 'bench' });
+  await client.connect();
+  return client;
+}
