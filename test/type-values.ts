@@ -177,7 +177,7 @@ export function ranges(pair: fc.Arbitrary<readonly [string, string]>): TextValue
   );
 }
 export const several = (range: TextValues): TextValues => array(range, { maxLength: 4 }).map((list) => `{${list.join(',')}}`);
-export const ascending = <Value>(
+const ascending = <Value>(
   value: fc.Arbitrary<Value>,
   compare: (a: Value, b: Value) => number,
   text: (value: Value) => string,
