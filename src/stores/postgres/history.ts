@@ -1,6 +1,6 @@
 import type { TransactionRef } from '../../model/change.ts';
 import { parsePosition, type Position } from '../../model/position.ts';
-import type { ServerState } from './installation.ts';
+import type { ServerState, SlotState } from './installation.ts';
 import { parseLsn } from './stream.ts';
 
 /** What goes with every batch into the journal, as JSON. */
@@ -49,9 +49,15 @@ export function witnessOf(ref: TransactionRef): Witness {
 
 /**
  * Why tracking cannot go on from a bookmark; null if slot, mark and log give no reason. `branchedAt` is where the server's present
- * timeline left the bookmark's, null if it never was on it.
+ * timeline left the bookmark's, null if it never was on it; `remade` why we have made the slot anew, if we have.
  */
-export function gapReason(evidence: Evidence | null, fromLsn: bigint, state: ServerState, branchedAt: bigint | null): string | null {
+export function gapReason(
+  evidence: Evidence | null,
+  fromLsn: bigint,
+  state: ServerState,
+  branchedAt: bigint | null,
+  remade: string | null,
+): string | null {
   const { slot, mark } = state;
   if (evidence === null) return 'the bookmark is not of this primary';
   if (evidence.timeline !== state.timeline && (branchedAt === null || branchedAt < fromLsn))
@@ -61,12 +67,17 @@ export function gapReason(evidence: Evidence | null, fromLsn: bigint, state: Ser
     return evidence.timeline === state.timeline
       ? 'the replication slot is gone: somebody dropped it'
       : 'the primary failed over to a standby that did not have the replication slot';
-  if (slot.lost !== null) return `the replication slot cannot be used: ${slot.lost}`;
+  if (slot.lost !== null) return unusable(slot);
   if (!state.publication) return 'the publication is gone';
-  if (slot.confirmed > fromLsn) return 'the replication slot is past what the journal holds: somebody advanced it or made it anew';
+  if (slot.confirmed > fromLsn)
+    return remade ?? 'the replication slot is past what the journal holds: somebody advanced it or made it anew';
   if (mark !== null && !mark.marks.includes(evidence.mark))
     return 'the primary was put back to an earlier state, or was tracked by another journal';
   return null;
+}
+
+export function unusable({ lost }: SlotState): string | null {
+  return lost === null ? null : `the replication slot cannot be used: ${lost}`;
 }
 
 /** Where the timeline whose history file this is left another (8 hexadecimal digits); null if it does not descend from it. */

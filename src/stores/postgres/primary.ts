@@ -13,7 +13,7 @@ import { identifier, literal } from './connection.ts';
 import { ask, type CatalogTable, isTrackable, readTables, schemaOf, shapeOf } from './describe.ts';
 import { describeDataSet } from './describe-ddl.ts';
 import { createSlot, dropSlot, ensurePublication, installedName, newMark, readServerState, writeMark } from './installation.ts';
-import { Continuity, evidenceOf, evidenceText, type Witness, witnessOf } from './history.ts';
+import { Continuity, evidenceOf, evidenceText, unusable, type Witness, witnessOf } from './history.ts';
 import type { RelationMessage } from './pgoutput.ts';
 import { notInstalled, refuseOwner, resumeAt, type StreamStart } from './resume.ts';
 import { Snapshots } from './snapshots.ts';
@@ -57,6 +57,8 @@ class PostgresPrimary implements Primary {
   /** The server's end of the last stream. */
   #streamPid: number | null = null;
   #base: bigint | null = null;
+  /** Why `install` had to make the slot anew. */
+  #remade: string | null = null;
   /** The tables of the data set as last read, and the shape each was installed with. */
   #known = new Map<TableName, CatalogTable & { readonly key: readonly string[] }>();
   readonly #installed = new Map<TableName, string>();
@@ -251,9 +253,9 @@ class PostgresPrimary implements Primary {
       await writeMark(wire, this.#name, { marks, base, owner });
       state = await readServerState(wire, this.#name, signal);
     }
-    const lost = state.slot !== null && state.slot.lost !== null;
-    if (lost) await dropSlot(wire, this.#name, this.#streamPid, signal);
-    const lsn = lost || state.slot === null ? await this.#createSlot(wire, signal) : state.slot.confirmed;
+    this.#remade = state.slot === null ? 'the replication slot is gone: somebody dropped it' : unusable(state.slot);
+    if (this.#remade !== null) await dropSlot(wire, this.#name, this.#streamPid, signal);
+    const lsn = this.#remade === null && state.slot !== null ? state.slot.confirmed : await this.#createSlot(wire, signal);
     this.#base = state.mark?.base ?? 0n;
     this.#installed.clear();
     for (const { table, shape } of tables) this.#installed.set(table, shape);
@@ -278,6 +280,7 @@ class PostgresPrimary implements Primary {
       owners: await this.#owners(),
       lockTimeoutMs: this.#options.lockTimeoutMs ?? LOCK_TIMEOUT_MS,
       ownPid: this.#streamPid,
+      remade: this.#remade,
     };
     const start = await resumeAt(wire, parts, from, broken, signal);
     this.#base = start.numbering.base;

@@ -17,6 +17,8 @@ export interface ResumeParts {
   readonly lockTimeoutMs: number;
   /** The server process of our own last stream, which may not have noticed its end. */
   readonly ownPid: number | null;
+  /** Why the slot was made anew since this process began, if it was. */
+  readonly remade: string | null;
 }
 
 export interface StreamStart {
@@ -46,7 +48,7 @@ export async function resumeAt(
   refuseOther(parts, evidence, state);
   let base = evidence === null ? (state.mark?.base ?? 0n) : BigInt(evidence.base);
   const fromLsn = commitEndOf(from.at) - base;
-  const reason = broken ?? gapReason(evidence, fromLsn, state, await branchedAt(parts.url, evidence, state, signal));
+  const reason = broken ?? gapReason(evidence, fromLsn, state, await branchedAt(parts.url, evidence, state, signal), parts.remade);
   let after = from.at;
   if (reason !== null) {
     if (!state.publication) await ensurePublication(wire, name, tables, signal);
