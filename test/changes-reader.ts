@@ -6,6 +6,7 @@ import { ORIGIN, type Position } from '../src/model/position.ts';
 import { Pulse } from '../src/model/pulse.ts';
 import type { TableName, TableSchema } from '../src/model/schema.ts';
 import { fillAbsent, type Identity, identityOf, type KeyTuple, keyTuple, type Tuple } from '../src/model/tuple.ts';
+import { wholeBatches } from '../src/tracking/primary.contract.ts';
 import type { Primary, PrimarySnapshot } from '../src/tracking/primary.ts';
 
 export type TrackedChange = { readonly ref: TransactionRef } & (
@@ -19,8 +20,11 @@ export class ChangesReader {
   readonly changes = new Map<TableName, TrackedChange[]>();
   readonly events: TableEvent[] = [];
   batches = 0;
-  /** Batches that were not complete. */
+  /** Of transactions too large to come at once. */
   pieces = 0;
+  /** Blocks of transactions that had not ended when they came, and parts of those that were rolled back. */
+  streamed = 0;
+  dropped = 0;
   head: Bookmark;
   readonly #pulse = new Pulse();
   readonly #stop = new AbortController();
@@ -36,12 +40,14 @@ export class ChangesReader {
   }
 
   async #read(primary: Primary, from: Bookmark): Promise<void> {
-    for await (const { batch, evidence } of primary.changes(from, this.#stop.signal)) {
+    for await (const { batch, evidence } of wholeBatches(primary.changes(from, this.#stop.signal), { piece: () => this.pieces++ })) {
       expect(batch.after).toBe(this.head.at);
       expect(batch.through > batch.after).toBe(true);
       this.batches++;
       this.events.push(...batch.events);
       for (const block of batch.blocks) {
+        if (block.within !== null) this.streamed++;
+        this.dropped += block.within?.dropped.size ?? 0;
         const list = this.changes.get(block.table) ?? [];
         this.changes.set(block.table, list);
         let ref: TransactionRef;
@@ -57,10 +63,6 @@ export class ChangesReader {
           delete: (key) => void list.push({ ref, kind: 'delete', key }),
           truncate: () => void list.push({ ref, kind: 'truncate' }),
         });
-      }
-      if (!batch.complete) {
-        this.pieces++;
-        continue;
       }
       this.head = { at: batch.through, evidence };
       await primary.acknowledge(batch.through);

@@ -17,7 +17,7 @@ import {
   tracked,
 } from './memory-world.ts';
 
-/** A huge transaction comes in several batches, of which only the last is complete: it counts as one, or not at all. */
+/** A huge transaction comes in several pieces, which a batch adopts at its end: it counts as one, or not at all. */
 const PIECES = [[put(ITEMS, 1n, 'two')], [put(ITEMS, 2n, 'two'), put(NOTES, 1n, 'two')], [put(NOTES, 2n, 'two')]];
 
 async function inPieces(work: (world: MemoryWorld, run: RunningWorld, heard: readonly Tracked[]) => Promise<void>): Promise<void> {
@@ -49,15 +49,15 @@ async function told({ journal }: MemoryWorld, { engine, shadow, signal }: Runnin
 
 test('no table of a huge transaction is missed by the engine or the tail, whichever piece it came in', async () => {
   await inPieces(async (world, run, heard) => {
-    const complete: boolean[] = [];
-    const append = world.journal.append.bind(world.journal);
-    world.journal.append = async (batch, evidence) => {
-      complete.push(batch.complete);
-      await append(batch, evidence);
+    const pieces: number[] = [];
+    const spool = world.journal.spool.bind(world.journal);
+    world.journal.spool = async (piece) => {
+      pieces.push(piece.blocks.length);
+      await spool(piece);
     };
     world.primary.transactionInPieces(PIECES);
     await tracked(world, run);
-    expect(complete).toEqual([false, false, true]);
+    expect(pieces).toEqual([1, 2, 1]);
     expect(heard.map(({ changes }) => Object.fromEntries(changes))).toEqual([{ [ITEMS]: 2, [NOTES]: 2 }]);
     expect(await told(world, run, heard)).toEqual(['items insert 2', 'items update 1', 'notes insert 2', 'notes update 1']);
   });
@@ -65,13 +65,13 @@ test('no table of a huge transaction is missed by the engine or the tail, whiche
 
 test('a connection that breaks between the pieces loses none of them and repeats none', async () => {
   await inPieces(async (world, run, heard) => {
-    const append = world.journal.append.bind(world.journal);
+    const spool = world.journal.spool.bind(world.journal);
     let pieces = 0;
-    world.journal.append = async (batch, evidence) => {
+    world.journal.spool = async (piece) => {
       if (++pieces === 2) {
         throw new ForeshadowError('PRIMARY_UNREACHABLE', 'the primary does not answer', { remedy: 'Wait.', retry: 'later' });
       }
-      await append(batch, evidence);
+      await spool(piece);
     };
     world.primary.transactionInPieces(PIECES);
     await tracked(world, run);

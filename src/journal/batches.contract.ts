@@ -1,6 +1,14 @@
 /** Batches in the short hand the suites of the journal are written in, and a reader that shows what it sees. */
 
-import type { ChangeBlock, TableEvent, TrackedBatch, TransactionId, TransactionRef } from '../model/change.ts';
+import type {
+  ChangeBlock,
+  EndedTransaction,
+  TableEvent,
+  TrackedBatch,
+  TransactionId,
+  TransactionPiece,
+  TransactionRef,
+} from '../model/change.ts';
 import { type Position, position } from '../model/position.ts';
 import type { TableName } from '../model/schema.ts';
 import { type KeyTuple, packTuple } from '../model/tuple.ts';
@@ -44,7 +52,7 @@ export function batchOf(after: number, transactions: readonly Written[], more: P
     }
   }
   const blocks = [...writers.values()].map((writer) => writer.take()).filter((block) => block !== null);
-  return { after: at(after), through: at(transactions.at(-1)?.end ?? after), complete: true, blocks, events: [], ...more };
+  return { after: at(after), through: at(transactions.at(-1)?.end ?? after), blocks, adopts: [], events: [], ...more };
 }
 
 /** What a reader of the journal sees: `end:row`, in order. */
@@ -80,15 +88,30 @@ export function codeOf(error: unknown): unknown {
   return (error as { code?: unknown }).code ?? error;
 }
 
-/** A piece of the transaction that ends at 20. */
-export function piece(rows: readonly number[], more: Partial<TrackedBatch> = {}): TrackedBatch {
-  return batchOf(10, [{ end: 20, rows: { orders: rows } }], { complete: false, ...more });
+/** A piece of a transaction that has not ended: rows by part, in this order. */
+export function piece(
+  transaction: number,
+  parts: readonly (readonly [part: number, rows: readonly number[]])[],
+  table = ORDERS,
+): TransactionPiece {
+  const writer = new BlockWriter(table);
+  for (const [part, rows] of parts) {
+    writer.part(part);
+    for (const row of rows) writer.insert(rowOf(row));
+  }
+  const block = writer.takeOpen();
+  return { transaction: BigInt(transaction) as TransactionId, blocks: block === null ? [] : [block] };
+}
+
+/** What became of a transaction that came in pieces. */
+export function ended(end: number, id: number, dropped: readonly number[] = []): EndedTransaction {
+  return { transaction: refOf({ end, id, rows: {} }), dropped: new Set(dropped) };
 }
 
 /** What the parts of the suite share: the journal of the test that runs, and short forms of its calls. */
 export interface Means {
   readonly begin: () => Promise<void>;
-  readonly append: (batch: TrackedBatch, evidence?: string) => Promise<void>;
+  readonly append: (batch: TrackedBatch, evidence?: string) => Promise<ReadonlyMap<TableName, number>>;
   readonly all: (table?: TableName) => Promise<string[]>;
   readonly journal: () => Journal;
 }

@@ -1,4 +1,4 @@
-import type { ChangeBlock, TransactionId, TransactionRef } from '../model/change.ts';
+import type { ChangeBlock, EndedTransaction, OpenBlock, TransactionId, TransactionPart, TransactionRef } from '../model/change.ts';
 import { type Position, commitEndOf, position } from '../model/position.ts';
 import type { TableName } from '../model/schema.ts';
 import type { KeyTuple, Tuple } from '../model/tuple.ts';
@@ -7,13 +7,17 @@ import type { KeyTuple, Tuple } from '../model/tuple.ts';
  * The bytes of a ChangeBlock: records, one after another, all integers big-endian.
  *
  *   T  commit end u64, transaction id u64, committed at i64 µs     begins the changes of one transaction
+ *   P  u32 part                                                    what follows belongs to this part of the transaction, at first 0
  *   I  u32 length, row                                             insert
  *   U  u32 length, row                                             update, key unchanged
  *   K  u32 length, old key, u32 length, row                        update that changed the key
  *   D  u32 length, key                                             delete
  *   X                                                              truncate
+ *
+ * Where a transaction was still open when its changes were written, no T stands before them: the block names it (`within`).
  */
 const TRANSACTION = 0x54;
+const PART = 0x50;
 const INSERT = 0x49;
 const UPDATE = 0x55;
 const REKEY = 0x4b;
@@ -22,19 +26,26 @@ const TRUNCATE = 0x58;
 
 /** T, commit end, transaction id, commit time. */
 const TRANSACTION_BYTES = 25;
+const PART_BYTES = 5;
+
+const NO_BYTES = Buffer.alloc(0);
 
 /** Collects the changes of one table into blocks. One transaction after another, in commit order. */
 export class BlockWriter {
   readonly #table: TableName;
-  #bytes: Buffer;
+  /** Made when the first change comes: a writer that waits for one holds no memory. */
+  #bytes = NO_BYTES;
+  #bytesHint: number;
   #length = 0;
   #changes = 0;
   #first: Position | null = null;
   #last: Position | null = null;
+  #part: TransactionPart = 0;
+  #severalParts = false;
 
   constructor(table: TableName, bytesHint = 4096) {
     this.#table = table;
-    this.#bytes = Buffer.allocUnsafe(bytesHint);
+    this.#bytesHint = bytesHint;
   }
 
   /** Bytes collected so far. */
@@ -45,15 +56,25 @@ export class BlockWriter {
   /** The changes that follow belong to this transaction. Calling it again for the same one is harmless. */
   transaction(ref: TransactionRef): void {
     if (this.#last === ref.at) return;
-    this.#room(25);
+    this.#room(TRANSACTION_BYTES);
     const bytes = this.#bytes;
     bytes[this.#length] = TRANSACTION;
     bytes.writeBigUInt64BE(commitEndOf(ref.at), this.#length + 1);
     bytes.writeBigUInt64BE(ref.id, this.#length + 9);
     bytes.writeBigInt64BE(ref.committedAtMicros, this.#length + 17);
-    this.#length += 25;
+    this.#length += TRANSACTION_BYTES;
     this.#first ??= ref.at;
     this.#last = ref.at;
+  }
+
+  /** The changes that follow belong to this part of a transaction that has not ended. Calling it again for the same one is harmless. */
+  part(part: TransactionPart): void {
+    if (this.#part === part) return;
+    this.#severalParts ||= this.#changes > 0;
+    this.#room(PART_BYTES);
+    this.#bytes[this.#length] = PART;
+    this.#length = this.#bytes.writeUInt32BE(part, this.#length + 1);
+    this.#part = part;
   }
 
   insert(row: Tuple): void {
@@ -64,7 +85,7 @@ export class BlockWriter {
     if (oldKey === null) this.#record(UPDATE, row);
     else {
       this.#record(REKEY, oldKey);
-      this.#part(row);
+      this.#tuple(row);
     }
   }
 
@@ -78,34 +99,49 @@ export class BlockWriter {
     this.#changes++;
   }
 
-  /** The block so far, or null if it holds no change; the writer starts afresh. */
+  /** The block so far, or null if it holds no change; the writer starts afresh. For changes of transactions that were named. */
   take(): ChangeBlock | null {
-    const block: ChangeBlock | null =
-      this.#first === null || this.#last === null || this.#changes === 0
-        ? null
-        : {
-            table: this.#table,
-            first: this.#first,
-            last: this.#last,
-            changes: this.#changes,
-            bytes: this.#bytes.subarray(0, this.#length),
-          };
-    if (block !== null) this.#bytes = Buffer.allocUnsafe(Math.min(Math.max(this.#length, 4096), 1 << 20));
+    const [first, last] = [this.#first, this.#last];
+    const open = this.takeOpen();
+    if (open === null || first === null || last === null) return null;
+    const { table, changes, bytes } = open;
+    return { table, first, last, changes, bytes, within: null };
+  }
+
+  /** As `take`, for changes of one transaction that was not named because it was open, and has ended now. */
+  takeWithin(within: EndedTransaction): ChangeBlock | null {
+    const open = this.takeOpen();
+    if (open === null) return null;
+    const { table, changes, bytes } = open;
+    return { table, first: within.transaction.at, last: within.transaction.at, changes, bytes, within };
+  }
+
+  /** As `take`, while the transaction is still open. */
+  takeOpen(): OpenBlock | null {
+    const part = this.#severalParts ? null : this.#part;
+    const bytes = this.#bytes.subarray(0, this.#length);
+    const block = this.#changes === 0 ? null : { table: this.#table, first: this.#first, part, changes: this.#changes, bytes };
+    if (block !== null) {
+      this.#bytesHint = Math.min(Math.max(this.#length, 4096), 1 << 20);
+      this.#bytes = NO_BYTES;
+    }
     this.#length = 0;
     this.#changes = 0;
     this.#first = null;
     this.#last = null;
+    this.#part = 0;
+    this.#severalParts = false;
     return block;
   }
 
   #record(kind: number, tuple: Tuple): void {
     this.#room(1);
     this.#bytes[this.#length++] = kind;
-    this.#part(tuple);
+    this.#tuple(tuple);
     this.#changes++;
   }
 
-  #part(tuple: Tuple): void {
+  #tuple(tuple: Tuple): void {
     this.#room(4 + tuple.length);
     this.#length = this.#bytes.writeUInt32BE(tuple.length, this.#length);
     this.#length += tuple.copy(this.#bytes, this.#length);
@@ -114,7 +150,7 @@ export class BlockWriter {
   #room(more: number): void {
     const needed = this.#length + more;
     if (needed <= this.#bytes.length) return;
-    const grown = Buffer.allocUnsafe(Math.max(needed, this.#bytes.length * 2));
+    const grown = Buffer.allocUnsafe(Math.max(needed, this.#bytes.length * 2, this.#bytesHint));
     this.#bytes.copy(grown, 0, 0, this.#length);
     this.#bytes = grown;
   }
@@ -138,7 +174,14 @@ export function walkBlock(block: ChangeBlock, after: Position, upTo: Position, v
   const { bytes } = block;
   let at = 0;
   let visited = 0;
+  /** Of the transaction, and of the part of it. */
+  let admitted = false;
   let take = false;
+  if (block.within !== null) {
+    const { transaction } = block.within;
+    if (transaction.at > upTo) return visited;
+    take = admitted = transaction.at > after && visitor.transaction(transaction);
+  }
   const part = (): Tuple => {
     const start = at + 4;
     at = partEnd(block, at);
@@ -149,8 +192,13 @@ export function walkBlock(block: ChangeBlock, after: Position, upTo: Position, v
     if (kind === TRANSACTION) {
       const ref = transactionAt(block, at);
       if (ref.at > upTo) return visited;
-      take = ref.at > after && visitor.transaction(ref);
+      take = admitted = ref.at > after && visitor.transaction(ref);
       at += TRANSACTION_BYTES;
+      continue;
+    }
+    if (kind === PART) {
+      take = admitted && block.within?.dropped.has(partAt(block, at)) !== true;
+      at += PART_BYTES;
       continue;
     }
     if (!take) {
@@ -186,7 +234,7 @@ export function walkBlock(block: ChangeBlock, after: Position, upTo: Position, v
 
 /** The transactions of a block in its order, without looking at their changes. Throws as `walkBlock` does. */
 export function transactionsOf(block: ChangeBlock): TransactionRef[] {
-  const found: TransactionRef[] = [];
+  const found: TransactionRef[] = block.within === null ? [] : [block.within.transaction];
   const { bytes } = block;
   let at = 0;
   while (at < bytes.length) {
@@ -196,6 +244,11 @@ export function transactionsOf(block: ChangeBlock): TransactionRef[] {
     } else at = recordEnd(block, at);
   }
   return found;
+}
+
+function partAt(block: ChangeBlock, at: number): TransactionPart {
+  if (at + PART_BYTES > block.bytes.length) throw damaged(block, at, 'a part passes its end');
+  return block.bytes.readUInt32BE(at + 1);
 }
 
 function transactionAt(block: ChangeBlock, at: number): TransactionRef {
@@ -219,6 +272,8 @@ function recordEnd(block: ChangeBlock, at: number): number {
       return partEnd(block, partEnd(block, at + 1));
     case TRUNCATE:
       return at + 1;
+    case PART:
+      return at + PART_BYTES;
     default:
       throw damaged(block, at, `record kind ${block.bytes[at]}`);
   }

@@ -1,8 +1,7 @@
 import { type Arbitrary, array, assert, asyncProperty, boolean, integer, nat, option, record, tuple } from 'fast-check';
 import { expect, test } from 'vitest';
-import type { TrackedBatch } from '../model/change.ts';
 import type { TableName } from '../model/schema.ts';
-import { ORDERS, STOCK, type Written, at, batchOf, codeOf, rowsIn } from './batches.contract.ts';
+import { ORDERS, STOCK, type Written, at, batchOf, codeOf, ended, piece, rowsIn } from './batches.contract.ts';
 import type { Journal } from './journal.ts';
 
 /** A step of the model: a batch of transactions, cut into pieces, perhaps repeated; then perhaps a prune. */
@@ -61,11 +60,10 @@ async function play(journal: Journal, run: readonly Step[]) {
         });
       written.push({ end, rows: { orders: some(orders, ORDERS), stock: some(stock, STOCK) } });
     }
-    const batches = step.huge
-      ? written.flatMap((each, index) => inPieces(written[index - 1]?.end ?? head, each))
-      : [batchOf(head, written)];
-    for (const batch of batches) await journal.append(batch, '');
-    if (step.repeat) for (const batch of batches) await journal.append(batch, '');
+    for (let repeats = step.repeat ? 2 : 1; repeats > 0; repeats--) {
+      if (!step.huge) await journal.append(batchOf(head, written), '');
+      else for (const [index, each] of written.entries()) await inPieces(journal, written[index - 1]?.end ?? head, each);
+    }
     head = end;
     if (step.pruneBack !== null) {
       const through = Math.max(head - step.pruneBack, 10);
@@ -76,9 +74,10 @@ async function play(journal: Journal, run: readonly Step[]) {
   return { rows, pruned };
 }
 
-/** A transaction as one batch for each row, all but the last incomplete. */
-function inPieces(after: number, written: Written): TrackedBatch[] {
-  const single = Object.entries(written.rows).flatMap(([table, values]) => values.map((value) => ({ [table]: [value] })));
-  const through = at(written.end);
-  return [...single, {}].map((rows, index) => batchOf(after, [{ end: written.end, rows }], { through, complete: index === single.length }));
+/** A transaction as one piece for each row, and the batch that adopts them. */
+async function inPieces(journal: Journal, after: number, { end, rows }: Written): Promise<void> {
+  for (const [table, values] of Object.entries(rows)) {
+    for (const value of values) await journal.spool(piece(end, [[0, [value]]], table as TableName));
+  }
+  await journal.append(batchOf(after, [], { through: at(end), adopts: [ended(end, end)] }), '');
 }

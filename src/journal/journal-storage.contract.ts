@@ -1,58 +1,164 @@
 import { expect, test } from 'vitest';
-import type { TransactionId } from '../model/change.ts';
+import type { ChangeBlock, TransactionId } from '../model/change.ts';
 import { ORIGIN } from '../model/position.ts';
 import type { TableName } from '../model/schema.ts';
-import { FOREVER, type Means, ORDERS, STOCK, at, batchOf, codeOf, eventAt, piece, rowsIn, rowsOf } from './batches.contract.ts';
+import {
+  FOREVER,
+  type Means,
+  ORDERS,
+  STOCK,
+  at,
+  batchOf,
+  codeOf,
+  ended,
+  eventAt,
+  piece,
+  rowOf,
+  rowsIn,
+  rowsOf,
+} from './batches.contract.ts';
+import { BlockWriter } from './frame.ts';
 
 export function describePieces({ begin, append, all, journal }: Means): void {
-  test('pieces of a transaction are invisible until the last has come', async () => {
+  test('pieces of a transaction are invisible until a batch adopts them', async () => {
     await begin();
-    await append(piece([1, 2], { events: [eventAt(20)] }));
-    await append(piece([3]));
+    await journal().spool(piece(77, [[0, [1, 2]]]));
+    await journal().spool(piece(77, [[0, [3]]]));
+    await journal().spool(piece(77, [[0, [9]]], STOCK));
     expect(journal().head()).toEqual({ at: at(10), evidence: 'begun' });
     expect(await all()).toEqual([]);
-    expect(await journal().events(ORDERS, at(10), at(99))).toEqual([]);
     expect(await journal().lastChange(ORDERS)).toBeNull();
-    expect(await journal().contains([20n as TransactionId], at(99))).toEqual(new Set([]));
-    await append(piece([4], { complete: true }));
+    expect(await journal().contains([77n as TransactionId], at(99))).toEqual(new Set([]));
+    const adopts = [ended(20, 77)];
+    const adopted = await append(batchOf(10, [{ end: 20, id: 77, rows: { orders: [4] } }], { adopts, events: [eventAt(20)] }));
+    expect(adopted).toEqual(
+      new Map([
+        [ORDERS, 3],
+        [STOCK, 1],
+      ]),
+    );
     expect(await all()).toEqual(['20:1', '20:2', '20:3', '20:4']);
+    expect(await all(STOCK)).toEqual(['20:9']);
     expect(await journal().events(ORDERS, at(10), at(99))).toEqual([eventAt(20)]);
+    expect(await journal().contains([77n as TransactionId], at(20))).toEqual(new Set([77n]));
+    expect(await journal().contains([77n as TransactionId], at(19))).toEqual(new Set([]));
+    expect(await journal().lastChange(ORDERS)).toBe(at(20));
     expect(journal().head()?.at).toBe(at(20));
   });
 
-  test('a head that moves discards pieces', async () => {
+  test('pieces of several transactions come interleaved, and count in the order in which those end', async () => {
     await begin();
-    await append(piece([1, 2]));
+    await journal().spool(piece(5, [[0, [1]]]));
+    await journal().spool(piece(6, [[0, [2]]]));
     await append(batchOf(10, [{ end: 12, rows: { orders: [7] } }]));
-    await append(batchOf(12, [{ end: 20, rows: { orders: [8] } }]));
-    expect(await all()).toEqual(['12:7', '20:8']);
+    await journal().spool(piece(5, [[0, [3]]]));
+    await append(batchOf(12, [{ end: 13, rows: { orders: [8] } }], { through: at(14), adopts: [ended(14, 6)] }));
+    expect(await all()).toEqual(['12:7', '13:8', '14:2']);
+    await append(batchOf(14, [{ end: 16, rows: { orders: [9] } }], { adopts: [ended(15, 5)] }));
+    expect(await all()).toEqual(['12:7', '13:8', '14:2', '15:1', '15:3', '16:9']);
+    expect(await rowsIn(journal(), ORDERS, at(13), at(15))).toEqual(['14:2', '15:1', '15:3']);
+    expect(await rowsIn(journal(), ORDERS, at(14), at(14))).toEqual([]);
   });
 
-  test('pieces of another transaction discard those before', async () => {
+  test('parts that were rolled back do not count, whether they fill pieces or share them', async () => {
     await begin();
-    await append(piece([1, 2]));
-    await append(batchOf(10, [{ end: 25, rows: { orders: [7] } }], { complete: false }));
-    await append(batchOf(10, [{ end: 25, rows: { orders: [8] } }]));
-    expect(await all()).toEqual(['25:7', '25:8']);
+    await journal().spool(
+      piece(5, [
+        [0, [1]],
+        [31, [2]],
+        [0, [3]],
+      ]),
+    );
+    await journal().spool(piece(5, [[31, [4, 5]]]));
+    await journal().discard(5n as TransactionId, 31);
+    await journal().spool(piece(5, [[32, [6]]]));
+    const adopted = await append(batchOf(10, [], { through: at(20), adopts: [ended(20, 5, [31])] }));
+    expect(await all()).toEqual(['20:1', '20:3', '20:6']);
+    expect(adopted.get(ORDERS)).toBe(4);
   });
 
-  test('abandon discards pieces, so that the same transaction can come again', async () => {
+  test('a transaction that was rolled back leaves nothing', async () => {
     await begin();
-    await journal().abandon();
-    await append(piece([1, 2], { events: [eventAt(20)] }));
-    await journal().abandon();
-    await append(piece([1, 2]));
-    await append(piece([3], { complete: true }));
-    expect(await all()).toEqual(['20:1', '20:2', '20:3']);
-    expect(await journal().events(ORDERS, at(10), at(99))).toEqual([]);
-  });
-
-  test('begin discards pieces', async () => {
-    await begin();
-    await append(piece([1, 2]));
-    await begin();
-    await append(piece([3], { complete: true }));
+    await journal().spool(piece(5, [[0, [1, 2]]]));
+    await journal().spool(piece(6, [[0, [3]]]));
+    await journal().spool(piece(5, [[31, [4]]]));
+    await journal().discard(5n as TransactionId, null);
+    await append(batchOf(10, [], { through: at(20), adopts: [ended(19, 5), ended(20, 6)] }));
     expect(await all()).toEqual(['20:3']);
+  });
+
+  test('abandon drops what is spooled, so that the same transactions can come again', async () => {
+    await begin();
+    await journal().abandon();
+    await journal().spool(piece(5, [[0, [1, 2]]]));
+    await journal().spool(piece(6, [[0, [3]]]));
+    await journal().abandon();
+    await journal().spool(piece(5, [[0, [1, 2]]]));
+    await append(batchOf(10, [], { through: at(20), adopts: [ended(19, 6), ended(20, 5)] }));
+    expect(await all()).toEqual(['20:1', '20:2']);
+  });
+
+  test('what a repeated batch would adopt is dropped', async () => {
+    await begin();
+    const batch = batchOf(10, [], { through: at(20), adopts: [ended(20, 5)] });
+    await journal().spool(piece(5, [[0, [1]]]));
+    await append(batch);
+    await journal().spool(piece(5, [[0, [1]]]));
+    expect(await append(batch)).toEqual(new Map());
+    await append(batchOf(20, [], { through: at(30), adopts: [ended(30, 5)] }));
+    expect(await all()).toEqual(['20:1']);
+  });
+
+  test('a batch adopts nothing outside its bounds', async () => {
+    await begin();
+    await journal().spool(piece(5, [[0, [1]]]));
+    await expect(append(batchOf(10, [], { through: at(20), adopts: [ended(21, 5)] }))).rejects.toThrow(RangeError);
+    await expect(append(batchOf(10, [], { through: at(20), adopts: [ended(10, 5)] }))).rejects.toThrow(RangeError);
+    expect(await all()).toEqual([]);
+  });
+
+  test('begin drops what is spooled', async () => {
+    await begin();
+    await journal().spool(piece(5, [[0, [1, 2]]]));
+    await begin();
+    await append(batchOf(10, [], { through: at(20), adopts: [ended(20, 5)] }));
+    expect(await all()).toEqual([]);
+  });
+
+  test('blocks of a transaction that ended before they were handed over need no piece', async () => {
+    await begin();
+    const writer = new BlockWriter(ORDERS);
+    for (const part of [0, 31, 32]) {
+      writer.part(part);
+      writer.insert(rowOf(part));
+    }
+    const within = ended(20, 5, [31]);
+    const block = writer.takeWithin(within) as ChangeBlock;
+    const [before] = batchOf(10, [{ end: 12, rows: { orders: [1] } }]).blocks;
+    const [later] = batchOf(10, [{ end: 22, rows: { orders: [2] } }]).blocks;
+    await append(batchOf(10, [], { through: at(22), blocks: [before, block, later] as ChangeBlock[] }));
+    expect(await all()).toEqual(['12:1', '20:0', '20:32', '22:2']);
+    expect(await journal().contains([5n as TransactionId], at(20))).toEqual(new Set([5n]));
+  });
+
+  test('a reader goes on while what it has read of a huge transaction is pruned, and is told of what it has not', async () => {
+    await begin();
+    const rows = Array.from({ length: 50_000 }, (_, row) => row);
+    for (let i = 0; i < 4; i++) await journal().spool(piece(5, [[0, rows]]));
+    await append(batchOf(10, [], { through: at(20), adopts: [ended(20, 5)] }));
+    let seen = 0;
+    let outcome: unknown = 'ended';
+    try {
+      for await (const block of journal().read(ORDERS, at(10), at(20), FOREVER)) {
+        seen += block.changes;
+        await journal().prune(ORDERS, at(20));
+      }
+    } catch (error) {
+      outcome = codeOf(error);
+    }
+    expect([outcome, seen === 200_000]).toSatisfy(([how, whole]) => how === 'JOURNAL_GAP' || whole);
+    await expect(rowsIn(journal(), ORDERS, at(10), at(20))).rejects.toMatchObject({ code: 'JOURNAL_GAP' });
+    expect(await all(STOCK)).toEqual([]);
   });
 }
 
@@ -167,15 +273,24 @@ export function describeDurability({ begin, append, all, journal }: Means, place
     expect(await rowsIn(journal(), STOCK, at(12), at(13))).toEqual(['13:5']);
   });
 
-  test('pieces do not survive', async (context) => {
+  test('what is spooled does not survive; what was adopted does', async (context) => {
     if (!place.durable()) context.skip();
     await begin();
-    await append(batchOf(10, [{ end: 20, rows: { orders: [1, 2] } }], { complete: false, events: [eventAt(20)] }));
+    await journal().spool(piece(5, [[0, [1, 2]]]));
     await place.reopen();
     expect(journal().head()).toEqual({ at: at(10), evidence: 'begun' });
-    await append(batchOf(10, [{ end: 20, rows: { orders: [3] } }]));
+    await journal().spool(
+      piece(6, [
+        [0, [3]],
+        [31, [4]],
+      ]),
+    );
+    await append(batchOf(10, [], { through: at(20), adopts: [ended(19, 5), ended(20, 6, [31])] }));
+    await place.reopen();
     expect(await all()).toEqual(['20:3']);
-    expect(await journal().events(ORDERS, at(10), at(20))).toEqual([]);
+    await journal().spool(piece(7, [[0, [5]]]));
+    await append(batchOf(20, [], { through: at(30), adopts: [ended(30, 7)] }));
+    expect(await all()).toEqual(['20:3', '30:5']);
   });
 
   test('a reset survives', async (context) => {

@@ -174,7 +174,7 @@ function describeReading({ begin, append, all, journal }: Means): void {
     writer.transaction({ id: end as TransactionId, at: position(end), committedAtMicros: -1n });
     writer.delete(rowOf(1));
     const block = writer.take() as ChangeBlock;
-    await append({ after: position(end - 2n), through: position(end), complete: true, blocks: [block], events: [] });
+    await append({ after: position(end - 2n), through: position(end), blocks: [block], adopts: [], events: [] });
     expect(await journal().lastChange(ORDERS)).toBe(position(end));
     expect(await journal().contains([end as TransactionId, 1n as TransactionId], position(end))).toEqual(new Set([end]));
   });

@@ -1,4 +1,4 @@
-import type { ChangeBlock, TableEvent, TrackedBatch, TransactionId } from '../model/change.ts';
+import type { ChangeBlock, TableEvent, TrackedBatch, TransactionId, TransactionPart, TransactionPiece } from '../model/change.ts';
 import type { Position } from '../model/position.ts';
 import type { TableName } from '../model/schema.ts';
 
@@ -19,7 +19,7 @@ export interface Bookmark {
  * - Durability: what `append` resolved for survives a crash of process and machine. Only then may the primary be acknowledged.
  * - Duplicates: a batch at or below the head is dropped. A batch that does not begin at the head is an error (JOURNAL_GAP).
  *   An empty batch exactly at the head renews the evidence.
- * - Concurrency: one writer. Reads may run beside it and see whole batches only.
+ * - Concurrency: one writer. Reads may run beside it and see whole batches only. What is spooled does not outlive the process.
  */
 export interface Journal extends AsyncDisposable {
   /** Made with the journal. The shadow remembers it: another id means that the journal was replaced, which is a gap. */
@@ -32,14 +32,20 @@ export interface Journal extends AsyncDisposable {
   begin(from: Bookmark): Promise<void>;
 
   /**
-   * Pieces of one huge transaction (`complete: false`) are held back until its last piece arrives; a head that moves
-   * in between, or `begin`, discards them.
+   * Adopts what was spooled of the transactions it names; that costs the same for any number of bytes. Returns how many changes of each
+   * table it adopted, those of parts that were rolled back included where they share a block with others.
    */
-  append(batch: TrackedBatch, evidence: string): Promise<void>;
+  append(batch: TrackedBatch, evidence: string): Promise<ReadonlyMap<TableName, number>>;
+
+  /** Keeps a piece of a transaction that has not ended, apart from everything that is read. `append` makes it durable. */
+  spool(piece: TransactionPiece): Promise<void>;
+
+  /** Drops what was spooled of a transaction (`part` null), or what can be dropped by itself of one part of it. */
+  discard(transaction: TransactionId, part: TransactionPart | null): Promise<void>;
 
   /**
-   * Discards the pieces of a transaction whose last piece has not come. To be called before the primary is asked for changes
-   * again: it then repeats that transaction from its first piece, and pieces carry no number to tell a repeat by.
+   * Drops everything spooled. To be called before the primary is asked for changes again: it then repeats transactions that had not
+   * ended from their first piece, and pieces carry no number to tell a repeat by.
    */
   abandon(): Promise<void>;
 

@@ -37,6 +37,11 @@ function requireBounds(batch: TrackedBatch): void {
       throw new RangeError(`a block of ${block.table} holds ${block.first} to ${block.last}, its batch (${after}, ${through}]`);
     }
   }
+  for (const { transaction } of batch.adopts) {
+    if (transaction.at <= after || transaction.at > through) {
+      throw new RangeError(`a transaction to adopt ended at ${transaction.at}, its batch holds (${after}, ${through}]`);
+    }
+  }
   for (const event of batch.events) {
     if (event.at <= after || event.at > through) {
       throw new RangeError(`an event of ${event.table} is at ${event.at}, its batch holds (${after}, ${through}]`);

@@ -39,6 +39,41 @@ export interface ChangeBlock {
   readonly last: Position;
   readonly changes: number;
   readonly bytes: Buffer;
+  /** The one transaction of all its changes, where the bytes were made before it had ended and do not name it. */
+  readonly within: EndedTransaction | null;
+}
+
+/**
+ * A part of a transaction that can be rolled back by itself (on PostgreSQL a subtransaction), numbered within its transaction.
+ * 0 is what belongs to no such part.
+ */
+export type TransactionPart = number;
+
+/** A transaction whose changes arrived while it was still open, once it has committed. */
+export interface EndedTransaction {
+  readonly transaction: TransactionRef;
+  /** Parts that were rolled back: their changes do not count. */
+  readonly dropped: ReadonlySet<TransactionPart>;
+}
+
+/** Changes of one table in a transaction that has not ended. */
+export interface OpenBlock {
+  readonly table: TableName;
+  /** The boundary of the first transaction named in the bytes; null where they name none. */
+  readonly first: Position | null;
+  /** The part that all its changes belong to; null: several. */
+  readonly part: TransactionPart | null;
+  readonly changes: number;
+  readonly bytes: Buffer;
+}
+
+/**
+ * Changes of a transaction too large to be held until it ends. Nothing of them counts before a batch adopts them; pieces of several
+ * transactions may come interleaved, those of one come in order.
+ */
+export interface TransactionPiece {
+  readonly transaction: TransactionId;
+  readonly blocks: readonly OpenBlock[];
 }
 
 /** Something happened to a table that rows do not express. In commit order with the rows, at `at`. */
@@ -74,13 +109,13 @@ export interface ShapeChange {
 }
 
 /**
- * What a primary hands to the journal: everything in (`after`, `through`]. A huge transaction comes as several batches with the
- * same `after` and `through`, all but the last with `complete: false`; nothing of it counts before the last.
+ * What a primary hands to the journal: everything in (`after`, `through`]. What came in pieces of the transactions in `adopts` counts
+ * from here on, before the changes that `blocks` holds of the same transaction.
  */
 export interface TrackedBatch {
   readonly after: Position;
   readonly through: Position;
-  readonly complete: boolean;
   readonly blocks: readonly ChangeBlock[];
+  readonly adopts: readonly EndedTransaction[];
   readonly events: readonly TableEvent[];
 }

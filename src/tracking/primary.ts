@@ -1,5 +1,5 @@
 import type { Bookmark } from '../journal/journal.ts';
-import type { TrackedBatch, TransactionRef } from '../model/change.ts';
+import type { TrackedBatch, TransactionId, TransactionPart, TransactionPiece, TransactionRef } from '../model/change.ts';
 import type { Finding } from '../model/errors.ts';
 import type { Position } from '../model/position.ts';
 import type { DataSetSchema, TableName, TableSchema } from '../model/schema.ts';
@@ -42,10 +42,11 @@ export interface Primary extends AsyncDisposable {
 
   /**
    * The committed transactions after a bookmark, for ever, batched as they arrive; ends when `signal` aborts. A batch without
-   * blocks moves the position on while nothing happens. `evidence` goes with the batch into the journal.
+   * blocks moves the position on while nothing happens. A huge transaction comes in pieces, perhaps before it has ended: then a batch
+   * adopts them, or it is rolled back. Pieces that neither became of come again with the next `changes`, from the first.
    * A bookmark it cannot continue from yields a batch with a 'gap' event per table, and then goes on from there.
    */
-  changes(from: Bookmark, signal: AbortSignal): AsyncIterable<{ readonly batch: TrackedBatch; readonly evidence: string }>;
+  changes(from: Bookmark, signal: AbortSignal): AsyncIterable<PrimaryItem>;
 
   /** Durable in the journal up to here: the primary may forget. Monotonic; older positions are ignored. */
   acknowledge(upTo: Position): Promise<void>;
@@ -59,6 +60,13 @@ export interface Primary extends AsyncDisposable {
   /** A snapshot that includes every transaction at or below `covering`. `changes` must be running while one is taken. */
   snapshot(covering: Position, signal: AbortSignal): Promise<PrimarySnapshot>;
 }
+
+/** In the order in which it is to be made durable. `evidence` goes with the batch into the journal. */
+export type PrimaryItem =
+  | { readonly kind: 'batch'; readonly batch: TrackedBatch; readonly evidence: string }
+  | { readonly kind: 'piece'; readonly piece: TransactionPiece }
+  /** What came in pieces of this transaction (`part` null), or of one part of it, was rolled back. */
+  | { readonly kind: 'rolled-back'; readonly transaction: TransactionId; readonly part: TransactionPart | null };
 
 /**
  * One exact moment of the primary. Keep it short: it holds back the primary's clean-up while it is open. `end` and `includes` stay

@@ -22,7 +22,7 @@ export interface Tracked {
   /** How many changes each table had. */
   readonly changes: ReadonlyMap<TableName, number>;
   readonly events: readonly TableEvent[];
-  /** The changes themselves, where they came in one batch; null where there were too many to hold: they are in the journal. */
+  /** The changes themselves; null where some came in pieces, too many to hold: they are in the journal. */
   readonly blocks: readonly ChangeBlock[] | null;
 }
 
@@ -92,43 +92,37 @@ export class Tracker {
     const from = journal.head();
     if (from === null) throw new Error('tracking began before the journal had a beginning');
     this.#head = from.at;
-    // Pieces of a huge transaction that an earlier connection did not complete come again from the first.
+    // Pieces of transactions that an earlier connection did not see the end of come again from the first.
     await journal.abandon();
     // What an earlier process made durable but did not live to acknowledge.
     await primary.acknowledge(from.at);
-    let pieces: TrackedBatch[] = [];
-    for await (const { batch, evidence } of primary.changes(from, signal)) {
-      await journal.append(batch, evidence);
-      pieces.push(batch.complete && pieces.length === 0 ? batch : withoutBytes(batch));
-      if (!batch.complete) continue;
-      const tracked = announced(pieces);
-      pieces = [];
-      // In one breath: whoever sees the new head must not find that a listener has not heard of its changes.
-      this.#head = batch.through;
-      for (const listener of this.#listeners) listener(tracked);
-      this.#appended.beat();
-      failpoint('appended');
-      await primary.acknowledge(batch.through);
-      failpoint('acknowledged');
-      succeeded();
+    for await (const item of primary.changes(from, signal)) {
+      if (item.kind === 'piece') {
+        await journal.spool(item.piece);
+        failpoint('spooled');
+      } else if (item.kind === 'rolled-back') await journal.discard(item.transaction, item.part);
+      else {
+        await this.#append(item.batch, item.evidence);
+        succeeded();
+      }
     }
   }
-}
 
-const NO_BYTES = Buffer.alloc(0);
-
-/** What is to be remembered of a piece while the rest of a huge transaction arrives. */
-function withoutBytes(piece: TrackedBatch): TrackedBatch {
-  return { ...piece, blocks: piece.blocks.map((block) => ({ ...block, bytes: NO_BYTES })) };
-}
-
-function announced(pieces: readonly TrackedBatch[]): Tracked {
-  const [first] = pieces;
-  if (first === undefined) throw new Error('nothing was tracked');
-  const changes = new Map<TableName, number>();
-  for (const { blocks } of pieces) for (const block of blocks) changes.set(block.table, (changes.get(block.table) ?? 0) + block.changes);
-  const events = pieces.flatMap((piece) => piece.events);
-  return { after: first.after, through: first.through, changes, events, blocks: pieces.length === 1 ? first.blocks : null };
+  async #append(batch: TrackedBatch, evidence: string): Promise<void> {
+    const { primary, journal, failpoint } = this.#parts;
+    const changes = new Map(await journal.append(batch, evidence));
+    if (batch.adopts.length > 0) failpoint('adopted');
+    for (const block of batch.blocks) changes.set(block.table, (changes.get(block.table) ?? 0) + block.changes);
+    const { after, through, events, adopts } = batch;
+    const tracked: Tracked = { after, through, changes, events, blocks: adopts.length === 0 ? batch.blocks : null };
+    // In one breath: whoever sees the new head must not find that a listener has not heard of its changes.
+    this.#head = through;
+    for (const listener of this.#listeners) listener(tracked);
+    this.#appended.beat();
+    failpoint('appended');
+    await primary.acknowledge(through);
+    failpoint('acknowledged');
+  }
 }
 
 /** Sleeps, and wakes early without an error when aborted: the caller looks at the signal anyway. */

@@ -2,7 +2,15 @@ import { randomUUID } from 'node:crypto';
 import { transactionsOf } from '../../journal/frame.ts';
 import type { Bookmark, Journal } from '../../journal/journal.ts';
 import { placeOf, prunedAway } from '../../journal/order.ts';
-import type { ChangeBlock, TableEvent, TrackedBatch, TransactionId } from '../../model/change.ts';
+import type {
+  ChangeBlock,
+  OpenBlock,
+  TableEvent,
+  TrackedBatch,
+  TransactionId,
+  TransactionPart,
+  TransactionPiece,
+} from '../../model/change.ts';
 import { ORIGIN, type Position, maxPosition } from '../../model/position.ts';
 import type { TableName } from '../../model/schema.ts';
 
@@ -17,7 +25,7 @@ class MemoryJournal implements Journal {
   #began: Position = ORIGIN;
   #blocks: ChangeBlock[] = [];
   #events: TableEvent[] = [];
-  #pieces: TrackedBatch[] = [];
+  #spools = new Map<TransactionId, OpenBlock[]>();
   readonly #floors = new Map<TableName, Position>();
 
   head(): Bookmark | null {
@@ -29,27 +37,43 @@ class MemoryJournal implements Journal {
     this.#began = from.at;
     this.#blocks = [];
     this.#events = [];
-    this.#pieces = [];
+    this.#spools.clear();
     this.#floors.clear();
   }
 
-  async append(batch: TrackedBatch, evidence: string): Promise<void> {
-    const place = placeOf(batch, this.#head);
-    if (place === 'repeat' || (place === 'renewal' && !batch.complete)) return;
-    if (this.#pieces.some((piece) => piece.through !== batch.through)) this.#pieces = [];
-    // Copied: what was appended is ours, whatever the caller does with its buffers.
-    this.#pieces.push({ ...batch, blocks: batch.blocks.map((block) => ({ ...block, bytes: Buffer.from(block.bytes) })) });
-    if (!batch.complete) return;
-    for (const piece of this.#pieces) {
-      this.#blocks.push(...piece.blocks);
-      this.#events.push(...piece.events);
+  async append(batch: TrackedBatch, evidence: string): Promise<ReadonlyMap<TableName, number>> {
+    const adopted = new Map<TableName, number>();
+    const isRepeat = placeOf(batch, this.#head) === 'repeat';
+    for (const within of batch.adopts) {
+      const { id, at } = within.transaction;
+      for (const { table, first, changes, bytes } of isRepeat ? [] : (this.#spools.get(id) ?? [])) {
+        this.#blocks.push({ table, first: first ?? at, last: at, changes, bytes, within: first === null ? within : null });
+        adopted.set(table, (adopted.get(table) ?? 0) + changes);
+      }
+      this.#spools.delete(id);
     }
-    this.#pieces = [];
+    if (isRepeat) return adopted;
+    // Copied: what was appended is ours, whatever the caller does with its buffers.
+    this.#blocks.push(...batch.blocks.map((block) => ({ ...block, bytes: Buffer.from(block.bytes) })));
+    // What is adopted stands before what the batch brings of the same transaction, and in its place among others.
+    this.#blocks = this.#blocks.toSorted((a, b) => (a.last < b.last ? -1 : a.last > b.last ? 1 : 0));
+    this.#events.push(...batch.events);
     this.#head = { at: batch.through, evidence };
+    return adopted;
+  }
+
+  async spool({ transaction, blocks }: TransactionPiece): Promise<void> {
+    const held = this.#spools.get(transaction) ?? [];
+    this.#spools.set(transaction, [...held, ...blocks.map((block) => ({ ...block, bytes: Buffer.from(block.bytes) }))]);
+  }
+
+  async discard(transaction: TransactionId, part: TransactionPart | null): Promise<void> {
+    const kept = part === null ? [] : (this.#spools.get(transaction) ?? []).filter((block) => block.part !== part);
+    this.#spools.set(transaction, kept);
   }
 
   async abandon(): Promise<void> {
-    this.#pieces = [];
+    this.#spools.clear();
   }
 
   async *read(table: TableName, after: Position, upTo: Position, signal: AbortSignal): AsyncGenerator<ChangeBlock> {
@@ -90,6 +114,6 @@ class MemoryJournal implements Journal {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#pieces = [];
+    this.#spools.clear();
   }
 }

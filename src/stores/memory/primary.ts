@@ -7,7 +7,7 @@ import { ORIGIN, type Position, commitEndOf, position } from '../../model/positi
 import { Pulse } from '../../model/pulse.ts';
 import { type DataSetSchema, type TableName, type TableSchema, tableOf } from '../../model/schema.ts';
 import { type Identity, type KeyTuple, type Tuple, identityOf, keyOfIdentity, keyTuple } from '../../model/tuple.ts';
-import type { Primary, PrimarySnapshot, RowChunk, RowLimit } from '../../tracking/primary.ts';
+import type { Primary, PrimaryItem, PrimarySnapshot, RowChunk, RowLimit } from '../../tracking/primary.ts';
 import { compareKeys, memoryValues } from './values.ts';
 
 /** What a transaction did, in its order. */
@@ -160,13 +160,13 @@ export class MemoryPrimary implements Primary {
         if (evidence !== this.#id || at < this.#floor) {
           const batch = this.#gap(at);
           ({ at, evidence } = { at: batch.through, evidence: this.#id });
-          yield { batch, evidence };
+          yield { kind: 'batch', batch, evidence };
         }
-        const batches = this.#batches(at);
-        if (batches.length === 0) await this.#beatOr(signal);
-        for (const batch of batches) {
-          if (batch.complete) at = batch.through;
-          yield { batch, evidence };
+        const items = this.#items(at, evidence);
+        if (items.length === 0) await this.#beatOr(signal);
+        for (const item of items) {
+          if (item.kind === 'batch') at = item.batch.through;
+          yield item;
         }
       }
     } finally {
@@ -246,21 +246,24 @@ export class MemoryPrimary implements Primary {
   }
 
   /** What is in the log, up to the next transaction that comes in pieces; or that one, piece by piece. */
-  #batches(after: Position): TrackedBatch[] {
+  #items(after: Position, evidence: string): PrimaryItem[] {
     const waiting = this.#log.filter((each) => each.at > after);
     const [first] = waiting;
     if (first === undefined) return [];
     if (first.pieces !== null) {
       const { at: through, transaction, events, pieces } = first;
-      return pieces.map((changes, index) => {
-        const complete = index === pieces.length - 1;
-        return { after, through, complete, blocks: this.#blocks([{ transaction, changes }]), events: complete ? events : [] };
+      const items = pieces.map((changes): PrimaryItem => {
+        const blocks = this.#blocks([{ transaction, changes }]).map((block) => ({ ...block, part: 0 }));
+        return { kind: 'piece', piece: { transaction: transaction.id, blocks } };
       });
+      const adopts = [{ transaction, dropped: new Set<number>() }];
+      return [...items, { kind: 'batch', batch: { after, through, blocks: [], adopts, events }, evidence }];
     }
     const next = waiting.findIndex(({ pieces }) => pieces !== null);
     const logged = next === -1 ? waiting : waiting.slice(0, next);
     const through = (logged.at(-1) as Logged).at;
-    return [{ after, through, complete: true, blocks: this.#blocks(logged), events: logged.flatMap(({ events }) => events) }];
+    const events = logged.flatMap((each) => each.events);
+    return [{ kind: 'batch', batch: { after, through, blocks: this.#blocks(logged), adopts: [], events }, evidence }];
   }
 
   #blocks(transactions: readonly Pick<Logged, 'transaction' | 'changes'>[]): ChangeBlock[] {
@@ -285,7 +288,7 @@ export class MemoryPrimary implements Primary {
     this.#log = [];
     const reason = 'the log was lost';
     const events = [...(this.#tracked ?? [])].map((table): TableEvent => ({ kind: 'gap', table, at, reason }));
-    return { after, through: at, complete: true, blocks: [], events };
+    return { after, through: at, blocks: [], adopts: [], events };
   }
 
   #require(name: TableName): TableSchema {

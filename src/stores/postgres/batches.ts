@@ -1,8 +1,17 @@
 import { BlockWriter } from '../../journal/frame.ts';
-import type { ChangeBlock, TableEvent, TrackedBatch, TransactionId, TransactionRef } from '../../model/change.ts';
+import type {
+  ChangeBlock,
+  EndedTransaction,
+  TableEvent,
+  TrackedBatch,
+  TransactionId,
+  TransactionPart,
+  TransactionRef,
+} from '../../model/change.ts';
 import { maxPosition, type Position, position } from '../../model/position.ts';
 import type { TableName } from '../../model/schema.ts';
 import { type Tuple, fillAbsent, hasAbsent, keyTuple } from '../../model/tuple.ts';
+import type { PrimaryItem } from '../../tracking/primary.ts';
 import { PgoutputReader, type PgoutputVisitor, type RelationMessage } from './pgoutput.ts';
 
 /** What a table's changes are made into: its name, and the key's columns in the key's order. */
@@ -46,6 +55,8 @@ export interface Announced {
   readonly tracked: TrackedTable | null;
   /** Set where the shape is another than the table was installed with. */
   readonly changed: string | null;
+  /** To be called where the transaction that brought it is rolled back: the table has the shape it had before. */
+  readonly undo: () => void;
 }
 
 export interface BatchParts {
@@ -58,17 +69,52 @@ export interface BatchParts {
   readonly onRepeated: (ref: TransactionRef) => void;
 }
 
-/** Pieces of a larger transaction are handed out at this size, and a batch of whole ones ends above it. */
-const BATCH_BYTES = 1 << 20;
-const PIECE_BYTES = 4 << 20;
+/** What is handed out, in order: batches of whole transactions, and what becomes of larger ones meanwhile. */
+export type StreamItem = Exclude<PrimaryItem, { kind: 'batch' }> | { readonly kind: 'batch'; readonly batch: TrackedBatch };
 
-/** Makes pgoutput's messages into batches of whole transactions, and of pieces of a huge one. */
+/** A batch of whole transactions ends above this size. */
+const BATCH_BYTES = 1 << 20;
+/** Transactions that have not ended hold this many bytes together, at most: then the largest is handed out as a piece. */
+const OPEN_BYTES_MAX = 4 << 20;
+
+/** Changes being written, by table. */
+interface Written {
+  readonly writers: Map<TableName, BlockWriter>;
+  bytes: number;
+  /** Pieces of the transaction that has not ended were handed out. */
+  inPieces: boolean;
+}
+
+/** A transaction that the server sends while it is still in progress. */
+interface Streamed extends Written {
+  readonly id: TransactionId;
+  /** What its own relation messages said: it may have altered tables that are as before to all others. */
+  readonly tables: Map<number, TrackedTable | null>;
+  readonly dropped: Set<TransactionPart>;
+  /** Parts that have changes, but for those dropped. */
+  readonly changed: Set<TransactionPart>;
+  readonly events: (Omit<TableEvent, 'at'> & { readonly part: TransactionPart })[];
+  readonly undo: { readonly part: TransactionPart; readonly undo: () => void }[];
+}
+
+/** Makes pgoutput's messages into batches of whole transactions, and of pieces of larger ones. */
 export class Batches implements PgoutputVisitor {
   readonly #parts: BatchParts;
   readonly #reader: PgoutputReader;
   readonly #tables = new Map<number, TrackedTable | null>();
-  readonly #writers = new Map<TableName, BlockWriter>();
+  /** Of transactions that come whole. */
+  readonly #whole: Written = { writers: new Map(), bytes: 0, inPieces: false };
+  /** By the server's id, which is the lower half of ours. */
+  readonly #streamed = new Map<number, Streamed>();
+  /** The batch being gathered, beside what is still being written of whole transactions. */
+  #blocks: ChangeBlock[] = [];
+  #adopts: EndedTransaction[] = [];
   #events: TableEvent[] = [];
+  #blockBytes = 0;
+  /** In all that is being written. */
+  #writtenBytes = 0;
+  /** To be handed out before the batch. */
+  #ready: StreamItem[] = [];
   /** Everything up to here was handed out. */
   #after: Position;
   /** Everything up to here was read. */
@@ -77,9 +123,10 @@ export class Batches implements PgoutputVisitor {
   #transaction: TransactionRef | null = null;
   /** It was known already. */
   #skipping = false;
+  /** The transaction in progress that what is read belongs to, and the part of it. */
+  #stream: Streamed | null = null;
+  #part: TransactionPart = 0;
   #announced: RelationMessage | null = null;
-  /** The last transaction was handed out in part, and its last piece is still to come. */
-  #pieced = false;
 
   constructor(parts: BatchParts) {
     this.#parts = parts;
@@ -88,21 +135,26 @@ export class Batches implements PgoutputVisitor {
     this.#reader = new PgoutputReader(this);
   }
 
-  /** Reads one message. A relation that it announced must be answered with `settle` before the next is read. */
+  /**
+   * Reads one message. A relation that it announced must be answered with `settle` before the next is read.
+   */
   read(data: Buffer): RelationMessage | null {
     this.#announced = null;
     this.#reader.read(data);
     return this.#announced;
   }
 
-  settle(relation: RelationMessage, announced: Announced): void {
-    this.#tables.set(relation.id, announced.tracked);
-    if (announced.changed !== null && announced.tracked !== null) this.event('schema-changed', announced.tracked.table, announced.changed);
+  settle(relation: RelationMessage, { tracked, changed, undo }: Announced): void {
+    (this.#stream?.tables ?? this.#tables).set(relation.id, tracked);
+    if (changed === null || tracked === null) return;
+    this.#stream?.undo.push({ part: this.#part, undo });
+    this.event('schema-changed', tracked.table, changed);
   }
 
   /** Something befell a table in the transaction being read, or just now. */
   event(kind: TableEvent['kind'], table: TableName, reason: string): void {
-    if (!this.#skipping) this.#events.push({ kind, table, at: this.#transaction?.at ?? this.#through, reason });
+    if (this.#stream !== null) this.#stream.events.push({ kind, table, reason, part: this.#part });
+    else if (!this.#skipping) this.#events.push({ kind, table, at: this.#transaction?.at ?? this.#through, reason });
   }
 
   /** Everything committed up to here has been read: known from a keepalive. */
@@ -120,49 +172,104 @@ export class Batches implements PgoutputVisitor {
 
   /** Whether there is something other than a position to hand out. */
   get filled(): boolean {
-    return this.#bytes() > 0 || this.#events.length > 0;
+    return this.#whole.bytes > 0 || this.#blocks.length > 0 || this.#events.length > 0 || this.#adopts.length > 0;
   }
 
-  /** Whether a batch must be taken before more is read. */
+  /** Whether something must be taken before more is read. */
   get due(): boolean {
-    if (this.#transaction !== null) return this.#bytes() >= PIECE_BYTES;
-    return this.#pieced || this.#bytes() >= BATCH_BYTES;
+    if (this.#ready.length > 0) return true;
+    return this.#transaction === null && (this.#adopts.length > 0 || this.#whole.bytes + this.#blockBytes >= BATCH_BYTES);
   }
 
-  /** What was read since the last time; a piece where a transaction is not through. */
-  take(): TrackedBatch {
-    const blocks: ChangeBlock[] = [];
-    for (const writer of this.#writers.values()) {
-      const block = writer.take();
-      if (block !== null) blocks.push(block);
-    }
-    const events = this.#events;
+  /** What is to be handed out next. Outside a transaction that is, after everything else, the batch of what was read. */
+  take(): StreamItem {
+    const ready = this.#ready.shift();
+    if (ready !== undefined) return ready;
+    this.#seal();
+    const [after, through] = [this.#after, this.#through];
+    const batch = { after, through, blocks: this.#blocks, adopts: this.#adopts, events: this.#events };
+    this.#after = through;
+    this.#blocks = [];
+    this.#blockBytes = 0;
+    this.#adopts = [];
     this.#events = [];
-    const complete = this.#transaction === null;
-    const after = this.#after;
-    const through = this.#transaction?.at ?? this.#through;
-    this.#pieced = !complete;
-    if (complete) this.#after = through;
-    return { after, through, complete, blocks, events };
+    return { kind: 'batch', batch };
+  }
+
+  /** The transactions in progress of which pieces were handed out. */
+  get inPieces(): readonly TransactionId[] {
+    return Array.from(this.#streamed.values()).flatMap(({ inPieces, id }) => (inPieces ? [id] : []));
   }
 
   begin(commitLsn: bigint, committedAtMicros: bigint, xid: number): void {
-    const { numbering, after, onTransaction } = this.#parts;
-    const id = widen(xid, numbering.transactionNear) as TransactionId;
-    if (id > numbering.transactionNear) numbering.transactionNear = id;
-    const ref: TransactionRef = { id, at: transactionPosition(commitLsn, numbering.base), committedAtMicros };
+    const ref = this.#refTo(this.#idOf(xid), commitLsn, committedAtMicros);
     this.#transaction = ref;
-    this.#skipping = ref.at <= after;
-    onTransaction(ref);
+    this.#skipping = ref.at <= this.#parts.after;
+    this.#parts.onTransaction(ref);
   }
 
   commit(_commitLsn: bigint, endLsn: bigint): void {
-    const ref = this.#transaction;
+    const transaction = this.#transaction;
+    if (transaction === null) throw new Error('pgoutput ended a transaction that it had not begun');
     this.#transaction = null;
     this.#skipping = false;
-    if (ref === null) throw new Error('pgoutput ended a transaction that it had not begun');
-    // A transaction handed out in pieces must end where its pieces said.
-    this.#through = this.#pieced ? ref.at : maxPosition(this.#through, boundary(endLsn, this.#parts.numbering.base));
+    if (this.#whole.inPieces) this.#adopts.push({ transaction, dropped: new Set() });
+    this.#whole.inPieces = false;
+    this.#passed(endLsn);
+  }
+
+  streamStart(xid: number): void {
+    let stream = this.#streamed.get(xid);
+    if (stream === undefined) {
+      const written = { writers: new Map(), bytes: 0, inPieces: false };
+      stream = { ...written, id: this.#idOf(xid), tables: new Map(), dropped: new Set(), changed: new Set(), events: [], undo: [] };
+      this.#streamed.set(xid, stream);
+    }
+    this.#stream = stream;
+    this.#part = 0;
+  }
+
+  streamStop(): void {
+    this.#stream = null;
+    this.#part = 0;
+  }
+
+  writtenBy(xid: number): void {
+    this.#part = BigInt(xid) === ((this.#stream as Streamed).id & 0xffff_ffffn) ? 0 : xid;
+  }
+
+  streamCommit(xid: number, commitLsn: bigint, endLsn: bigint, committedAtMicros: bigint): void {
+    const stream = this.#streamed.get(xid);
+    if (stream === undefined) throw new Error('pgoutput ended a transaction in progress that it had not begun');
+    this.#streamed.delete(xid);
+    const transaction = this.#refTo(stream.id, commitLsn, committedAtMicros);
+    const counts = stream.changed.size > 0;
+    if (transaction.at <= this.#parts.after) {
+      if (counts) this.#parts.onRepeated(transaction);
+      return this.#forget(stream);
+    }
+    this.#parts.onTransaction(transaction);
+    if (counts) this.#adopt(stream, { transaction, dropped: stream.dropped });
+    else this.#release(stream);
+    for (const { kind, table, reason, part } of stream.events) {
+      if (!stream.dropped.has(part)) this.#events.push({ kind, table, reason, at: transaction.at });
+    }
+    for (const [relation, target] of stream.tables) this.#tables.set(relation, target);
+    this.#passed(endLsn);
+  }
+
+  streamAbort(xid: number, subxid: number): void {
+    const stream = this.#streamed.get(xid);
+    // Nothing of it was sent.
+    if (stream === undefined) return;
+    if (subxid === xid) {
+      this.#streamed.delete(xid);
+      return this.#forget(stream);
+    }
+    stream.dropped.add(subxid);
+    stream.changed.delete(subxid);
+    for (const { part, undo } of stream.undo.toReversed()) if (part === subxid) undo();
+    if (stream.inPieces) this.#ready.push({ kind: 'rolled-back', transaction: stream.id, part: subxid });
   }
 
   relation(relation: RelationMessage): void {
@@ -171,56 +278,145 @@ export class Batches implements PgoutputVisitor {
 
   insert(relation: number, row: Tuple): void {
     const target = this.#target(relation);
-    if (target !== null) this.#writer(target).insert(row);
+    if (target === null) return;
+    const writer = this.#writer(target);
+    const before = writer.length;
+    writer.insert(row);
+    this.#wrote(writer.length - before);
   }
 
   update(relation: number, old: { row: Tuple; full: boolean } | null, row: Tuple): void {
     const target = this.#target(relation);
     if (target === null) return;
     const writer = this.#writer(target);
-    if (old === null) {
-      writer.update(row, null);
-      return;
+    const before = writer.length;
+    if (old === null) writer.update(row, null);
+    else {
+      // With the full identity the old row always comes, and holds what the new one leaves out.
+      const whole = hasAbsent(row) ? fillAbsent(row, old.row) : row;
+      const oldKey = keyTuple(old.row, target.key);
+      writer.update(whole, oldKey.equals(keyTuple(whole, target.key)) ? null : oldKey);
     }
-    // With the full identity the old row always comes, and holds what the new one leaves out.
-    const whole = hasAbsent(row) ? fillAbsent(row, old.row) : row;
-    const oldKey = keyTuple(old.row, target.key);
-    writer.update(whole, oldKey.equals(keyTuple(whole, target.key)) ? null : oldKey);
+    this.#wrote(writer.length - before);
   }
 
   delete(relation: number, old: { row: Tuple; full: boolean }): void {
     const target = this.#target(relation);
-    if (target !== null) this.#writer(target).delete(keyTuple(old.row, target.key));
+    if (target === null) return;
+    const writer = this.#writer(target);
+    const before = writer.length;
+    writer.delete(keyTuple(old.row, target.key));
+    this.#wrote(writer.length - before);
   }
 
   truncate(relations: readonly number[]): void {
     for (const relation of relations) {
       const target = this.#target(relation);
-      if (target !== null) this.#writer(target).truncate();
+      if (target === null) continue;
+      this.#writer(target).truncate();
+      this.#wrote(1);
     }
   }
 
-  #target(relation: number): TrackedTable | null {
-    const target = this.#tables.get(relation);
+  #idOf(xid: number): TransactionId {
+    const { numbering } = this.#parts;
+    const id = widen(xid, numbering.transactionNear) as TransactionId;
+    if (id > numbering.transactionNear) numbering.transactionNear = id;
+    return id;
+  }
+
+  #refTo(id: TransactionId, commitLsn: bigint, committedAtMicros: bigint): TransactionRef {
+    return { id, at: transactionPosition(commitLsn, this.#parts.numbering.base), committedAtMicros };
+  }
+
+  #passed(endLsn: bigint): void {
+    this.#through = maxPosition(this.#through, boundary(endLsn, this.#parts.numbering.base));
+  }
+
+  #known(relation: number): TrackedTable | null {
+    const own = this.#stream?.tables.get(relation);
+    const target = own === undefined ? this.#tables.get(relation) : own;
     if (target === undefined) throw new Error(`pgoutput sent a change of relation ${relation} without describing it`);
+    return target;
+  }
+
+  #target(relation: number): TrackedTable | null {
+    const target = this.#known(relation);
     if (!this.#skipping) return target;
     if (target !== null && this.#transaction !== null) this.#parts.onRepeated(this.#transaction);
     return null;
   }
 
-  #writer(target: TrackedTable): BlockWriter {
-    let writer = this.#writers.get(target.table);
+  #writer({ table }: TrackedTable): BlockWriter {
+    const { writers } = this.#stream ?? this.#whole;
+    let writer = writers.get(table);
     if (writer === undefined) {
-      writer = new BlockWriter(target.table);
-      this.#writers.set(target.table, writer);
+      writer = new BlockWriter(table);
+      writers.set(table, writer);
     }
-    writer.transaction(this.#transaction as TransactionRef);
+    if (this.#stream === null) writer.transaction(this.#transaction as TransactionRef);
+    else {
+      writer.part(this.#part);
+      this.#stream.changed.add(this.#part);
+    }
     return writer;
   }
 
-  #bytes(): number {
-    let bytes = 0;
-    for (const writer of this.#writers.values()) bytes += writer.length;
-    return bytes;
+  #wrote(bytes: number): void {
+    (this.#stream ?? this.#whole).bytes += bytes;
+    this.#writtenBytes += bytes;
+    if (this.#writtenBytes >= OPEN_BYTES_MAX) this.#handOutLargest();
+  }
+
+  /** Whole transactions that have ended wait for the batch, which is due long before. */
+  #handOutLargest(): void {
+    let largest: Written | null = this.#transaction === null ? null : this.#whole;
+    let transaction = this.#transaction?.id;
+    for (const stream of this.#streamed.values()) {
+      if (stream.bytes <= (largest?.bytes ?? 0)) continue;
+      largest = stream;
+      transaction = stream.id;
+    }
+    if (largest === null || transaction === undefined) return;
+    const blocks = Array.from(largest.writers.values(), (writer) => writer.takeOpen()).filter((block) => block !== null);
+    this.#ready.push({ kind: 'piece', piece: { transaction, blocks } });
+    largest.inPieces = true;
+    this.#emptied(largest);
+  }
+
+  #emptied(written: Written): void {
+    this.#writtenBytes -= written.bytes;
+    written.bytes = 0;
+  }
+
+  #adopt(stream: Streamed, within: EndedTransaction): void {
+    // In commit order: what came whole before it, then what was not handed out of it yet.
+    this.#seal();
+    for (const writer of stream.writers.values()) this.#add(writer.takeWithin(within));
+    this.#emptied(stream);
+    if (stream.inPieces) this.#adopts.push(within);
+  }
+
+  #forget(stream: Streamed): void {
+    for (const { undo } of stream.undo.toReversed()) undo();
+    this.#release(stream);
+  }
+
+  /** None of its changes counts. */
+  #release(stream: Streamed): void {
+    this.#emptied(stream);
+    if (stream.inPieces) this.#ready.push({ kind: 'rolled-back', transaction: stream.id, part: null });
+  }
+
+  /** What was written of whole transactions becomes blocks of the batch. */
+  #seal(): void {
+    for (const writer of this.#whole.writers.values()) this.#add(writer.take());
+    this.#emptied(this.#whole);
+  }
+
+  #add(block: ChangeBlock | null): void {
+    if (block === null) return;
+    this.#blocks.push(block);
+    this.#blockBytes += block.bytes.length;
   }
 }

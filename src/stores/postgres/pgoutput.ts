@@ -3,8 +3,8 @@ import { textAt } from './messages.ts';
 
 /**
  * The messages of the logical decoding plugin `pgoutput`
- * (https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html), without streaming of transactions in
- * progress: whole transactions in commit order.
+ * (https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html): whole transactions in commit order, and between
+ * them stretches of large ones that are still in progress.
  */
 export interface RelationMessage {
   /** OID of the table. */
@@ -36,10 +36,22 @@ export interface PgoutputVisitor {
   update(relation: number, old: { row: Tuple; full: boolean } | null, row: Tuple): void;
   delete(relation: number, old: { row: Tuple; full: boolean }): void;
   truncate(relations: readonly number[]): void;
+
+  /** What follows, to the end of the stretch, belongs to a transaction in progress. */
+  streamStart(xid: number): void;
+  streamStop(): void;
+  /** The next message of the stretch was written by this subtransaction, or by the transaction itself. */
+  writtenBy(xid: number): void;
+  streamCommit(xid: number, commitLsn: bigint, endLsn: bigint, committedAtMicros: bigint): void;
+  /** The subtransaction was rolled back; all of it where that is the transaction itself. */
+  streamAbort(xid: number, subxid: number): void;
 }
 
 /** Microseconds between 1970-01-01 and PostgreSQL's own epoch, 2000-01-01. */
 export const EPOCH_MICROS = 946_684_800_000_000n;
+
+/** Kinds of messages that say who wrote them, in a stretch of a transaction in progress. */
+const WRITTEN_BY = 'RYIUDTM';
 
 const ABSENT = -2;
 const NULL = -1;
@@ -49,6 +61,8 @@ export class PgoutputReader {
   /** Tuples are built here; the second one holds the old row of an update. */
   readonly #rows: Buffer[] = [Buffer.allocUnsafe(8192), Buffer.allocUnsafe(8192)];
   #at = 0;
+  /** Between Stream Start and Stream Stop each message says who wrote it. */
+  #inStream = false;
 
   constructor(visitor: PgoutputVisitor) {
     this.#visitor = visitor;
@@ -58,6 +72,10 @@ export class PgoutputReader {
   read(data: Buffer): void {
     const kind = String.fromCharCode(data[0] as number);
     this.#at = 1;
+    if (this.#inStream && WRITTEN_BY.includes(kind)) {
+      this.#visitor.writtenBy(data.readUInt32BE(1));
+      this.#at = 5;
+    }
     switch (kind) {
       case 'B':
         this.#visitor.begin(data.readBigUInt64BE(1), data.readBigInt64BE(9) + EPOCH_MICROS, data.readUInt32BE(17));
@@ -66,7 +84,7 @@ export class PgoutputReader {
         this.#visitor.commit(data.readBigUInt64BE(2), data.readBigUInt64BE(10));
         return;
       case 'R':
-        this.#visitor.relation(readRelation(data));
+        this.#visitor.relation(readRelation(data, this.#at));
         return;
       case 'I': {
         const relation = this.#relation(data);
@@ -83,7 +101,23 @@ export class PgoutputReader {
         return;
       }
       case 'T':
-        this.#visitor.truncate(Array.from({ length: data.readInt32BE(1) }, (_, index) => data.readUInt32BE(6 + 4 * index)));
+        this.#truncate(data);
+        return;
+      case 'S':
+        this.#inStream = true;
+        this.#visitor.streamStart(data.readUInt32BE(1));
+        return;
+      case 'E':
+        this.#inStream = false;
+        this.#visitor.streamStop();
+        return;
+      case 'c': {
+        const committedAtMicros = data.readBigInt64BE(22) + EPOCH_MICROS;
+        this.#visitor.streamCommit(data.readUInt32BE(1), data.readBigUInt64BE(6), data.readBigUInt64BE(14), committedAtMicros);
+        return;
+      }
+      case 'A':
+        this.#visitor.streamAbort(data.readUInt32BE(1), data.readUInt32BE(5));
         return;
       case 'M': // a logical message: ours only move the log on, others are not for us
       case 'O': // origin: where the transaction was first committed
@@ -101,6 +135,11 @@ export class PgoutputReader {
     if (marker === 0x4b || marker === 0x4f) old = this.#old(data);
     this.#at++; // N
     this.#visitor.update(relation, old, this.#tuple(data, 0, false));
+  }
+
+  #truncate(data: Buffer): void {
+    const relations = Array.from({ length: data.readInt32BE(this.#at) }, (_, index) => data.readUInt32BE(this.#at + 5 + 4 * index));
+    this.#visitor.truncate(relations);
   }
 
   #relation(data: Buffer): number {
@@ -144,9 +183,9 @@ export class PgoutputReader {
   }
 }
 
-function readRelation(data: Buffer): RelationMessage {
-  const id = data.readUInt32BE(1);
-  const schema = textAt(data, 5);
+function readRelation(data: Buffer, start: number): RelationMessage {
+  const id = data.readUInt32BE(start);
+  const schema = textAt(data, start + 4);
   const name = textAt(data, schema.next);
   const identity = String.fromCharCode(data[name.next] as number);
   const columns: RelationColumn[] = [];

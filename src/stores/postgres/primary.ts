@@ -5,7 +5,7 @@ import type { Position } from '../../model/position.ts';
 import type { DataSetSchema, TableName, TableSchema } from '../../model/schema.ts';
 import type { Selection } from '../../model/selection.ts';
 import type { ValueCodec } from '../../model/values.ts';
-import type { Primary, PrimarySnapshot } from '../../tracking/primary.ts';
+import type { Primary, PrimaryItem, PrimarySnapshot } from '../../tracking/primary.ts';
 import { type Announced, boundary } from './batches.ts';
 import { mirroredType } from './carried-types.ts';
 import { checkPrimary } from './check.ts';
@@ -121,13 +121,13 @@ class PostgresPrimary implements Primary {
     }, signal);
   }
 
-  async *changes(from: Bookmark, signal: AbortSignal): AsyncGenerator<{ readonly batch: TrackedBatch; readonly evidence: string }> {
+  async *changes(from: Bookmark, signal: AbortSignal): AsyncGenerator<PrimaryItem> {
     if (this.#stream !== null) throw new Error('changes of one primary can be read once at a time');
     for (let broken: string | null = null; ; ) {
       const start = await this.#ask((control) => this.#begin(control, from, broken, signal), signal);
       if (start.gap !== null) {
         this.#snapshots.forget();
-        yield { batch: this.#gap(from.at, start.after, start.gap), evidence: evidenceText(start.evidence) };
+        yield { kind: 'batch', batch: this.#gap(from.at, start.after, start.gap), evidence: evidenceText(start.evidence) };
       }
       try {
         yield* this.#follow(start, signal);
@@ -140,7 +140,7 @@ class PostgresPrimary implements Primary {
   }
 
   /** Throws BrokenHistory before its first batch, or never. */
-  async *#follow(start: StreamStart, signal: AbortSignal): AsyncGenerator<{ readonly batch: TrackedBatch; readonly evidence: string }> {
+  async *#follow(start: StreamStart, signal: AbortSignal): AsyncGenerator<PrimaryItem> {
     const wire = await Wire.open(this.#options.url, { side: 'primary', purpose: 'tracking', replication: true }, signal);
     this.#streamPid = wire.processId;
     const closing = (): void => void this.#stream?.close();
@@ -168,10 +168,19 @@ class PostgresPrimary implements Primary {
       const slotAt = boundary(confirmed, start.numbering.base);
       if (slotAt > start.after) throw new BrokenHistory('the replication slot was advanced by another reader');
       continuity = new Continuity(slotAt, start.evidence.witness);
-      for await (const batch of this.#stream.batches()) {
-        if (continuity?.broken === true) throw new BrokenHistory('the primary was put back to an earlier state, and written to since');
+      for await (const item of this.#stream.items()) {
+        if (item.kind !== 'batch') {
+          yield item;
+          continue;
+        }
+        if (continuity?.broken === true) {
+          // What came in pieces is of the history that is not ours.
+          const ids = [...item.batch.adopts.map((each) => each.transaction.id), ...this.#stream.inPieces];
+          for (const transaction of ids) yield { kind: 'rolled-back', transaction, part: null };
+          throw new BrokenHistory('the primary was put back to an earlier state, and written to since');
+        }
         continuity = null;
-        yield { batch, evidence: evidenceText({ ...start.evidence, witness: recent.witness(batch) }) };
+        yield { ...item, evidence: evidenceText({ ...start.evidence, witness: recent.witness(item.batch) }) };
       }
     } catch (error) {
       if (signal.aborted || isAbort(error)) return;
@@ -300,14 +309,15 @@ class PostgresPrimary implements Primary {
 
   #gap(after: Position, through: Position, reason: string): TrackedBatch {
     const events: TableEvent[] = Array.from(this.#installed.keys(), (table) => ({ kind: 'gap', table, at: through, reason }));
-    return { after, through, complete: true, blocks: [], events };
+    return { after, through, blocks: [], adopts: [], events };
   }
 
   /** What a relation of the stream is to us: its shape there may be older or newer than the table's is now. */
   async #announce(relation: RelationMessage, signal: AbortSignal): Promise<Announced> {
     const table = `${relation.schema}.${relation.name}` as TableName;
     const expected = this.#installed.get(table);
-    if (expected === undefined) return { tracked: null, changed: null };
+    const undo = (): void => void (expected !== undefined && this.#installed.set(table, expected));
+    if (expected === undefined) return { tracked: null, changed: null, undo };
     const wire = await this.#wire(signal);
     let known = this.#known.get(table);
     if (known === undefined || !sameColumns(relation, known)) {
@@ -322,7 +332,8 @@ class PostgresPrimary implements Primary {
     this.#installed.set(table, shape);
     const key = ordered.map((name) => relation.columns.findIndex((column) => column.name === name));
     const tracked = key.includes(-1) ? null : { table, key };
-    return { tracked: tracked ?? { table, key: [] }, changed: shape === expected ? null : 'its columns, their types or its key changed' };
+    const changed = shape === expected ? null : 'its columns, their types or its key changed';
+    return { tracked: tracked ?? { table, key: [] }, changed, undo };
   }
 
   async #typesOf(wire: Wire, relation: RelationMessage, signal: AbortSignal): Promise<{ name: string; type: string }[]> {
@@ -373,8 +384,8 @@ class Recent {
   }
 
   /** The witness once this batch is in the journal. */
-  witness({ blocks, through }: TrackedBatch): Witness | null {
-    let last: Position | null = null;
+  witness({ blocks, adopts, through }: TrackedBatch): Witness | null {
+    let last: Position | null = adopts.at(-1)?.transaction.at ?? null;
     for (const block of blocks) if (last === null || block.last > last) last = block.last;
     const ref = last === null ? undefined : this.#refs.findLast(({ at }) => at === last);
     if (ref !== undefined) this.#witness = witnessOf(ref);

@@ -1,7 +1,7 @@
-import type { TrackedBatch } from '../../model/change.ts';
+import type { TransactionId } from '../../model/change.ts';
 import { commitEndOf, type Position } from '../../model/position.ts';
 import { Pulse } from '../../model/pulse.ts';
-import { type Announced, Batches, type BatchParts } from './batches.ts';
+import { type Announced, Batches, type BatchParts, type StreamItem } from './batches.ts';
 import { literal } from './connection.ts';
 import { EPOCH_MICROS, type RelationMessage } from './pgoutput.ts';
 import type { CopyBoth, Wire } from './wire.ts';
@@ -34,10 +34,11 @@ export class ReplicationStream {
 
   /** Takes over a replication connection. */
   static async start(wire: Wire, parts: StreamParts, signal: AbortSignal): Promise<ReplicationStream> {
+    // From 2 on, which 14 speaks, the server sends large transactions while they are in progress instead of keeping them until they end.
     const [version] = await wire.query('SHOW server_version_num', signal);
     const number = Number(version?.rows[0]?.[0]);
     const protocol = number >= 160_000 ? 4 : number >= 150_000 ? 3 : 2;
-    const options = `proto_version '${protocol}', publication_names ${literal(`"${parts.publication}"`)}, binary 'true', messages 'true'`;
+    const options = `proto_version '${protocol}', publication_names ${literal(`"${parts.publication}"`)}, binary 'true', messages 'true', streaming 'on'`;
     // From where the slot stands, which may be before `after`: what it repeats is held against the journal (`Continuity`).
     const sql = `START_REPLICATION SLOT "${parts.slot}" LOGICAL 0/0 (${options})`;
     const copy = await wire.replicate(sql, BUFFER_BYTES_MAX, signal);
@@ -56,11 +57,19 @@ export class ReplicationStream {
     this.#status();
   }
 
-  /** Whole transactions, as many as have arrived; ends with an error only. */
-  async *batches(): AsyncGenerator<TrackedBatch> {
+  /** Whole transactions, as many as have arrived, and pieces of larger ones; ends with an error only. */
+  async *items(): AsyncGenerator<StreamItem> {
     const batches = this.#batches;
     let handed = batches.through;
     let handedAt = performance.now();
+    const take = (): StreamItem => {
+      const item = batches.take();
+      if (item.kind === 'batch') {
+        handed = batches.through;
+        handedAt = performance.now();
+      }
+      return item;
+    };
     let reading: Promise<readonly Buffer[] | null> | null = null;
     for (;;) {
       reading ??= this.#copy.read();
@@ -70,21 +79,22 @@ export class ReplicationStream {
       if (payloads !== undefined) {
         reading = null;
         for (const payload of payloads) {
-          if (payload[0] === 0x77) await this.#data(payload.subarray(25));
-          else this.#keepalive(payload);
-          if (!batches.due) continue;
-          yield batches.take();
-          handed = batches.through;
-          handedAt = performance.now();
+          if (payload[0] === 0x77) {
+            const announced = batches.read(payload.subarray(25));
+            if (announced !== null) batches.settle(announced, await this.#parts.announce(announced));
+          } else this.#keepalive(payload);
+          while (batches.due) yield take();
         }
       }
       const moved = batches.through > handed;
       const due = batches.filled || (moved && (performance.now() - handedAt >= IDLE_EVERY_MS || this.#isWanted(handed)));
-      if (batches.inTransaction || !due) continue;
-      yield batches.take();
-      handed = batches.through;
-      handedAt = performance.now();
+      if (!batches.inTransaction && due) yield take();
     }
+  }
+
+  /** The transactions in progress of which pieces were handed out. */
+  get inPieces(): readonly TransactionId[] {
+    return this.#batches.inPieces;
   }
 
   /** Somebody waits for this position: it is handed out as soon as it is reached, also if nothing else happens. */
@@ -121,11 +131,6 @@ export class ReplicationStream {
     } finally {
       stop.abort();
     }
-  }
-
-  async #data(data: Buffer): Promise<void> {
-    const relation = this.#batches.read(data);
-    if (relation !== null) this.#batches.settle(relation, await this.#parts.announce(relation));
   }
 
   #keepalive(payload: Buffer): void {

@@ -8,7 +8,7 @@ import type { Bookmark } from '../../journal/journal.ts';
 import type { TableEvent, TrackedBatch } from '../../model/change.ts';
 import type { TableName, TableSchema } from '../../model/schema.ts';
 import { identityOf, keyTuple } from '../../model/tuple.ts';
-import { allRows, foldBatches, shownRows } from '../../tracking/primary.contract.ts';
+import { allRows, foldBatches, shownRows, wholeBatches } from '../../tracking/primary.contract.ts';
 import type { Primary } from '../../tracking/primary.ts';
 import { sqliteIdentity } from './connection.ts';
 import { openSqlitePrimary } from './primary.ts';
@@ -52,11 +52,11 @@ async function readOn(from: Bookmark): Promise<{ batches: TrackedBatch[]; events
   const batches: TrackedBatch[] = [];
   let next = from;
   let goal: string | null = null;
-  for await (const { batch, evidence } of primary.changes(from, AbortSignal.any([stopping.signal, patience()]))) {
+  for await (const { batch, evidence } of wholeBatches(primary.changes(from, AbortSignal.any([stopping.signal, patience()])))) {
     batches.push(batch);
-    if (batch.complete) next = { at: batch.through, evidence };
+    next = { at: batch.through, evidence };
     goal ??= await primary.now(patience());
-    if (batch.complete && batch.through >= goal) stopping.abort();
+    if (batch.through >= goal) stopping.abort();
   }
   const events = batches.flatMap((batch) => batch.events).map((event: TableEvent) => `${event.kind} ${event.table}`);
   return { batches, events, next };
@@ -181,7 +181,7 @@ test('a file renamed into place while following is noticed, with or without trig
   const events: TableEvent[] = [];
   const seen = Promise.withResolvers<void>();
   const following = (async () => {
-    for await (const { batch } of primary.changes(from, stopping.signal)) {
+    for await (const { batch } of wholeBatches(primary.changes(from, stopping.signal))) {
       events.push(...batch.events);
       if (events.length >= 2) seen.resolve();
     }
@@ -292,7 +292,7 @@ test.each(['wal', 'delete'])('a writer never fails while tracking is installed, 
   const stopping = new AbortController();
   const batches: TrackedBatch[] = [];
   const following = (async () => {
-    for await (const { batch } of primary.changes(from, stopping.signal)) batches.push(batch);
+    for await (const { batch } of wholeBatches(primary.changes(from, stopping.signal))) batches.push(batch);
   })();
   const first = await primary.snapshot(from.at, patience());
   const bases = new Map(await Promise.all(schema.map(async (table) => [table, await allRows(first, table)] as const)));
@@ -318,7 +318,7 @@ test('a file that is damaged while it is followed is a failure that may pass', a
   const { from } = await install();
   db.exec('PRAGMA wal_checkpoint(truncate)');
   const following = (async () => {
-    for await (const { batch } of primary.changes(from, patience())) expect(batch.events).toEqual([]);
+    for await (const { batch } of wholeBatches(primary.changes(from, patience()))) expect(batch.events).toEqual([]);
   })();
   await (await primary.snapshot(from.at, patience()))[Symbol.asyncDispose]();
   db.close();

@@ -2,17 +2,17 @@ import { statSync } from 'node:fs';
 import type { DatabaseSync, StatementSync } from 'node:sqlite';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Bookmark } from '../../journal/journal.ts';
-import type { TrackedBatch } from '../../model/change.ts';
 import { isAbort } from '../../model/errors.ts';
 import { type Position, position } from '../../model/position.ts';
 import type { TableName } from '../../model/schema.ts';
+import type { PrimaryItem } from '../../tracking/primary.ts';
 import { bookmark, markOf, notInstalled } from './bookmark.ts';
 import { fileAt, isBusy, isWal, openSqlite, passingFailure, reading } from './connection.ts';
 import { type LogMark, type Standing, holdsMark, isInstalled, lastMark, readStanding, schemaVersion, settle } from './log.ts';
 import { LOCK_WAIT_MS, inWriteTransaction, untilUnlocked } from './lock.ts';
 import { readPoll } from './poll.ts';
 import { SqliteSnapshot } from './snapshot.ts';
-import { BatchStream, type StreamedBatch, bytesOf } from './stream.ts';
+import { BatchStream, bytesOf } from './stream.ts';
 
 /** How often the file is asked whether anybody wrote. Following costs 1 to 2 % of a core, 0.7 % when idle. */
 const PAUSE_MS = 10;
@@ -59,7 +59,7 @@ export class Follower implements AsyncDisposable {
     this.#path = path;
   }
 
-  async *changes(from: Bookmark, signal: AbortSignal): AsyncGenerator<StreamedBatch> {
+  async *changes(from: Bookmark, signal: AbortSignal): AsyncGenerator<PrimaryItem> {
     if (this.#stream !== null) throw new Error('the changes of this primary are being read already');
     const stream = new BatchStream(STREAM_BYTES);
     const stopping = new AbortController();
@@ -202,16 +202,16 @@ export class Follower implements AsyncDisposable {
     const end = lastMark(db);
     if (end.seq === this.#last) return;
     const { evidence } = bookmark(end);
-    const ahead: TrackedBatch[] = [];
+    const ahead: PrimaryItem[] = [];
     let bytes = 0;
-    for (const batch of readPoll(db, (this.#standing as Standing).tables, { after: this.#last, through: end.seq })) {
-      ahead.push(batch);
-      bytes += bytesOf(batch);
+    for (const item of readPoll(db, (this.#standing as Standing).tables, { after: this.#last, through: end.seq }, evidence)) {
+      ahead.push(item);
+      bytes += bytesOf(item);
       if (bytes < POLL_BYTES_AHEAD) continue;
-      for (const each of ahead.splice(0)) await stream.push({ batch: each, evidence });
+      for (const each of ahead.splice(0)) await stream.push(each);
     }
     if (release) db.exec('ROLLBACK');
-    for (const each of ahead) await stream.push({ batch: each, evidence });
+    for (const each of ahead) await stream.push(each);
     this.#last = end.seq;
     this.#proof = end;
   }

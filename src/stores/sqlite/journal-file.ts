@@ -7,7 +7,7 @@ import { resultCode } from './connection.ts';
 
 /** 'FSJL' in the header's application id says that the file is ours; the header's user version is the format. */
 const APPLICATION = 0x4653_4a4c;
-const FORMAT = 1;
+const FORMAT = 2;
 
 const HEADER_BYTES = 100;
 const MAGIC = 'SQLite format 3\0';
@@ -36,20 +36,25 @@ const LOG_BYTES_MAX = 64 << 20;
 
 /**
  * `state` is one row. Frames and events share one sequence of ids; those below `first_id` are leftovers of a journal that was
- * begun again, those above `last_id` belong to a transaction that is not complete: neither is ever read.
- * `tables.floor` is how far a table was pruned.
+ * begun again and are never read. `tables.floor` is how far a table was pruned.
+ *
+ * A frame without `last` is spooled: it holds changes of the transaction `spool`, which has not ended. Adopting it sets `last`, and
+ * touches no bytes, which is why those stand in a table of their own. `spool` stays where the bytes do not name the transaction: it is
+ * the one in `adopted` at `last`. `part` is what all changes of a spooled frame belong to, null where that is several.
  */
 const SCHEMA = `
-  CREATE TABLE state (
-    id TEXT NOT NULL, began TEXT, head TEXT, evidence TEXT, first_id INTEGER NOT NULL, last_id INTEGER NOT NULL
-  ) STRICT;
+  CREATE TABLE state (id TEXT NOT NULL, began TEXT, head TEXT, evidence TEXT, first_id INTEGER NOT NULL) STRICT;
   CREATE TABLE tables (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, floor TEXT NOT NULL) STRICT;
   CREATE TABLE frames (
-    id INTEGER PRIMARY KEY, tbl INTEGER NOT NULL, first TEXT NOT NULL, last TEXT NOT NULL, changes INTEGER NOT NULL,
-    lowest_transaction TEXT NOT NULL, highest_transaction TEXT NOT NULL, crc INTEGER NOT NULL, bytes BLOB NOT NULL
+    id INTEGER PRIMARY KEY, tbl INTEGER NOT NULL, first TEXT, last TEXT, changes INTEGER NOT NULL,
+    lowest_transaction TEXT NOT NULL, highest_transaction TEXT NOT NULL, spool TEXT, part INTEGER, crc INTEGER NOT NULL
   ) STRICT;
   CREATE INDEX frames_of_table ON frames (tbl, last);
   CREATE INDEX frames_of_transaction ON frames (highest_transaction, lowest_transaction);
+  CREATE INDEX frames_of_spool ON frames (spool, last) WHERE spool IS NOT NULL;
+  CREATE TABLE frame_bytes (id INTEGER PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
+  CREATE TRIGGER frame_gone AFTER DELETE ON frames BEGIN DELETE FROM frame_bytes WHERE id = old.id; END;
+  CREATE TABLE adopted (at TEXT PRIMARY KEY, spool TEXT NOT NULL, committed_micros TEXT NOT NULL, dropped TEXT NOT NULL) STRICT;
   CREATE TABLE events (
     id INTEGER PRIMARY KEY, tbl INTEGER NOT NULL, at TEXT NOT NULL, kind TEXT NOT NULL, reason TEXT NOT NULL, change TEXT
   ) STRICT;
@@ -142,6 +147,11 @@ function requireOurs(path: string): void {
     });
   }
   const format = header.readUInt32BE(60);
+  if (format < FORMAT) {
+    throw new ForeshadowError('VERSION_UNSUPPORTED', `the journal ${path} has format ${format}, which was never released`, {
+      remedy: 'Move it away and start again: tracking begins anew, and the tables are resynced by comparison.',
+    });
+  }
   if (format > FORMAT) {
     throw new ForeshadowError('VERSION_UNSUPPORTED', `the journal ${path} has format ${format}, this version reads up to ${FORMAT}`, {
       remedy: 'Use the newer version of Foreshadow that wrote it.',
@@ -178,7 +188,7 @@ function make(path: string): void {
   const db = new DatabaseSync(apart);
   try {
     db.exec(`PRAGMA page_size = ${PAGE_BYTES}; PRAGMA synchronous = FULL; BEGIN; ${SCHEMA}`);
-    db.prepare('INSERT INTO state (id, first_id, last_id) VALUES (?, 1, 0)').run(randomUUID());
+    db.prepare('INSERT INTO state (id, first_id) VALUES (?, 1)').run(randomUUID());
     db.exec('COMMIT');
   } finally {
     db.close();

@@ -8,7 +8,16 @@ export interface FrameRow {
   readonly last: string;
   readonly changes: number;
   readonly crc: number;
+  /** Null where the bytes name their transactions. */
+  readonly spool: string | null;
   readonly bytes: Uint8Array;
+}
+
+export interface AdoptedRow {
+  readonly spool: string;
+  readonly committed_micros: string;
+  /** Parts, with a space between. */
+  readonly dropped: string;
 }
 
 export interface StateRow {
@@ -17,7 +26,6 @@ export interface StateRow {
   readonly head: string | null;
   readonly evidence: string | null;
   readonly first_id: number;
-  readonly last_id: number;
 }
 
 export interface TableRow {
@@ -35,8 +43,14 @@ export interface EventRow {
 }
 
 export interface PruneRow {
-  readonly id: number | null;
-  readonly last: string | null;
+  readonly id: number;
+  readonly last: string;
+}
+
+export interface FrameRef {
+  readonly id: number;
+  /** 1: it holds changes of one transaction only. */
+  readonly whole: number;
 }
 
 /** What the journal asks of its file, over the tables of `journal-file.ts`. */
@@ -45,35 +59,52 @@ export type Statements = ReturnType<typeof prepareStatements>;
 export function prepareStatements(db: DatabaseSync) {
   const sql = (text: string): StatementSync => db.prepare(text);
   return {
-    state: sql('SELECT id, began, head, evidence, first_id, last_id FROM state'),
-    saveState: sql('UPDATE state SET began = ?, head = ?, evidence = ?, first_id = ?, last_id = ?'),
+    state: sql('SELECT id, began, head, evidence, first_id FROM state'),
+    saveState: sql('UPDATE state SET began = ?, head = ?, evidence = ?, first_id = ?'),
+    highestId: sql('SELECT max(coalesce((SELECT max(id) FROM frames), 0), coalesce((SELECT max(id) FROM events), 0)) AS id'),
     tables: sql('SELECT number, name, floor FROM tables'),
     insertTable: sql('INSERT INTO tables (number, name, floor) VALUES (?, ?, ?)'),
     setFloor: sql('UPDATE tables SET floor = ? WHERE number = ?'),
     resetFloors: sql('UPDATE tables SET floor = ?'),
-    insertFrame: sql('INSERT INTO frames VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)'),
+    insertFrame: sql('INSERT INTO frames VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)'),
+    insertBytes: sql('INSERT INTO frame_bytes VALUES (?, ?)'),
+    adoptedChanges: sql(`
+      SELECT name, sum(changes) AS changes FROM frames JOIN tables ON number = tbl WHERE spool = ? AND last IS NULL GROUP BY name`),
+    adoptFrames: sql(`
+      UPDATE frames SET first = coalesce(first, ?1), last = ?1, part = NULL, spool = CASE WHEN first IS NULL THEN spool END
+      WHERE spool = ?2 AND last IS NULL`),
+    insertAdopted: sql('INSERT OR REPLACE INTO adopted VALUES (?, ?, ?, ?)'),
+    adopted: sql('SELECT spool, committed_micros, dropped FROM adopted WHERE at = ?'),
     insertEvent: sql('INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)'),
     // A frame that goes on with the transaction the last one ended in has the same `last` and a higher id.
     read: sql(`
-      SELECT id, first, last, changes, crc, bytes FROM frames INDEXED BY frames_of_table
-      WHERE tbl = ?1 AND last >= ?2 AND (last > ?2 OR ?3 > 0 AND id > ?3) AND id BETWEEN ?4 AND ?5
+      SELECT id, first, last, changes, crc, spool, bytes FROM frames INDEXED BY frames_of_table CROSS JOIN frame_bytes USING (id)
+      WHERE tbl = ?1 AND last >= ?2 AND (last > ?2 OR ?3 > 0 AND id > ?3) AND id >= ?4
       ORDER BY last, id`),
-    frame: sql(`SELECT frames.*, tables.name FROM frames JOIN tables ON number = tbl WHERE id = ?`),
+    frame: sql(`SELECT frames.*, bytes, name FROM frames JOIN frame_bytes USING (id) JOIN tables ON number = tbl WHERE id = ?`),
     framesWith: sql(`
-      SELECT id FROM frames INDEXED BY frames_of_transaction
-      WHERE highest_transaction >= ?1 AND lowest_transaction <= ?1 AND first <= ?2 AND id BETWEEN ?3 AND ?4`),
-    events: sql('SELECT kind, at, reason, change FROM events WHERE tbl = ? AND at > ? AND at <= ? AND id BETWEEN ? AND ? ORDER BY at, id'),
-    lastChange: sql('SELECT last FROM frames WHERE tbl = ? AND id BETWEEN ? AND ? ORDER BY last DESC LIMIT 1'),
+      SELECT id, lowest_transaction = highest_transaction AS whole FROM frames INDEXED BY frames_of_transaction
+      WHERE highest_transaction >= ?1 AND lowest_transaction <= ?1 AND first <= ?2 AND last IS NOT NULL AND id >= ?3
+      ORDER BY whole DESC`),
+    events: sql('SELECT kind, at, reason, change FROM events WHERE tbl = ? AND at > ? AND at <= ? AND id >= ? ORDER BY at, id'),
+    lastChange: sql('SELECT last FROM frames WHERE tbl = ? AND last IS NOT NULL AND id >= ? ORDER BY last DESC LIMIT 1'),
     pruneTop: sql(`
-      SELECT max(id) AS id, max(last) AS last FROM (
-        SELECT max(id) AS id, max(last) AS last FROM frames WHERE tbl = ?1 AND last <= ?2 AND id BETWEEN ?3 AND ?4
-        UNION ALL SELECT max(id), max(at) FROM events WHERE tbl = ?1 AND at <= ?2 AND id BETWEEN ?3 AND ?4)`),
+      SELECT id, last FROM (
+        SELECT * FROM (SELECT id, last FROM frames WHERE tbl = ?1 AND last <= ?2 AND id >= ?3 ORDER BY last DESC, id DESC LIMIT 1)
+        UNION ALL
+        SELECT * FROM (SELECT id, at FROM events WHERE tbl = ?1 AND at <= ?2 AND id >= ?3 ORDER BY at DESC, id DESC LIMIT 1))
+      ORDER BY last DESC, id DESC LIMIT 1`),
     pruneFrames: sql(`
-      DELETE FROM frames WHERE id IN (SELECT id FROM frames WHERE tbl = ? AND last <= ? AND id <= ? ORDER BY last, id LIMIT ?)`),
-    pruneEvents: sql('DELETE FROM events WHERE tbl = ? AND at <= ? AND id <= ?'),
-    dropPieces: sql('DELETE FROM frames WHERE id > ?'),
+      DELETE FROM frames WHERE id IN (SELECT id FROM frames WHERE tbl = ? AND last <= ? AND id < ? ORDER BY last, id LIMIT ?)`),
+    pruneEvents: sql('DELETE FROM events WHERE tbl = ? AND at <= ? AND id < ?'),
+    pruneAdopted: sql(`
+      DELETE FROM adopted WHERE NOT EXISTS (SELECT 1 FROM frames WHERE frames.spool = adopted.spool AND frames.last = adopted.at)`),
+    dropSpooled: sql(`
+      DELETE FROM frames WHERE id IN (SELECT id FROM frames WHERE spool IS NOT NULL AND last IS NULL LIMIT ?)`),
+    dropSpool: sql('DELETE FROM frames WHERE id IN (SELECT id FROM frames WHERE spool = ? AND last IS NULL LIMIT ?)'),
+    dropSpoolPart: sql(`
+      DELETE FROM frames WHERE id IN (SELECT id FROM frames WHERE spool = ? AND last IS NULL AND part = ? LIMIT ?)`),
     dropFramesBelow: sql('DELETE FROM frames WHERE id IN (SELECT id FROM frames WHERE id < ? ORDER BY id LIMIT ?)'),
-    dropFramesAbove: sql('DELETE FROM frames WHERE id IN (SELECT id FROM frames WHERE id > ? ORDER BY id LIMIT ?)'),
-    dropEventsOutside: sql('DELETE FROM events WHERE id NOT BETWEEN ? AND ?'),
+    dropEventsBelow: sql('DELETE FROM events WHERE id < ?'),
   };
 }

@@ -6,8 +6,9 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { DatabaseSync } from 'node:sqlite';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { FOREVER, ORDERS, at, batchOf, rowsIn } from '../../journal/batches.contract.ts';
+import { FOREVER, ORDERS, at, batchOf, piece, rowsIn } from '../../journal/batches.contract.ts';
 import { describeJournal } from '../../journal/journal.contract.ts';
+import type { TransactionId } from '../../model/change.ts';
 import { commitEndOf } from '../../model/position.ts';
 import { openSqliteJournal } from './journal.ts';
 
@@ -74,17 +75,19 @@ describe('the journal as a SQLite file', () => {
       const after = journal.head().at;
       const n = Number(BigInt('0x' + after.slice(0, 16))) + 1;
       const pieces = n % 3 === 0 ? 4 : 1;
+      const writer = new BlockWriter('orders');
+      const cell = Buffer.alloc(4 + (n % 50) * 400);
+      const transaction = { id: BigInt(n), at: position(BigInt(n)), committedAtMicros: 0n };
       for (let piece = 1; piece <= pieces; piece++) {
-        const writer = new BlockWriter('orders');
-        writer.transaction({ id: BigInt(n), at: position(BigInt(n)), committedAtMicros: 0n });
-        const cell = Buffer.alloc(4 + (n % 50) * 400);
         for (let row = 0; row < 5; row++) {
           cell.writeInt32BE(n * 100 + piece * 10 + row);
           writer.insert(packTuple([cell]));
         }
-        const batch = { after, through: position(BigInt(n)), complete: piece === pieces, blocks: [writer.take()], events: [] };
-        await journal.append(batch, 'evidence ' + n);
+        if (piece < pieces) await journal.spool({ transaction: BigInt(n), blocks: [writer.takeOpen()] });
       }
+      const adopts = pieces === 1 ? [] : [{ transaction, dropped: new Set() }];
+      const blocks = [writer.takeWithin({ transaction, dropped: new Set() })];
+      await journal.append({ after, through: transaction.at, blocks, adopts, events: [] }, 'evidence ' + n);
       writeSync(1, n + '\\n');
     }`;
 
@@ -176,7 +179,11 @@ describe('the journal as a SQLite file', () => {
   test('a flipped bit in stored changes is found when they are read, never passed on', async () => {
     const first = await openSqliteJournal(path);
     await first.begin({ at: at(10), evidence: '' });
-    await first.append(batchOf(10, [{ end: 11, id: 5, rows: { orders: [0x0bad_cafe] } }]), '');
+    const both = batchOf(10, [
+      { end: 11, id: 5, rows: { orders: [0x0bad_cafe] } },
+      { end: 12, id: 6, rows: { orders: [1] } },
+    ]);
+    await first.append(both, '');
     await first[Symbol.asyncDispose]();
     const bytes = await readFile(path);
     const where = bytes.indexOf(Buffer.from('0badcafe', 'hex'));
@@ -208,6 +215,20 @@ describe('the journal as a SQLite file', () => {
     await using journal = await openSqliteJournal(path);
     await journal.begin({ at: at(1), evidence: '' });
     expect(await readdir(join(directory, 'state'))).not.toContain('journal.db-new');
+  });
+
+  test('space of transactions that were rolled back is used again', async () => {
+    await using journal = await openSqliteJournal(path);
+    await journal.begin({ at: at(0), evidence: '' });
+    const rows = Array.from({ length: 20_000 }, (_, row) => row);
+    const sizes: number[] = [];
+    for (let round = 1; round <= 60; round++) {
+      for (let i = 0; i < 3; i++) await journal.spool(piece(5, [[31, rows]]));
+      await journal.discard(5n as TransactionId, round % 2 === 0 ? null : 31);
+      sizes.push((await stat(path)).size);
+    }
+    expect(sizes.at(-1)).toBe(sizes[30]);
+    expect(sizes.at(-1)).toBeLessThan(20 << 20);
   });
 
   test('space that was pruned is used again', async () => {

@@ -5,13 +5,25 @@ import { crc32 } from 'node:zlib';
 import { transactionsOf } from '../../journal/frame.ts';
 import type { Bookmark, Journal } from '../../journal/journal.ts';
 import { placeOf, prunedAway } from '../../journal/order.ts';
-import type { ChangeBlock, ShapeChange, TableEvent, TrackedBatch, TransactionId } from '../../model/change.ts';
+import type {
+  ChangeBlock,
+  EndedTransaction,
+  OpenBlock,
+  ShapeChange,
+  TableEvent,
+  TrackedBatch,
+  TransactionId,
+  TransactionPart,
+  TransactionPiece,
+} from '../../model/change.ts';
 import { ForeshadowError } from '../../model/errors.ts';
 import { ORIGIN, type Position, maxPosition, minPosition, parsePosition } from '../../model/position.ts';
 import type { TableName } from '../../model/schema.ts';
 import { type JournalFile, journalFailure, openJournalFile } from './journal-file.ts';
 import {
+  type AdoptedRow,
   type EventRow,
+  type FrameRef,
   type FrameRow,
   type PruneRow,
   type StateRow,
@@ -45,16 +57,15 @@ interface Interned {
   readonly number: number;
   /** Changes at or below are not held. */
   floor: Position;
-  /** The highest id pruned while this process runs: a read that stands below it has lost frames. */
+  /** The last id pruned at the floor while this process runs: a read that stands before it has lost frames. */
   prunedId: number;
 }
 
 interface State {
   readonly head: Bookmark | null;
   readonly began: Position;
-  /** Ids in [firstId, lastId] are what the journal holds. */
+  /** Ids from here on are what the journal holds. */
   readonly firstId: number;
-  readonly lastId: number;
 }
 
 class SqliteJournal implements Journal {
@@ -66,8 +77,6 @@ class SqliteJournal implements Journal {
   #state: State;
   /** Never reused while the process runs: reads in progress go by them. */
   #nextId: number;
-  /** Where the transaction ends whose pieces lie above lastId. */
-  #piecesOf: Position | null = null;
 
   constructor(file: JournalFile) {
     this.#file = file;
@@ -80,9 +89,8 @@ class SqliteJournal implements Journal {
       head: row.head === null ? null : { at: parsePosition(row.head), evidence: row.evidence ?? '' },
       began: row.began === null ? ORIGIN : parsePosition(row.began),
       firstId: row.first_id,
-      lastId: row.last_id,
     };
-    this.#nextId = row.last_id + 1;
+    this.#nextId = Math.max(row.first_id, Number(this.#sql.highestId.get()?.['id'] ?? 0) + 1);
     for (const table of this.#sql.tables.all() as unknown as TableRow[]) {
       this.#tables.set(table.name, { number: table.number, floor: parsePosition(table.floor), prunedId: 0 });
     }
@@ -93,52 +101,61 @@ class SqliteJournal implements Journal {
   }
 
   async begin(from: Bookmark): Promise<void> {
-    const state: State = { head: from, began: from.at, firstId: this.#nextId, lastId: this.#nextId - 1 };
+    const state: State = { head: from, began: from.at, firstId: this.#nextId };
     this.#write(() => {
       this.#saveState(state);
       this.#sql.resetFloors.run(ORIGIN);
     });
     this.#state = state;
-    this.#piecesOf = null;
-    for (const table of this.#tables.values()) {
-      table.floor = ORIGIN;
-      table.prunedId = state.lastId;
-    }
+    for (const table of this.#tables.values()) table.floor = ORIGIN;
     await this.clear();
   }
 
-  async append(batch: TrackedBatch, evidence: string): Promise<void> {
+  async append(batch: TrackedBatch, evidence: string): Promise<ReadonlyMap<TableName, number>> {
     const place = placeOf(batch, this.#state.head);
-    if (place === 'repeat') return;
-    if (place === 'renewal' && (!batch.complete || evidence === this.#state.head?.evidence)) return;
-    if (this.#piecesOf !== null && this.#piecesOf !== batch.through) await this.abandon();
+    const adopted = new Map<TableName, number>();
+    if (place === 'repeat') for (const { transaction } of batch.adopts) await this.discard(transaction.id, null);
+    if (place === 'repeat' || (place === 'renewal' && evidence === this.#state.head?.evidence)) return adopted;
 
     let id = this.#nextId;
     const interned = new Map<TableName, Interned>();
-    const lastId = id + batch.blocks.length + batch.events.length - 1;
-    const state = batch.complete ? { ...this.#state, head: { at: batch.through, evidence }, lastId } : this.#state;
+    const state = { ...this.#state, head: { at: batch.through, evidence } };
     this.#write(() => {
-      for (const block of batch.blocks) this.#insertFrame(id++, this.#intern(block.table, interned), block);
+      for (const ended of batch.adopts) this.#adopt(ended, adopted);
+      for (const block of batch.blocks) {
+        if (block.within !== null) this.#noteAdopted(block.within);
+        this.#insertFrame(id++, this.#intern(block.table, interned), block);
+      }
       for (const event of batch.events) {
         const change = event.change === undefined ? null : JSON.stringify(event.change);
         this.#sql.insertEvent.run(id++, this.#intern(event.table, interned).number, event.at, event.kind, event.reason, change);
       }
-      if (batch.complete) this.#saveState(state);
+      this.#saveState(state);
     });
     for (const [name, table] of interned) this.#tables.set(name, table);
     this.#state = state;
     this.#nextId = id;
-    this.#piecesOf = batch.complete ? null : batch.through;
+    return adopted;
+  }
+
+  async spool({ transaction, blocks }: TransactionPiece): Promise<void> {
+    let id = this.#nextId;
+    const interned = new Map<TableName, Interned>();
+    this.#write(() => {
+      for (const block of blocks) this.#insertSpooled(id++, this.#intern(block.table, interned), transaction, block);
+    });
+    for (const [name, table] of interned) this.#tables.set(name, table);
+    this.#nextId = id;
+  }
+
+  async discard(transaction: TransactionId, part: TransactionPart | null): Promise<void> {
+    const spool = transactionText(transaction);
+    if (part === null) await this.#inSlices((frames) => this.#sql.dropSpool.run(spool, frames).changes);
+    else await this.#inSlices((frames) => this.#sql.dropSpoolPart.run(spool, part, frames).changes);
   }
 
   async abandon(): Promise<void> {
-    if (this.#piecesOf === null) return;
-    this.#piecesOf = null;
-    // Before the head can move past them, which would make them visible.
-    this.#write(() => {
-      this.#sql.dropEventsOutside.run(this.#state.firstId, this.#state.lastId);
-      this.#sql.dropPieces.run(this.#state.lastId);
-    });
+    await this.#inSlices((frames) => this.#sql.dropSpooled.run(frames).changes);
   }
 
   async *read(table: TableName, after: Position, upTo: Position, signal: AbortSignal): AsyncGenerator<ChangeBlock> {
@@ -148,19 +165,23 @@ class SqliteJournal implements Journal {
     const known = this.#tables.get(table);
     if (known === undefined) return;
     if (after < known.floor) throw prunedAway(table, after, known.floor);
-    const to = minPosition(upTo, this.#state.head?.at ?? ORIGIN);
-    const lastId = this.#state.lastId;
+    const { firstId, head } = this.#state;
+    const to = minPosition(upTo, head?.at ?? ORIGIN);
     let at = after;
     let id = 0;
+    let within: EndedTransaction | null = null;
     for (;;) {
-      if (id > 0 && known.prunedId > id) throw prunedAway(table, at, maxPosition(known.floor, this.#state.began));
-      const rows = this.#fetch(known.number, at, id, to, lastId);
+      const lost = known.floor > at || (known.floor === at && known.prunedId > id);
+      if (id > 0 && (lost || this.#state.firstId !== firstId)) throw prunedAway(table, at, maxPosition(known.floor, this.#state.began));
+      const rows = this.#fetch(known.number, at, id, to);
       if (rows.length === 0) return;
       for (const row of rows) {
         signal.throwIfAborted();
         at = row.last as Position;
         id = row.id;
-        yield this.#blockOf(table, row);
+        if (row.spool === null) within = null;
+        else if (within?.transaction.at !== at) within = this.#adoptedAt(at);
+        yield this.#blockOf(table, row, within);
       }
     }
   }
@@ -168,7 +189,7 @@ class SqliteJournal implements Journal {
   async events(table: TableName, after: Position, upTo: Position): Promise<readonly TableEvent[]> {
     const known = this.#tables.get(table);
     if (known === undefined) return [];
-    const rows = this.#reading(() => this.#sql.events.all(known.number, after, upTo, this.#state.firstId, this.#state.lastId));
+    const rows = this.#reading(() => this.#sql.events.all(known.number, after, upTo, this.#state.firstId));
     return (rows as unknown as EventRow[]).map(({ kind, at, reason, change }) => ({
       kind,
       table,
@@ -181,7 +202,7 @@ class SqliteJournal implements Journal {
   async lastChange(table: TableName): Promise<Position | null> {
     const known = this.#tables.get(table);
     if (known === undefined) return null;
-    const row = this.#reading(() => this.#sql.lastChange.get(known.number, this.#state.firstId, this.#state.lastId));
+    const row = this.#reading(() => this.#sql.lastChange.get(known.number, this.#state.firstId));
     return row === undefined ? null : parsePosition(row['last'] as string);
   }
 
@@ -189,18 +210,20 @@ class SqliteJournal implements Journal {
     const wanted = new Set(ids);
     const found = new Set<TransactionId>();
     if (wanted.size === 0) return found;
-    const { firstId, lastId } = this.#state;
+    const { firstId } = this.#state;
     // Asked one by one: together with an old transaction that is still open, the newest would span all frames in between.
     const frames = new Set<number>();
-    for (const text of [...wanted].map(transactionText)) {
-      const rows = this.#reading(() => this.#sql.framesWith.all(text, upTo, firstId, lastId));
-      for (const { id } of rows as unknown as { id: number }[]) frames.add(id);
+    for (const id of wanted) {
+      const rows = this.#reading(() => this.#sql.framesWith.all(transactionText(id), upTo, firstId)) as unknown as FrameRef[];
+      // Those of one transaction come first, and need not be read: it begins at or below `upTo`, so it ends there.
+      if (rows[0]?.whole === 1) found.add(id);
+      else for (const row of rows) frames.add(row.id);
     }
     for (const id of frames) {
       if (found.size === wanted.size) break;
       const row = this.#reading(() => this.#sql.frame.get(id)) as unknown as (FrameRow & { name: TableName }) | undefined;
       if (row === undefined) continue;
-      for (const transaction of transactionsOf(this.#blockOf(row.name, row))) {
+      for (const transaction of transactionsOf(this.#blockOf(row.name, row, null))) {
         if (transaction.at <= upTo && wanted.has(transaction.id)) found.add(transaction.id);
       }
       await nextTurn();
@@ -211,17 +234,21 @@ class SqliteJournal implements Journal {
   async prune(table: TableName, through: Position): Promise<void> {
     const known = this.#tables.get(table);
     if (known === undefined) return;
-    const { firstId, lastId } = this.#state;
-    const top = this.#reading(() => this.#sql.pruneTop.get(known.number, through, firstId, lastId)) as unknown as PruneRow;
-    if (top.id === null || top.last === null) return;
-    const floor = maxPosition(known.floor, parsePosition(top.last));
+    const { firstId } = this.#state;
+    const top = this.#reading(() => this.#sql.pruneTop.get(known.number, through, firstId)) as unknown as PruneRow | undefined;
+    if (top === undefined) return;
+    const floor = parsePosition(top.last);
     // The floor goes down first: from here on nobody can begin to read what is being deleted, nor after a crash half-way.
     this.#write(() => this.#sql.setFloor.run(floor, known.number));
     known.floor = floor;
-    known.prunedId = Math.max(known.prunedId, top.id);
-    const { id } = top;
-    await this.#inSlices((frames) => this.#sql.pruneFrames.run(known.number, floor, id, frames).changes);
-    this.#write(() => this.#sql.pruneEvents.run(known.number, floor, top.id));
+    known.prunedId = top.id;
+    // What is begun anew meanwhile may count from lower.
+    const belowId = this.#nextId;
+    await this.#inSlices((frames) => this.#sql.pruneFrames.run(known.number, floor, belowId, frames).changes);
+    this.#write(() => {
+      this.#sql.pruneEvents.run(known.number, floor, belowId);
+      this.#sql.pruneAdopted.run();
+    });
   }
 
   async size(): Promise<number> {
@@ -230,12 +257,13 @@ class SqliteJournal implements Journal {
     return held + (statSync(`${this.#file.path}-wal`, { throwIfNoEntry: false })?.size ?? 0);
   }
 
-  /** Deletes what is not held: leftovers of an earlier beginning, and pieces whose transaction a crash cut short. */
+  /** Deletes what is not held: leftovers of an earlier beginning, and what a process spooled that is no more. */
   async clear(): Promise<void> {
-    const { firstId, lastId } = this.#state;
-    this.#write(() => this.#sql.dropEventsOutside.run(firstId, lastId));
+    const { firstId } = this.#state;
+    this.#write(() => this.#sql.dropEventsBelow.run(firstId));
     await this.#inSlices((frames) => this.#sql.dropFramesBelow.run(firstId, frames).changes);
-    await this.#inSlices((frames) => this.#sql.dropFramesAbove.run(lastId, frames).changes);
+    await this.abandon();
+    this.#write(() => this.#sql.pruneAdopted.run());
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -254,11 +282,11 @@ class SqliteJournal implements Journal {
     }
   }
 
-  #fetch(table: number, at: Position, id: number, to: Position, lastId: number): FrameRow[] {
+  #fetch(table: number, at: Position, id: number, to: Position): FrameRow[] {
     return this.#reading(() => {
       const rows: FrameRow[] = [];
       let bytes = 0;
-      const frames = this.#sql.read.iterate(table, at, id, this.#state.firstId, lastId) as unknown as Iterable<FrameRow>;
+      const frames = this.#sql.read.iterate(table, at, id, this.#state.firstId) as unknown as Iterable<FrameRow>;
       for (const row of frames) {
         // In order, and beginnings rise with ends: no later frame can begin in range.
         if (row.first > to) break;
@@ -270,34 +298,53 @@ class SqliteJournal implements Journal {
     });
   }
 
-  #blockOf(table: TableName, row: FrameRow): ChangeBlock {
+  #blockOf(table: TableName, row: FrameRow, within: EndedTransaction | null): ChangeBlock {
     const bytes = Buffer.from(row.bytes.buffer, row.bytes.byteOffset, row.bytes.byteLength);
-    if (crc32(bytes) !== row.crc) {
-      throw new ForeshadowError('JOURNAL_ACCESS', `the journal ${this.#file.path} is damaged: a frame of ${table} at ${row.last}`, DAMAGE);
+    if (crc32(bytes) !== row.crc) throw this.#damaged(`a frame of ${table} at ${row.last}`);
+    return { table, first: row.first as Position, last: row.last as Position, changes: row.changes, bytes, within };
+  }
+
+  #adoptedAt(at: Position): EndedTransaction {
+    const row = this.#reading(() => this.#sql.adopted.get(at)) as unknown as AdoptedRow | undefined;
+    if (row === undefined) throw this.#damaged(`the transaction at ${at}`);
+    const dropped = new Set(row.dropped === '' ? [] : row.dropped.split(' ').map(Number));
+    const id = BigInt(`0x${row.spool}`) as TransactionId;
+    return { transaction: { id, at, committedAtMicros: BigInt(row.committed_micros) }, dropped };
+  }
+
+  #damaged(what: string): ForeshadowError {
+    return new ForeshadowError('JOURNAL_ACCESS', `the journal ${this.#file.path} is damaged: ${what}`, DAMAGE);
+  }
+
+  #adopt(ended: EndedTransaction, adopted: Map<TableName, number>): void {
+    const spool = transactionText(ended.transaction.id);
+    for (const row of this.#sql.adoptedChanges.all(spool) as unknown as { name: TableName; changes: number }[]) {
+      adopted.set(row.name, (adopted.get(row.name) ?? 0) + row.changes);
     }
-    return { table, first: row.first as Position, last: row.last as Position, changes: row.changes, bytes };
+    this.#noteAdopted(ended);
+    this.#sql.adoptFrames.run(ended.transaction.at, spool);
+  }
+
+  #noteAdopted({ transaction, dropped }: EndedTransaction): void {
+    const { at, id, committedAtMicros } = transaction;
+    this.#sql.insertAdopted.run(at, transactionText(id), committedAtMicros.toString(), [...dropped].join(' '));
   }
 
   #insertFrame(id: number, table: Interned, block: ChangeBlock): void {
-    let lowest: bigint | null = null;
-    let highest: bigint | null = null;
-    for (const { id: transaction } of transactionsOf(block)) {
-      if (lowest === null || transaction < lowest) lowest = transaction;
-      if (highest === null || transaction > highest) highest = transaction;
-    }
-    if (lowest === null || highest === null) throw new RangeError(`a block of ${block.table} names no transaction`);
-    const { first, last, changes, bytes } = block;
-    this.#sql.insertFrame.run(
-      id,
-      table.number,
-      first,
-      last,
-      changes,
-      transactionText(lowest),
-      transactionText(highest),
-      crc32(bytes),
-      bytes,
-    );
+    const { lowest, highest } = transactionRange(block);
+    const { first, last, changes, bytes, within } = block;
+    const spool = within === null ? null : lowest;
+    this.#sql.insertFrame.run(id, table.number, first, last, changes, lowest, highest, spool, null, crc32(bytes));
+    this.#sql.insertBytes.run(id, bytes);
+  }
+
+  #insertSpooled(id: number, table: Interned, transaction: TransactionId, { first, part, changes, bytes, ...block }: OpenBlock): void {
+    const spool = transactionText(transaction);
+    // Whole transactions before it may stand in the same bytes.
+    const named = { table: block.table, first: first ?? ORIGIN, last: ORIGIN, changes, bytes, within: null };
+    const { lowest, highest } = first === null ? { lowest: spool, highest: spool } : transactionRange(named);
+    this.#sql.insertFrame.run(id, table.number, first, null, changes, lowest, highest, spool, part, crc32(bytes));
+    this.#sql.insertBytes.run(id, bytes);
   }
 
   /** `fresh` takes the tables that are new in a transaction: they are known only once it has committed. */
@@ -311,7 +358,7 @@ class SqliteJournal implements Journal {
   }
 
   #saveState(state: State): void {
-    this.#sql.saveState.run(state.began, state.head?.at ?? null, state.head?.evidence ?? null, state.firstId, state.lastId);
+    this.#sql.saveState.run(state.began, state.head?.at ?? null, state.head?.evidence ?? null, state.firstId);
   }
 
   #write<T>(work: () => T): T {
@@ -338,6 +385,17 @@ class SqliteJournal implements Journal {
 const DAMAGE = {
   remedy: 'Move the file away and start again: tracking begins anew, and the tables are resynced by comparison.',
 };
+
+function transactionRange(block: ChangeBlock): { readonly lowest: string; readonly highest: string } {
+  let lowest: bigint | null = null;
+  let highest: bigint | null = null;
+  for (const { id } of transactionsOf(block)) {
+    if (lowest === null || id < lowest) lowest = id;
+    if (highest === null || id > highest) highest = id;
+  }
+  if (lowest === null || highest === null) throw new RangeError(`a block of ${block.table} names no transaction`);
+  return { lowest: transactionText(lowest), highest: transactionText(highest) };
+}
 
 /** Text of fixed width, so that its order is the order of unsigned 64-bit ids, which SQLite's integers do not hold. */
 function transactionText(id: bigint): string {

@@ -1,9 +1,10 @@
 import type { DatabaseSync, SQLOutputValue } from 'node:sqlite';
 import { BlockWriter } from '../../journal/frame.ts';
-import type { ChangeBlock, TableEvent, TrackedBatch, TransactionId, TransactionRef } from '../../model/change.ts';
+import type { ChangeBlock, TableEvent, TransactionId, TransactionRef } from '../../model/change.ts';
 import { type Position, position } from '../../model/position.ts';
 import type { TableName } from '../../model/schema.ts';
 import { type KeyTuple, type Tuple, keyTuple } from '../../model/tuple.ts';
+import type { PrimaryItem } from '../../tracking/primary.ts';
 import { quoteIdentifier } from './connection.ts';
 import { NO_TABLE, type TrackedTable } from './log.ts';
 import { BrokenText, type ReadForm, keyCondition, packForm, prepareArrays, rowExpressions, selectList } from './rows.ts';
@@ -21,9 +22,9 @@ export interface PollRange {
 /**
  * Reads the changes of one poll: the keys logged in the range, and the rows that stand under them now, in the read transaction
  * that is open. A row that exists is an update (it may be new), one that does not is a delete. Key mode has no other positions
- * than the ends of polls, so all of it is one transaction; a large one comes in pieces, the last of which is complete.
+ * than the ends of polls, so all of it is one transaction; of a large one all but the last blocks come in pieces.
  */
-export function* readPoll(db: DatabaseSync, tables: readonly TrackedTable[], range: PollRange): Generator<TrackedBatch> {
+export function* readPoll(db: DatabaseSync, tables: readonly TrackedTable[], range: PollRange, evidence: string): Generator<PrimaryItem> {
   const after = position(range.after);
   const through = position(range.through);
   const events = readEvents(db, range, through);
@@ -31,21 +32,26 @@ export function* readPoll(db: DatabaseSync, tables: readonly TrackedTable[], ran
     events.filter((event) => event.kind === 'schema-changed' || event.kind === 'dropped').map((event) => event.table),
   );
   const changed = changedTables(db, range);
+  const id = range.through as TransactionId;
+  const transaction: TransactionRef = { id, at: through, committedAtMicros: BigInt(Date.now()) * 1000n };
+  let inPieces = false;
   let blocks: ChangeBlock[] = [];
   let bytes = 0;
   for (const tracked of tables) {
     // Rows of a table whose shape changed would be read in the new shape, before the event that announces it.
     if (!changed.has(tracked.id) || reshaped.has(tracked.table.schema.table)) continue;
-    for (const block of readTable(db, tracked, range)) {
+    for (const block of readTable(db, tracked, range, transaction)) {
       blocks.push(block);
       bytes += block.bytes.length;
       if (bytes < PIECE_BYTES) continue;
-      yield { after, through, complete: false, blocks, events: [] };
+      inPieces = true;
+      yield { kind: 'piece', piece: { transaction: id, blocks: blocks.map((each) => ({ ...each, part: 0 })) } };
       blocks = [];
       bytes = 0;
     }
   }
-  yield { after, through, complete: true, blocks, events };
+  const adopts = inPieces ? [{ transaction, dropped: new Set<number>() }] : [];
+  yield { kind: 'batch', batch: { after, through, blocks, adopts, events }, evidence };
 }
 
 function readEvents(db: DatabaseSync, range: PollRange, at: Position): TableEvent[] {
@@ -62,10 +68,8 @@ function changedTables(db: DatabaseSync, range: PollRange): Set<bigint> {
   return new Set((rows as { tbl: bigint }[]).map((row) => row.tbl));
 }
 
-function* readTable(db: DatabaseSync, tracked: TrackedTable, range: PollRange): Generator<ChangeBlock> {
+function* readTable(db: DatabaseSync, tracked: TrackedTable, range: PollRange, transaction: TransactionRef): Generator<ChangeBlock> {
   const { table } = tracked;
-  const at = position(range.through);
-  const transaction: TransactionRef = { id: range.through as TransactionId, at, committedAtMicros: BigInt(Date.now()) * 1000n };
   let form: ReadForm = table.utf16 ? 'unchecked' : 'plain';
   // After broken text everything is read again, but what was already handed out is skipped.
   let done = 0;

@@ -1,17 +1,12 @@
-import type { TrackedBatch } from '../../model/change.ts';
-
-export interface StreamedBatch {
-  readonly batch: TrackedBatch;
-  readonly evidence: string;
-}
+import type { PrimaryItem } from '../../tracking/primary.ts';
 
 /**
- * Hands batches from those who poll (the follower, and snapshots) to the one who reads `changes`. Bounded: `push` waits while what
+ * Hands items from those who poll (the follower, and snapshots) to the one who reads `changes`. Bounded: `push` waits while what
  * is queued holds more than `bytesMax`.
  */
 export class BatchStream {
   readonly #bytesMax: number;
-  readonly #queue: StreamedBatch[] = [];
+  readonly #queue: PrimaryItem[] = [];
   #bytes = 0;
   #ended: { error: unknown } | null = null;
   #changed = Promise.withResolvers<void>();
@@ -25,16 +20,16 @@ export class BatchStream {
   }
 
   /** Throws if the reader has gone. */
-  async push(item: StreamedBatch): Promise<void> {
+  async push(item: PrimaryItem): Promise<void> {
     while (this.#bytes > this.#bytesMax && this.#ended === null) await this.#changed.promise;
     if (this.#ended !== null) throw new DOMException('the stream of changes has ended', 'AbortError');
     this.#queue.push(item);
-    this.#bytes += bytesOf(item.batch);
+    this.#bytes += bytesOf(item);
     this.#signal();
   }
 
-  /** The next batch; null once the stream was ended without an error, else that error is thrown. */
-  async next(): Promise<StreamedBatch | null> {
+  /** The next item; null once the stream was ended without an error, else that error is thrown. */
+  async next(): Promise<PrimaryItem | null> {
     for (;;) {
       if (this.#ended !== null) {
         if (this.#ended.error !== null) throw this.#ended.error;
@@ -42,7 +37,7 @@ export class BatchStream {
       }
       const item = this.#queue.shift();
       if (item !== undefined) {
-        this.#bytes -= bytesOf(item.batch);
+        this.#bytes -= bytesOf(item);
         this.#signal();
         return item;
       }
@@ -62,6 +57,7 @@ export class BatchStream {
   }
 }
 
-export function bytesOf(batch: TrackedBatch): number {
-  return batch.blocks.reduce((sum, block) => sum + block.bytes.length, 256);
+export function bytesOf(item: PrimaryItem): number {
+  const blocks = item.kind === 'batch' ? item.batch.blocks : item.kind === 'piece' ? item.piece.blocks : [];
+  return blocks.reduce((sum, block) => sum + block.bytes.length, 256);
 }

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
-import type { TrackedBatch } from '../../model/change.ts';
+import { position } from '../../model/position.ts';
 import type { TableName, TableSchema } from '../../model/schema.ts';
 import { type Identity, type Tuple, identityOf, keyTuple } from '../../model/tuple.ts';
 import { foldBatches } from '../../tracking/primary.contract.ts';
@@ -217,8 +217,12 @@ function track(db: DatabaseSync, wanted: readonly TableName[]): { check(): void 
   let last = lastMark(db).seq;
   const check = (): void => {
     const through = lastMark(db).seq;
-    const batches: TrackedBatch[] = through === last ? [] : [...readPoll(db, standing.tables, { after: last, through })];
-    foldBatches(schema, batches, () => true, folded);
+    const items = through === last ? [] : [...readPoll(db, standing.tables, { after: last, through }, '')];
+    for (const item of items) {
+      const blocks = item.kind === 'batch' ? item.batch.blocks : item.kind === 'piece' ? item.piece.blocks : [];
+      const end = position(through);
+      foldBatches(schema, [{ blocks: blocks.map((block) => ({ ...block, first: end, last: end, within: null })) }], () => true, folded);
+    }
     last = through;
     for (const table of schema) {
       const expected = [...rowsOf(db, standing, table)].toSorted(byIdentity);
