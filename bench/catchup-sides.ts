@@ -1,6 +1,4 @@
-import { type ChildProcess, fork } from 'node:child_process';
 import { rm } from 'node:fs/promises';
-import { join } from 'node:path';
 import { Client } from 'pg';
 import {
   type Bed,
@@ -18,8 +16,9 @@ import {
   OUR_SLOT,
   waitUntil,
 } from './catchup-bed.ts';
-import type { DrainProgress, SideRequest } from './catchup-process.ts';
+import type { DrainProgress, DrainRequest } from './drain-process.ts';
 import { ask } from './postgres-servers.ts';
+import { forkSide, startSystemProcess } from './system-processes.ts';
 import { FOREVER, openBenchSystem } from './systems.ts';
 
 export const SIDES = ['native', 'native2', 'native-bare', 'ours', 'ours-captures', 'drain'] as const;
@@ -97,11 +96,11 @@ async function prepareOurs(bed: Bed, schedule?: string): Promise<Side> {
   const { primary, shadow, workload } = bed;
   const directory = await cloneOurs(bed, RUN);
   const places = { directory, primary: primary.url(DATABASE), shadow: shadow.url(RUN), tables: ['public.*'] };
-  const child = await forkSide({ kind: 'foreshadow', places: schedule === undefined ? places : { ...places, schedule } });
+  const child = await startSystemProcess(schedule === undefined ? places : { ...places, schedule });
   const poll = await openClient(shadow.url(RUN));
   return {
-    processId: child.process.pid as number,
-    start: () => Promise.resolve(void child.process.send('go')),
+    processId: child.pid,
+    start: () => child.run(),
     reached: async () => {
       child.check();
       const halted = await ask(
@@ -149,13 +148,17 @@ async function capturedDigests(
 
 async function prepareDrain({ primary }: Bed): Promise<Side> {
   await primary.run(`SELECT pg_copy_logical_replication_slot('${HOLD}', '${RUN}')`, DATABASE);
-  const child = await forkSide({ kind: 'drain', url: primary.url(DATABASE), slot: RUN, publication: NATIVE_PUBLICATION });
+  const child = await forkSide('drain-process.ts', {
+    url: primary.url(DATABASE),
+    slot: RUN,
+    publication: NATIVE_PUBLICATION,
+  } satisfies DrainRequest);
   let reached = 0n;
   child.process.on('message', (message: DrainProgress) => {
     reached = BigInt(message.reached);
   });
   return {
-    processId: child.process.pid as number,
+    processId: child.pid,
     start: () => Promise.resolve(void child.process.send('go')),
     reached: () => {
       child.check();
@@ -168,38 +171,6 @@ async function prepareDrain({ primary }: Bed): Promise<Side> {
     [Symbol.asyncDispose]: async () => {
       await child.stop();
       await dropSlot(primary, RUN);
-    },
-  };
-}
-
-interface SideProcess {
-  readonly process: ChildProcess;
-  /** Throws where it ended by itself. */
-  check(): void;
-  stop(): Promise<void>;
-}
-
-async function forkSide(request: SideRequest): Promise<SideProcess> {
-  const child = fork(join(import.meta.dirname, 'catchup-process.ts'), [JSON.stringify(request)]);
-  let stopping = false;
-  const ended = new Promise<void>((resolve) => {
-    child.once('exit', () => resolve());
-  });
-  await new Promise<void>((resolve, reject) => {
-    child.once('message', () => resolve());
-    child.once('exit', (code) => reject(new Error(`the process of ${request.kind} ended with ${code}`)));
-  });
-  return {
-    process: child,
-    check: () => {
-      if (!stopping && child.exitCode !== null) throw new Error(`the process of ${request.kind} ended by itself with ${child.exitCode}`);
-    },
-    stop: async () => {
-      if (!stopping && child.connected) child.send('stop');
-      stopping = true;
-      const late = setTimeout(() => child.kill('SIGKILL'), 60_000);
-      await ended;
-      clearTimeout(late);
     },
   };
 }

@@ -1,46 +1,33 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { connect, streamOf } from '../src/stores/postgres/connection.ts';
 import { MessageReader, message, queryMessage } from '../src/stores/postgres/messages.ts';
-import { openBenchSystem, type SystemPlaces } from './systems.ts';
 
 /**
- * One side of a catch-up, in a process of its own: what it takes is then its own. Forked, it says `ready` when its modules are loaded,
- * begins at `go`, and ends at `stop` or with its parent.
+ * Reads what a walsender sends and throws it away, but for the positions of commits. Forked: says `ready` when its modules are loaded,
+ * begins at `go`, tells how far it is as it reads, and ends at `stop` or with its parent.
  */
-export type SideRequest =
-  | { readonly kind: 'foreshadow'; readonly places: SystemPlaces }
-  | { readonly kind: 'drain'; readonly url: string; readonly slot: string; readonly publication: string };
+export interface DrainRequest {
+  readonly url: string;
+  readonly slot: string;
+  readonly publication: string;
+}
 
-/** Of the drain: the last commit's end it has read, as text. */
+/** The last commit's end it has read, as text. */
 export interface DrainProgress {
   readonly reached: string;
 }
 
-const request = JSON.parse(process.argv[2] ?? '') as SideRequest;
+const TELL_EVERY_MS = 10;
+
 const ending = new AbortController();
 process.once('disconnect', () => process.exit(1));
 process.on('message', (text) => {
   if (text === 'stop') ending.abort();
-  if (text === 'go') void begin();
+  if (text === 'go') void drain(JSON.parse(process.argv[2] ?? '') as DrainRequest);
 });
 process.send?.('ready');
 
-async function begin(): Promise<void> {
-  if (request.kind === 'drain') await drain(request);
-  else await shadow(request.places);
-  process.exit(0);
-}
-
-/** What `foreshadow start` does. */
-async function shadow(places: SystemPlaces): Promise<void> {
-  await using system = await openBenchSystem(places);
-  await system.run(ending.signal);
-}
-
-const TELL_EVERY_MS = 10;
-
-/** Reads what the walsender sends and throws it away, but for the positions of commits. */
-async function drain({ url, slot, publication }: Extract<SideRequest, { kind: 'drain' }>): Promise<void> {
+async function drain({ url, slot, publication }: DrainRequest): Promise<void> {
   const client = await connect(url, { side: 'primary', purpose: 'drain', replication: true }, ending.signal);
   const socket = streamOf(client);
   socket.removeAllListeners('data');
@@ -64,4 +51,5 @@ async function drain({ url, slot, publication }: Extract<SideRequest, { kind: 'd
     socket.write(message('d', Buffer.concat([Buffer.from('r'), Buffer.alloc(33)])));
   }
   socket.destroy();
+  process.exit(0);
 }
