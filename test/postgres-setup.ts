@@ -2,6 +2,7 @@ import { createServer } from 'node:net';
 import type { TestProject } from 'vitest/node';
 import { messageOf } from '../src/model/errors.ts';
 import { type EmbeddedServer, startEmbeddedServer } from '../src/stores/postgres/embedded.ts';
+import { testedServer } from './tested-server.ts';
 
 declare module 'vitest' {
   export interface ProvidedContext {
@@ -11,19 +12,14 @@ declare module 'vitest' {
 
 /**
  * Runs once for all test files, in vitest's own process. It starts no server yet: it listens, and whoever asks first has it
- * started and is answered with its URL. A run without PostgreSQL tests costs nothing. FORESHADOW_TEST_POSTGRES names a server of
- * another version instead: the URL of a superuser, with wal_level=logical.
+ * started and is answered with its URL. A run without PostgreSQL tests costs nothing. With FORESHADOW_TEST_POSTGRES the servers of a run
+ * are of another version: see `tested-server.ts`.
  */
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
   let server: Promise<EmbeddedServer> | null = null;
   const listener = createServer((socket) => {
     socket.on('error', () => undefined); // a test that was ended while it waited
-    const own = process.env['FORESHADOW_TEST_POSTGRES'];
-    if (own !== undefined) {
-      socket.end(own);
-      return;
-    }
-    server ??= startEmbeddedServer();
+    server ??= startEmbeddedServer(testedServer());
     server.then(
       ({ url }) => socket.end(url),
       (error: unknown) => socket.end(messageOf(error)),

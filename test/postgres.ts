@@ -3,6 +3,7 @@ import { connect as connectSocket } from 'node:net';
 import { Client } from 'pg';
 import { inject } from 'vitest';
 import { type EmbeddedServer, startEmbeddedServer } from '../src/stores/postgres/embedded.ts';
+import { testedServer } from './tested-server.ts';
 
 /**
  * PostgreSQL for tests: one embedded server for a whole run, started when the first test asks for it (`postgres-setup.ts`), and a
@@ -20,7 +21,7 @@ export interface TestDatabase extends AsyncDisposable {
   urlAs(user: string, password: string): string;
 }
 
-/** URL of the run's server: superuser, database postgres, wal_level=logical, PostgreSQL 18. */
+/** URL of the run's server: superuser, database postgres, wal_level=logical. */
 async function serverUrl(): Promise<string> {
   const port = inject('postgresSetupPort');
   const answer = await new Promise<string>((resolve, reject) => {
@@ -64,7 +65,7 @@ export async function createDatabase(options: { server?: string } = {}): Promise
 
 /** A server of the test's own, for settings that are the server's: `{ wal_level: 'replica' }`. */
 export function startServer(settings: Readonly<Record<string, string>>): Promise<EmbeddedServer> {
-  return startEmbeddedServer({ settings: { max_connections: '30', shared_buffers: '16MB', ...settings } });
+  return startEmbeddedServer({ ...testedServer(), settings: { max_connections: '30', shared_buffers: '16MB', ...settings } });
 }
 
 async function dropDatabase(server: string, name: string): Promise<void> {

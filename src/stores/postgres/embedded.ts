@@ -23,6 +23,8 @@ export interface EmbeddedServer extends AsyncDisposable {
 export interface EmbeddedServerOptions {
   /** Settings of the server beyond ours, or instead of them: `{ wal_level: 'replica' }`. */
   readonly settings?: Readonly<Record<string, string>>;
+  /** A directory with bin, lib and share of another server than the package's: `/usr/lib/postgresql/15`. */
+  readonly native?: string;
   /** Whether commits reach the disk. Off by default: the server is thrown away, and the machine is spared. */
   readonly durable?: boolean;
 }
@@ -76,7 +78,7 @@ async function start(options: EmbeddedServerOptions): Promise<EmbeddedServer | s
   try {
     // The owner of the directory is also the one who removes it.
     if (owner !== null) await chown(directory, owner.uid, owner.gid);
-    const native = await nativeDirectory(directory, owner);
+    const native = options.native ?? (await nativeDirectory(directory, owner));
     const password = randomBytes(18).toString('base64url');
     await initialise(native, directory, password, owner);
     const port = await freePort();
@@ -198,8 +200,9 @@ export async function initialise(native: string, directory: string, password: st
   await writeFile(passwordFile, `${password}\n`, { mode: 0o600 });
   if (owner !== null) await chown(passwordFile, owner.uid, owner.gid);
   const args = ['--pgdata', data, '--username', 'postgres', '--pwfile', passwordFile, '--auth', 'scram-sha-256', '--no-sync'];
+  args.push('--encoding', 'UTF8', '--locale', 'C');
   // Text is ordered by ICU's English, as on most servers, and not by bytes: what depends on order shows in tests.
-  args.push('--encoding', 'UTF8', '--locale', 'C', '--locale-provider', 'icu', '--icu-locale', 'en');
+  if ((await majorVersion(native)) >= 15) args.push('--locale-provider', 'icu', '--icu-locale', 'en');
   try {
     await promisify(execFile)(join(native, 'bin', 'initdb'), args, {
       ...owner,
@@ -210,6 +213,11 @@ export async function initialise(native: string, directory: string, password: st
     await rm(passwordFile, { force: true });
   }
   await access(join(data, 'PG_VERSION'), constants.F_OK);
+}
+
+async function majorVersion(native: string): Promise<number> {
+  const { stdout } = await promisify(execFile)(join(native, 'bin', 'initdb'), ['--version']);
+  return Number(/\(PostgreSQL\) (\d+)/.exec(stdout)?.[1]);
 }
 
 /** Resolves with the keeper once the server accepts connections, or with what the server said instead. */
