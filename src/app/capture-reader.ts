@@ -1,6 +1,7 @@
 import { leftOut, restore, schemaOf } from '../capture/restore.ts';
 import { rowsAt, sealsEqual, sumsByReading } from '../capture/seal.ts';
-import type { CaptureRecord, Coverage, RowDifference } from '../model/capture.ts';
+import { type CaptureRecord, type Coverage, type RowDifference, captureNumber } from '../model/capture.ts';
+import { type BothSchemas, changeOf } from '../model/copies.ts';
 import { type ErrorCode, ForeshadowError, messageOf } from '../model/errors.ts';
 import type { DdlStatement, TableName } from '../model/schema.ts';
 import { keyTuple } from '../model/tuple.ts';
@@ -74,29 +75,39 @@ export class CaptureReader {
     const tables = new Map<string, { inserted: number; updated: number; deleted: number }>();
     for await (const { table, slice } of this.#differences(from, to, signal)) {
       const counts = tables.get(table) ?? { inserted: 0, updated: 0, deleted: 0 };
-      for (const { before, after } of slice) counts[before === null ? 'inserted' : after === null ? 'deleted' : 'updated']++;
+      const schemas = await this.#schemas(table, from, to);
+      for (const { before, after } of slice) {
+        const { kind, rows } = changeOf(schemas, before, after);
+        counts[kind] += Number(rows);
+      }
       tables.set(table, counts);
     }
     return { from, to, tables: Array.from(tables, ([table, counts]) => ({ table, ...counts })) };
   }
 
   async *diffRows(from: number, to: number, signal: AbortSignal): AsyncIterable<DiffRow> {
-    const { shadow, catalog } = await this.#open();
-    const shapes = [(await readable(catalog, from)).number, (await readable(catalog, to)).number] as const;
+    const { shadow } = await this.#open();
     for await (const { table, slice } of this.#differences(from, to, signal)) {
-      const earlier = await shadow.schemaAt(table, shapes[0]);
-      const later = await shadow.schemaAt(table, shapes[1]);
+      const schemas = await this.#schemas(table, from, to);
       for (const { key, before, after } of slice) {
-        const schema = after === null ? earlier : later;
+        const schema = after === null ? schemas.before : schemas.after;
         if (schema === null) continue;
-        yield {
+        const { kind, rows } = changeOf(schemas, before, after);
+        const row: DiffRow = {
           table,
           key: shadow.values.key(schema, key),
-          before: before === null || earlier === null ? null : shadow.values.row(earlier, before),
-          after: after === null || later === null ? null : shadow.values.row(later, after),
+          before: before === null || schemas.before === null || kind === 'inserted' ? null : shadow.values.row(schemas.before, before),
+          after: after === null || schemas.after === null || kind === 'deleted' ? null : shadow.values.row(schemas.after, after),
         };
+        for (let left = rows; left > 0n; left--) yield row;
       }
     }
+  }
+
+  /** The schemas a table has at two captures, which are both readable. */
+  async #schemas(table: TableName, from: number, to: number): Promise<BothSchemas> {
+    const { shadow } = await this.#open();
+    return { before: await shadow.schemaAt(table, captureNumber(from)), after: await shadow.schemaAt(table, captureNumber(to)) };
   }
 
   /** Slices of differences, every table of both captures in turn. A table with none gives one empty slice. */

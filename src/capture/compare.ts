@@ -1,4 +1,5 @@
 import type { CaptureNumber } from '../model/capture.ts';
+import { isKeyless, recounted } from '../model/copies.ts';
 import { ForeshadowError } from '../model/errors.ts';
 import type { Position } from '../model/position.ts';
 import type { TableSchema } from '../model/schema.ts';
@@ -6,7 +7,7 @@ import { type Identity, type KeyTuple, type Tuple, fillAbsent, identityOf, keyOf
 import type { Journal } from '../journal/journal.ts';
 import { type FoldLimit, Pending, type PendingEntry, fold } from '../shadowing/pending.ts';
 import type { Shadow } from '../shadowing/shadow.ts';
-import type { Primary, PrimarySnapshot, RowChunk, RowLimit } from '../tracking/primary.ts';
+import { KEYLESS_PAGE, type Primary, type PrimarySnapshot, type RowChunk, type RowLimit } from '../tracking/primary.ts';
 import type { Tracker } from '../tracking/tracker.ts';
 import { PAGE } from './seal.ts';
 
@@ -75,7 +76,7 @@ export async function compareChunk(
 ): Promise<CompareOutcome> {
   const { shadow, tracker } = parts;
   const sided = scope.kind === 'shadow' || scope.kind === 'range';
-  const page = sided ? await shadow.rows(schema.table, stand.at, scope.after, parts.page ?? PAGE, signal) : null;
+  const page = sided ? await shadow.rows(schema.table, stand.at, scope.after, pageOf(parts, schema), signal) : null;
   const fence = await readFence(parts, schema, stand, scope, page?.rows ?? [], signal);
   if (fence.reason !== null) return inconclusive(fence.reason);
   await tracker.reached(fence.snapshot.end, signal);
@@ -102,6 +103,10 @@ export async function compareChunk(
     unequal.push({ key: keyOfIdentity(identity), expected, found: row, rewritten: entry !== undefined });
   }
   return { compared: identities.size - witnessed, witnessed, unequal, through, inconclusive: null, unpaired: false };
+}
+
+function pageOf(parts: CompareParts, schema: TableSchema): RowLimit {
+  return parts.page ?? (isKeyless(schema) ? KEYLESS_PAGE : PAGE);
 }
 
 interface Considered {
@@ -145,7 +150,7 @@ function consider(
 /** The journaled changes after the stand that the fence includes, or why they cannot be had. */
 async function overlaid(journal: Journal, schema: TableSchema, stand: Stand, fence: Fence, signal: AbortSignal): Promise<Pending | string> {
   const range = { after: stand.position, upTo: fence.snapshot.end };
-  const overlay = new Pending(schema, range.after, OVERLAY_LIMIT, (ref) => fence.snapshot.includes(ref));
+  const overlay = new Pending(schema, range.after, OVERLAY_LIMIT, { admits: (ref) => fence.snapshot.includes(ref) });
   try {
     await fold(journal.read(schema.table, range.after, range.upTo, signal), range, overlay);
   } catch (error) {
@@ -181,7 +186,7 @@ async function readFence(
   if (now === null) return { ...none, reason: 'the table is gone from the primary' };
   if (now.shape !== schema.shape) return { ...none, reason: 'its shape changed on the primary and is not taken up yet' };
   if (scope.kind === 'primary' || scope.kind === 'range') {
-    const page = await snapshot.rows(schema, scope.after, parts.page ?? PAGE, signal);
+    const page = await snapshot.rows(schema, scope.after, pageOf(parts, schema), signal);
     return { ...none, rows: page.rows, through: page.through, reason: null };
   }
   const keys = scope.kind === 'keys' ? scope.keys : shadowRows.map((row) => keyTuple(row, schema.key));
@@ -208,6 +213,7 @@ function expectedAt(
 ): Tuple | null | undefined {
   if (entry === undefined) return truncated ? null : (shown.get(identity) ?? null);
   if (entry.kind === 'delete') return null;
+  if (entry.kind === 'count') return recounted(entry.row, truncated ? null : (shown.get(identity) ?? null), entry.more);
   if (entry.from === null) return entry.row;
   const base = entry.from === identity ? shown.get(identity) : undefined;
   return base === undefined ? undefined : fillAbsent(entry.row, base);

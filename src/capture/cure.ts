@@ -1,4 +1,5 @@
 import type { CaptureNumber, CaptureRecord, Seal } from '../model/capture.ts';
+import { copiesOf } from '../model/copies.ts';
 import type { TableName } from '../model/schema.ts';
 import type { Engine } from '../shadowing/engine.ts';
 import type { Shadow } from '../shadowing/shadow.ts';
@@ -187,12 +188,12 @@ async function putBack(
 function startedWith(began: Seal, rows: ReadonlySet<DiagnosedDifference>): DiagnosedDifference[] {
   const fits = (chosen: readonly DiagnosedDifference[]): boolean => {
     const sums = new Sums();
-    for (const { found } of chosen) if (found !== null) sums.add(found);
+    for (const { schema, found } of chosen) if (found !== null) sums.add(found, copiesOf(schema, found));
     return sealsEqual(sums.seal(began.table), began);
   };
   if (began.rows <= 0n) return [];
   if (fits([...rows])) return [...rows];
-  const one = began.rows === 1n ? Array.from(rows).find((each) => fits([each])) : undefined;
+  const one = Array.from(rows).find((each) => fits([each]));
   return one === undefined ? [] : [one];
 }
 

@@ -97,7 +97,8 @@ function byJournal(difference: TableDifference, pending: Pending | null): Diagno
   const entry = pending.entries.get(identityOf(difference.key));
   if (entry === undefined) return pending.truncated ? 'applied wrong' : 'missed by tracking';
   if (entry.kind === 'delete') return difference.expected === null ? 'missed by tracking' : 'applied wrong';
-  if (entry.from !== null) return 'unknown';
+  // How many copies there were before, the journal does not say.
+  if (entry.kind === 'count' || entry.from !== null) return 'unknown';
   const applied = difference.expected !== null && entry.row.equals(difference.expected);
   return applied ? 'missed by tracking' : 'applied wrong';
 }

@@ -11,7 +11,7 @@ import type { Catalog } from './catalog.ts';
 import { type Cure, cure, sealsHold } from './cure.ts';
 import { type DiagnosedDifference, diagnose } from './diagnose.ts';
 import { undoForeignRows } from './rollback.ts';
-import { sumsByDifference, sumsByReading } from './seal.ts';
+import { sumsBetween, sumsByReading } from './seal.ts';
 import { knownGood, lastReadable, toState } from './states.ts';
 import { type Cursor, FROM_THE_START, type TableToValidate, Validation, type ValidationOutcome } from './validate.ts';
 
@@ -135,7 +135,7 @@ export class Judge {
         rows = { ...rows, inserted: rows.inserted + Number(seal.rows) };
         continue;
       }
-      const { seal, counts } = await sumsByDifference(shadow.diff(table, before.number, cut.number, signal), from);
+      const { seal, counts } = await sumsBetween(shadow, from, before.number, cut.number, signal);
       seals.push(seal);
       rows = {
         inserted: rows.inserted + counts.inserted,

@@ -1,4 +1,5 @@
 import type { CaptureNumber, CaptureRecord } from '../model/capture.ts';
+import { copiesOf } from '../model/copies.ts';
 import { ForeshadowError } from '../model/errors.ts';
 import type { DataSetSchema, TableName, TableSchema } from '../model/schema.ts';
 import type { Tuple } from '../model/tuple.ts';
@@ -42,7 +43,7 @@ export async function restore(
   for (const each of schema.tables) {
     skipped.push(...(await target.run(each.create, signal)));
     const sums = new Sums();
-    const counted = counting(rowsAt(parts.shadow, each.table, record.number, signal), sums, (done) => onRows(each.table, done));
+    const counted = counting(each, rowsAt(parts.shadow, each.table, record.number, signal), sums, (done) => onRows(each.table, done));
     rows += await target.load(each, counted, signal);
     const seal = seals.find((candidate) => candidate.table === each.table);
     proved &&= seal !== undefined && sealsEqual(seal, sums.seal(each.table));
@@ -85,15 +86,14 @@ export function leftOut(table: TableName, capture: CaptureNumber, reason: string
 }
 
 async function* counting(
+  schema: TableSchema,
   pages: AsyncIterable<readonly Tuple[]>,
   sums: Sums,
   onRows: (rows: number) => void,
 ): AsyncGenerator<readonly Tuple[]> {
-  let rows = 0;
   for await (const page of pages) {
-    for (const row of page) sums.add(row);
-    rows += page.length;
-    onRows(rows);
+    for (const row of page) sums.add(row, copiesOf(schema, row));
+    onRows(Number(sums.rows));
     yield page;
   }
 }

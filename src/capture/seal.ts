@@ -1,6 +1,7 @@
 import { hash } from 'node:crypto';
 import { setImmediate as otherWork } from 'node:timers/promises';
 import type { CaptureNumber, RowCounts, RowDifference, Seal } from '../model/capture.ts';
+import { type BothSchemas, changeOf, copiesOf } from '../model/copies.ts';
 import type { TableName } from '../model/schema.ts';
 import type { KeyTuple, Tuple } from '../model/tuple.ts';
 import type { Shadow } from '../shadowing/shadow.ts';
@@ -23,16 +24,17 @@ export class Sums {
     for (let lane = 0; lane < LANES; lane++) this.#lanes[lane] = from?.sums.readUInt32BE(lane * 4) ?? 0;
   }
 
-  add(row: Tuple): void {
+  /** `copies`: how many rows the tuple stands for (`copiesOf`). */
+  add(row: Tuple, copies = 1n): void {
     const digest = hash('sha256', row, 'buffer');
     for (let lane = 0; lane < LANES; lane++) this.#lanes[lane] = (this.#lanes[lane] as number) + digest.readUInt32BE(lane * 4);
-    this.rows++;
+    this.rows += copies;
   }
 
-  subtract(row: Tuple): void {
+  subtract(row: Tuple, copies = 1n): void {
     const digest = hash('sha256', row, 'buffer');
     for (let lane = 0; lane < LANES; lane++) this.#lanes[lane] = (this.#lanes[lane] as number) - digest.readUInt32BE(lane * 4);
-    this.rows--;
+    this.rows -= copies;
   }
 
   seal(table: TableName): Seal {
@@ -68,25 +70,40 @@ export async function* rowsAt(shadow: Shadow, table: TableName, at: CaptureNumbe
 /** The sums of a table as it reads at a capture: O(rows). */
 export async function sumsByReading(shadow: Shadow, table: TableName, at: CaptureNumber, signal: AbortSignal): Promise<Seal> {
   const sums = new Sums();
-  for await (const rows of rowsAt(shadow, table, at, signal)) for (const row of rows) sums.add(row);
+  const schema = await shadow.schemaAt(table, at);
+  for await (const rows of rowsAt(shadow, table, at, signal)) for (const row of rows) sums.add(row, copiesOf(schema, row));
   return sums.seal(table);
 }
 
 /** The sums of a table at `to` from those at an earlier capture and the versions between: O(distinct rows changed). */
-export async function sumsByDifference(
+async function sumsByDifference(
   differences: AsyncIterable<readonly RowDifference[]>,
+  schemas: BothSchemas,
   from: Seal,
 ): Promise<{ seal: Seal; counts: RowCounts }> {
   const sums = new Sums(from);
   const counts = { inserted: 0, updated: 0, deleted: 0 };
   for await (const slice of differences) {
     for (const { before, after } of slice) {
-      if (before !== null) sums.subtract(before);
-      if (after !== null) sums.add(after);
-      counts[before === null ? 'inserted' : after === null ? 'deleted' : 'updated']++;
+      if (before !== null) sums.subtract(before, copiesOf(schemas.before, before));
+      if (after !== null) sums.add(after, copiesOf(schemas.after, after));
+      const { kind, rows } = changeOf(schemas, before, after);
+      counts[kind] += Number(rows);
     }
   }
   return { seal: sums.seal(from.table), counts };
+}
+
+/** The sums of a table at `to` from its seal at `from`. */
+export async function sumsBetween(
+  shadow: Shadow,
+  seal: Seal,
+  from: CaptureNumber,
+  to: CaptureNumber,
+  signal: AbortSignal,
+): Promise<{ seal: Seal; counts: RowCounts }> {
+  const schemas = { before: await shadow.schemaAt(seal.table, from), after: await shadow.schemaAt(seal.table, to) };
+  return sumsByDifference(shadow.diff(seal.table, from, to, signal), schemas, seal);
 }
 
 /**
@@ -103,7 +120,7 @@ export async function* sumsAlong(
     const seal: Seal =
       last === null
         ? await sumsByReading(shadow, table, number, signal)
-        : (await sumsByDifference(shadow.diff(table, last.number, number, signal), last.seal)).seal;
+        : (await sumsBetween(shadow, last.seal, last.number, number, signal)).seal;
     last = { number, seal };
     yield last;
   }

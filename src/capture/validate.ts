@@ -1,7 +1,9 @@
 import { setImmediate as otherWork } from 'node:timers/promises';
 import type { Coverage } from '../model/capture.ts';
+import { isKeyless } from '../model/copies.ts';
 import type { TableName, TableSchema } from '../model/schema.ts';
 import type { KeyTuple } from '../model/tuple.ts';
+import { KEYLESS_PAGE } from '../tracking/primary.ts';
 import { type CompareOutcome, type CompareParts, type CompareScope, type Stand, type Unequal, compareChunk } from './compare.ts';
 
 /** Where the rolling comparison of a table goes on: which pass, and above which key. */
@@ -86,7 +88,7 @@ export class Validation {
   /** Why the table could not be compared, or null. */
   async #table({ schema, changedKeys, cursor }: TableToValidate, signal: AbortSignal): Promise<string | null> {
     if (changedKeys === null) return this.#roll(schema, FROM_THE_START, null, signal);
-    for await (const keys of changedKeys) {
+    for await (const keys of isKeyless(schema) ? gathered(changedKeys, KEYLESS_PAGE.rows) : changedKeys) {
       const outcome = await this.#compare(schema, { kind: 'keys', keys }, signal);
       if (outcome.inconclusive !== null) return outcome.inconclusive;
     }
@@ -152,6 +154,18 @@ export class Validation {
     const within = AbortSignal.any([signal, AbortSignal.timeout(CHUNK_DEADLINE_MS)]);
     return this.#request.stand(schema.table, (stand) => compareChunk(this.#parts, schema, stand, scope, within));
   }
+}
+
+/** Larger slices: each is looked up apart. */
+async function* gathered(slices: AsyncIterable<readonly KeyTuple[]>, size: number): AsyncGenerator<readonly KeyTuple[]> {
+  let some: KeyTuple[] = [];
+  for await (const slice of slices) {
+    some = [...some, ...slice];
+    if (some.length < size) continue;
+    yield some;
+    some = [];
+  }
+  if (some.length > 0) yield some;
 }
 
 function following(cursor: Cursor, through: KeyTuple | null, paired: boolean): Cursor | null {

@@ -1,4 +1,4 @@
-import type { TableEvent } from '../model/change.ts';
+import type { TableEvent, TransactionRef } from '../model/change.ts';
 import { type CaptureNumber, captureNumber } from '../model/capture.ts';
 import { ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
 import { type Position, maxPosition } from '../model/position.ts';
@@ -149,7 +149,8 @@ export class Advance {
     const { schema, progress, state } = element;
     const range = { after: progress.low, upTo: task.target };
     const blocks = this.#parts.journal.read(schema.table, range.after, range.upTo, signal);
-    const begin = (only: Position | null): Pending => new Pending(schema, range.after, FOLD_LIMIT, undefined, only);
+    const shows = (ref: TransactionRef): boolean => task.chunk?.includes(ref) === true;
+    const begin = (only: Position | null): Pending => new Pending(schema, range.after, FOLD_LIMIT, { only, shows });
     await using pieces = foldPieces(blocks, range, begin);
     const first = (await pieces.next()).value as FoldPiece;
     const { through } = first.pending;

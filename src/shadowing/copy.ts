@@ -1,8 +1,11 @@
+import type { TransactionRef } from '../model/change.ts';
+import { isKeyless, recounted } from '../model/copies.ts';
+import { ForeshadowError } from '../model/errors.ts';
 import type { Position } from '../model/position.ts';
 import type { Element, ElementState } from '../model/progress.ts';
 import { type Identity, type KeyTuple, type Tuple, fillAbsent, identityOf, keyOfIdentity, keyTuple } from '../model/tuple.ts';
-import type { Primary, RowLimit } from '../tracking/primary.ts';
-import type { Pending } from './pending.ts';
+import { KEYLESS_PAGE, type Primary, type RowLimit } from '../tracking/primary.ts';
+import type { Pending, PendingEntry } from './pending.ts';
 import { type RowBatch, RowsMissing, type Shadow, type StandingRows } from './shadow.ts';
 
 /**
@@ -26,6 +29,8 @@ export interface Chunk {
   /** The element's `low` it was read for: the chunk is void once that has moved. */
   readonly low: Position;
   readonly shape: string | null;
+  /** Whether what the primary shows includes a transaction. */
+  readonly includes: (ref: TransactionRef) => boolean;
 }
 
 export type ChunkScope =
@@ -41,15 +46,17 @@ export async function readChunk(
   signal: AbortSignal,
 ): Promise<Chunk> {
   const { schema, progress } = element;
+  const pageLimit = isKeyless(schema) ? KEYLESS_PAGE : limit;
   await using snapshot = await parts.primary.snapshot(covering, signal);
   const found = await snapshot.describe(schema.table, signal);
   const rows = new Map<Identity, Tuple | null>();
   const asked: KeyTuple[] = scope.kind === 'keys' ? [...scope.keys] : [...scope.extra];
-  const chunk = { rows, asked: new Set(asked.map(identityOf)), end: snapshot.end, low: progress.low, shape: found?.shape ?? null };
+  const shown = { end: snapshot.end, includes: (ref: TransactionRef): boolean => snapshot.includes(ref) };
+  const chunk = { ...shown, rows, asked: new Set(asked.map(identityOf)), low: progress.low, shape: found?.shape ?? null };
   if (found?.shape !== schema.shape) return { ...chunk, through: null };
   let through: KeyTuple | null = null;
   if (scope.kind === 'phase' && scope.state.phase === 'shadow') {
-    const page = await parts.shadow.rows(schema.table, progress.capture, scope.state.frontier, limit, signal);
+    const page = await parts.shadow.rows(schema.table, progress.capture, scope.state.frontier, pageLimit, signal);
     asked.push(...page.rows.map((row) => keyTuple(row, schema.key)));
     through = page.through;
   }
@@ -57,7 +64,7 @@ export async function readChunk(
   const read = (row: Tuple): unknown => rows.set(identityOf(keyTuple(row, schema.key)), row);
   if (asked.length > 0) for (const row of await snapshot.rowsByKey(schema, asked, signal)) read(row);
   if (scope.kind === 'phase' && scope.state.phase === 'primary') {
-    const page = await snapshot.rows(schema, scope.state.frontier, limit, signal);
+    const page = await snapshot.rows(schema, scope.state.frontier, pageLimit, signal);
     for (const row of page.rows) read(row);
     through = page.through;
   }
@@ -86,7 +93,8 @@ export async function resolve(standing: StandingRows, element: Element, pending:
   const isLive = state.kind !== 'copying' && chunk === null;
   const wanted = new Set<Identity>();
   for (const [identity, entry] of pending.entries) {
-    if (entry.kind === 'put' && entry.from !== null && !(isLive && entry.from === identity)) wanted.add(entry.from);
+    if (entry.kind === 'count') wanted.add(identity);
+    else if (entry.kind === 'put' && entry.from !== null && !(isLive && entry.from === identity)) wanted.add(entry.from);
   }
   if (chunk !== null && !bare) for (const identity of chunk.rows.keys()) if (!pending.entries.has(identity)) wanted.add(identity);
   const stands = new Map<Identity, Tuple>();
@@ -96,6 +104,10 @@ export async function resolve(standing: StandingRows, element: Element, pending:
   const resolution: Resolution = { deletes: [], patches: [], puts: [], inserts: [] };
   const missing: KeyTuple[] = [];
   for (const [identity, entry] of pending.entries) {
+    if (entry.kind === 'count') {
+      count(resolution, element, chunk, identity, entry, pending.truncated ? null : (stands.get(identity) ?? null));
+      continue;
+    }
     const free = isLive && !entry.stood;
     if (entry.kind === 'delete') {
       if (!free) resolution.deletes.push(keyOfIdentity(identity));
@@ -117,6 +129,44 @@ export async function resolve(standing: StandingRows, element: Element, pending:
     else if (before === undefined || !before.equals(row)) resolution.puts.push(row);
   }
   return resolution;
+}
+
+/**
+ * Of a table without a key a fold says only how many copies of a row there are more or fewer, so something must be known to count from:
+ * for rows that the chunk speaks of, what S shows, and then only transactions that S does not include are counted; for others, what
+ * stands in the shadow. Rows that a copy has not come to yet are left to their chunk.
+ */
+function count(
+  resolution: Resolution,
+  element: Element,
+  chunk: Chunk | null,
+  identity: Identity,
+  entry: PendingEntry & { kind: 'count' },
+  stands: Tuple | null,
+): void {
+  const place = placeOf(identity, element.state, chunk);
+  if (place === 'ahead') return;
+  const from = place === 'chunk' ? (chunk?.rows.get(identity) ?? null) : stands;
+  const row = recounted(entry.row, from, place === 'chunk' ? entry.moreUnseen : entry.more);
+  if (row === undefined) {
+    throw new ForeshadowError('JOURNAL_GAP', `More copies of a row of ${element.schema.table} were deleted than the shadow holds`, {
+      remedy: 'Nothing is to be done: the table is compared with the primary.',
+    });
+  }
+  if (row !== null) {
+    if (stands === null || !stands.equals(row)) resolution.puts.push(row);
+  } else if (stands !== null) resolution.deletes.push(keyOfIdentity(identity));
+}
+
+/**
+ * Whether a chunk speaks of a row, a copy has passed it, or it lies ahead. Rows without a key are in the order of their hashes, which is
+ * that of their identities, as all are of one length.
+ */
+function placeOf(identity: Identity, state: ElementState, chunk: Chunk | null): 'chunk' | 'behind' | 'ahead' {
+  if (chunk?.rows.has(identity) === true) return 'chunk';
+  if (state.kind !== 'copying' || state.phase === 'shadow') return 'behind';
+  if (state.frontier !== null && identity <= identityOf(state.frontier)) return 'behind';
+  return chunk !== null && (chunk.through === null || identity <= identityOf(chunk.through)) ? 'chunk' : 'ahead';
 }
 
 /** The row whose columns an incomplete image inherits, or null if it must be read from the primary. */

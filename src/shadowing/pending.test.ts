@@ -154,7 +154,7 @@ describe('folding', () => {
     blocks.push(writer.take() as ChangeBlock);
     const range = { after: ORIGIN, upTo: ends[2] as Position };
     const pieces: { keys: number; through: Position; goesOn: boolean }[] = [];
-    const begin = (only: Position | null): Pending => new Pending(SCHEMA, ORIGIN, { changes: 10, bytes: 1 << 30 }, undefined, only);
+    const begin = (only: Position | null): Pending => new Pending(SCHEMA, ORIGIN, { changes: 10, bytes: 1 << 30 }, { only });
     for await (const { pending, goesOn } of foldPieces(just(blocks), range, begin))
       pieces.push({ keys: pending.entries.size, through: pending.through, goesOn });
     expect(pieces).toEqual([
@@ -181,7 +181,7 @@ describe('folding', () => {
     writer.insert(row(1, 'one', 'long'));
     const end = transactionAt(writer, 2);
     writer.insert(row(2, 'two', 'long'));
-    const pending = new Pending(SCHEMA, ORIGIN, NO_LIMIT, (ref) => ref.id !== 1n);
+    const pending = new Pending(SCHEMA, ORIGIN, NO_LIMIT, { admits: (ref) => ref.id !== 1n });
     await fold(just([writer.take() as ChangeBlock]), { after: ORIGIN, upTo: end }, pending);
     expect(Array.from(pending.entries.keys())).toEqual([identityOf(key(2))]);
   });

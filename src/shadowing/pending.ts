@@ -1,5 +1,6 @@
 import { type ChangeVisitor, walkBlock } from '../journal/frame.ts';
 import type { ChangeBlock, TransactionRef } from '../model/change.ts';
+import { isKeyless } from '../model/copies.ts';
 import type { Position } from '../model/position.ts';
 import type { TableSchema } from '../model/schema.ts';
 import { type Identity, type KeyTuple, type Tuple, fillAbsent, hasAbsent, identityOf, keyTuple } from '../model/tuple.ts';
@@ -7,10 +8,23 @@ import { type Identity, type KeyTuple, type Tuple, fillAbsent, hasAbsent, identi
 /**
  * The newest image of a row. A `put` may still have absent columns: they are those of the row that stood in the shadow under
  * `from` before the fold. `stood`: the primary had a row under this key before the fold, so a live shadow has one too.
+ *
+ * Of a row of a table without a key the fold tells only how many copies there are more or fewer (`copies.ts`): in all, and by
+ * transactions that the chunk applied with it does not show. `row` is null where only deletes were heard of.
  */
 export type PendingEntry =
   | { readonly kind: 'put'; readonly row: Tuple; readonly from: Identity | null; readonly stood: boolean }
-  | { readonly kind: 'delete'; readonly stood: boolean };
+  | { readonly kind: 'delete'; readonly stood: boolean }
+  | { readonly kind: 'count'; readonly row: Tuple | null; readonly more: bigint; readonly moreUnseen: bigint };
+
+export interface FoldScope {
+  /** Transactions that are folded; all, unless said otherwise. */
+  readonly admits?: (ref: TransactionRef) => boolean;
+  /** The rest of this transaction is folded, and nothing after it. */
+  readonly only?: Position | null;
+  /** Transactions that a chunk, which is applied with the fold, shows already. */
+  readonly shows?: (ref: TransactionRef) => boolean;
+}
 
 export interface FoldLimit {
   readonly changes: number;
@@ -35,23 +49,18 @@ export class Pending implements ChangeVisitor {
   full = false;
 
   readonly #key: readonly number[];
+  readonly #keyless: boolean;
   readonly #limit: FoldLimit;
-  readonly #admits: (ref: TransactionRef) => boolean;
-  /** The rest of one transaction is folded, and nothing after it. */
-  readonly #only: Position | null;
+  readonly #scope: FoldScope;
+  /** The transaction being folded is one that the chunk shows. */
+  #shown = false;
 
-  constructor(
-    schema: TableSchema,
-    after: Position,
-    limit: FoldLimit,
-    admits: (ref: TransactionRef) => boolean = () => true,
-    only: Position | null = null,
-  ) {
+  constructor(schema: TableSchema, after: Position, limit: FoldLimit, scope: FoldScope = {}) {
     this.#key = schema.key;
+    this.#keyless = isKeyless(schema);
     this.#limit = limit;
-    this.#admits = admits;
-    this.#only = only;
-    this.through = only ?? after;
+    this.#scope = scope;
+    this.through = scope.only ?? after;
   }
 
   get isOverLimit(): boolean {
@@ -65,19 +74,28 @@ export class Pending implements ChangeVisitor {
 
   transaction(ref: TransactionRef): boolean {
     // A huge transaction spans blocks and repeats its header.
-    if (ref.at !== this.through && (this.#only !== null || this.isOverLimit)) this.full = true;
-    if (this.full || !this.#admits(ref)) return false;
+    const { admits, only, shows } = this.#scope;
+    const alone = only !== undefined && only !== null;
+    if (ref.at !== this.through && (alone || this.isOverLimit)) this.full = true;
+    if (this.full || admits?.(ref) === false) return false;
     this.through = ref.at;
+    this.#shown = shows?.(ref) === true;
     return true;
   }
 
   insert(row: Tuple): void {
-    this.#put(identityOf(keyTuple(row, this.#key)), row, null, false);
+    if (this.#keyless) this.#count(identityOf(keyTuple(row, this.#key)), row, 1n);
+    else this.#put(identityOf(keyTuple(row, this.#key)), row, null, false);
   }
 
   update(row: Tuple, oldKey: KeyTuple | null): void {
     const identity = identityOf(keyTuple(row, this.#key));
     const oldIdentity = oldKey === null ? identity : identityOf(oldKey);
+    if (this.#keyless) {
+      this.#count(oldIdentity, null, -1n);
+      this.#count(identity, row, 1n);
+      return;
+    }
     if (!hasAbsent(row)) {
       if (oldIdentity !== identity) this.#delete(oldIdentity);
       this.#put(identity, row, null, oldIdentity === identity);
@@ -91,6 +109,10 @@ export class Pending implements ChangeVisitor {
   }
 
   delete(key: KeyTuple): void {
+    if (this.#keyless) {
+      this.#count(identityOf(key), null, -1n);
+      return;
+    }
     this.changes++;
     this.#delete(identityOf(key));
   }
@@ -106,16 +128,30 @@ export class Pending implements ChangeVisitor {
   #put(identity: Identity, row: Tuple, from: Identity | null, stood: boolean): void {
     this.changes++;
     const before = this.entries.get(identity);
-    this.#set(identity, before, { kind: 'put', row, from, stood: before?.stood ?? (stood && !this.truncated) }, row.length);
+    this.#set(identity, before, { kind: 'put', row, from, stood: this.#stood(before, stood) }, row.length);
   }
 
   #delete(identity: Identity): void {
     const before = this.entries.get(identity);
-    this.#set(identity, before, { kind: 'delete', stood: before?.stood ?? !this.truncated }, 0);
+    this.#set(identity, before, { kind: 'delete', stood: this.#stood(before, true) }, 0);
+  }
+
+  #stood(before: PendingEntry | undefined, first: boolean): boolean {
+    return before === undefined || before.kind === 'count' ? first && !this.truncated : before.stood;
+  }
+
+  #count(identity: Identity, row: Tuple | null, more: bigint): void {
+    this.changes++;
+    const before = this.entries.get(identity);
+    const counted = before?.kind === 'count' ? before : { row: null, more: 0n, moreUnseen: 0n };
+    const kept = counted.row ?? row;
+    const moreUnseen = counted.moreUnseen + (this.#shown ? 0n : more);
+    this.#set(identity, before, { kind: 'count', row: kept, more: counted.more + more, moreUnseen }, kept?.length ?? 0);
   }
 
   #set(identity: Identity, before: PendingEntry | undefined, entry: PendingEntry, bytes: number): void {
-    this.bytes += bytes - (before?.kind === 'put' ? before.row.length : 0) + (before === undefined ? 64 + identity.length : 0);
+    const beforeBytes = before === undefined || before.kind === 'delete' ? 0 : (before.row?.length ?? 0);
+    this.bytes += bytes - beforeBytes + (before === undefined ? 64 + identity.length : 0);
     this.entries.set(identity, entry);
   }
 }

@@ -91,6 +91,9 @@ export interface RowLimit {
   readonly bytes: number;
 }
 
+/** Of a table without a key (`copies.ts`) a primary has no index by rows: each page may cost it a reading of the whole table. */
+export const KEYLESS_PAGE: RowLimit = { rows: 200_000, bytes: 32 << 20 };
+
 export interface RowChunk {
   readonly rows: readonly Tuple[];
   /** The key of the last row read, or null when the table's end was reached: the chunk is then open upwards. */

@@ -10,14 +10,17 @@ import type {
 } from '../../model/change.ts';
 import { maxPosition, type Position, position } from '../../model/position.ts';
 import type { TableName } from '../../model/schema.ts';
-import { type Tuple, fillAbsent, hasAbsent, keyTuple } from '../../model/tuple.ts';
+import { type Tuple, cellsOf, hasAbsent, keyTuple, packTuple } from '../../model/tuple.ts';
 import type { PrimaryItem } from '../../tracking/primary.ts';
 import { PgoutputReader, type PgoutputVisitor, type RelationMessage } from './pgoutput.ts';
 
-/** What a table's changes are made into: its name, and the key's columns in the key's order. */
+/** What a table's changes are made into. */
 export interface TrackedTable {
   readonly table: TableName;
+  /** The key's columns, in the key's order, as indexes into what `complete` makes. */
   readonly key: readonly number[];
+  /** Makes a row of the log into one of the table; null: it is one. Set for tables without a key: their identity is the row. */
+  readonly complete: ((row: Tuple) => Tuple) | null;
 }
 
 /** How positions and transaction ids of the journal follow from those of the server. */
@@ -281,7 +284,7 @@ export class Batches implements PgoutputVisitor {
     if (target === null) return;
     const writer = this.#writer(target);
     const before = writer.length;
-    writer.insert(row);
+    writer.insert(target.complete?.(row) ?? row);
     this.#wrote(writer.length - before);
   }
 
@@ -293,9 +296,12 @@ export class Batches implements PgoutputVisitor {
     if (old === null) writer.update(row, null);
     else {
       // With the full identity the old row always comes, and holds what the new one leaves out.
-      const whole = hasAbsent(row) ? fillAbsent(row, old.row) : row;
-      const oldKey = keyTuple(old.row, target.key);
-      writer.update(whole, oldKey.equals(keyTuple(whole, target.key)) ? null : oldKey);
+      const whole = hasAbsent(row) ? inherit(row, old.row) : row;
+      const next = target.complete?.(whole) ?? whole;
+      const oldKey = keyTuple(target.complete?.(old.row) ?? old.row, target.key);
+      const moved = !oldKey.equals(keyTuple(next, target.key));
+      // Without a key an update that leaves every byte as it was is none.
+      if (moved || target.complete === null) writer.update(next, moved ? oldKey : null);
     }
     this.#wrote(writer.length - before);
   }
@@ -305,7 +311,7 @@ export class Batches implements PgoutputVisitor {
     if (target === null) return;
     const writer = this.#writer(target);
     const before = writer.length;
-    writer.delete(keyTuple(old.row, target.key));
+    writer.delete(keyTuple(target.complete?.(old.row) ?? old.row, target.key));
     this.#wrote(writer.length - before);
   }
 
@@ -419,4 +425,13 @@ export class Batches implements PgoutputVisitor {
     this.#blocks.push(block);
     this.#blockBytes += block.bytes.length;
   }
+}
+
+/**
+ * Takes absent columns from the old row. A value that did not change and so was not sent is never NULL: where the old row has NULL it
+ * was not sent either. (A partition sends by its own replica identity what is announced under the one of the table above it.)
+ */
+function inherit(row: Tuple, old: Tuple): Tuple {
+  const before = cellsOf(old);
+  return packTuple(cellsOf(row).map((cell, index) => (cell === undefined ? (before[index] ?? undefined) : cell)));
 }

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { keylessColumns } from '../../model/copies.ts';
 import { type Selection, selects } from '../../model/selection.ts';
 import { OWN_PREFIX, type TableName, type TableSchema } from '../../model/schema.ts';
 import { mirroredType, readTypeFlaws } from './carried-types.ts';
@@ -18,14 +19,32 @@ export interface CatalogTable {
   readonly identity: string;
   /** All columns that are not generated, in the table's order: what pgoutput sends, and what is mirrored. */
   readonly columns: readonly CatalogColumn[];
-  /** Names of the columns that identify a row, in their index's order; null: no usable identity. */
+  /**
+   * Names of the columns that identify a row, in their index's order. Empty: there are none, and the log has the whole row (`keyless.ts`).
+   * Null: no usable identity.
+   */
   readonly key: readonly string[] | null;
-  /** Partitions that could not publish an update or delete, and would make it fail. */
-  readonly unidentifiedPartitions: readonly string[];
+  /** The server's major version. */
+  readonly serverVersion: number;
+  /** Columns that are computed: not in the log, and not mirrored. */
+  readonly generated: readonly string[];
+  /** Those that hold rows, at any depth. */
+  readonly partitions: readonly CatalogPartition[];
   readonly owned: boolean;
   readonly readable: boolean;
   /** Row security would hide rows from our user. */
   readonly veiled: boolean;
+}
+
+export interface CatalogPartition {
+  /** Qualified and quoted where need be. */
+  readonly name: string;
+  /** r table, f foreign table. */
+  readonly kind: string;
+  readonly persistence: string;
+  readonly identity: string;
+  /** Columns of the index of its replica identity; empty: it has none. */
+  readonly key: readonly string[];
 }
 
 export interface CatalogColumn {
@@ -60,7 +79,7 @@ const TABLES = `
   SELECT c.oid::int8 AS oid, n.nspname AS schema, c.relname AS name, c.relkind = 'p' AS partitioned, c.relpersistence AS persistence,
     c.relreplident AS identity, pg_has_role(c.relowner, 'USAGE') AS owned,
     has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE') AS readable,
-    row_security_active(c.oid) AS veiled,
+    row_security_active(c.oid) AS veiled, current_setting('server_version_num')::int / 10000 AS "serverVersion",
     (SELECT coalesce(json_agg(json_build_object(
         'name', a.attname, 'type', ${mirroredType('a.atttypid', 'a.atttypmod')}, 'typeOid', a.atttypid::int8, 'modifier', a.atttypmod,
         'notNull', a.attnotnull, 'asText', t.typsend = 0,
@@ -73,10 +92,16 @@ const TABLES = `
       JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
       WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate AND k.ordinal <= i.indnkeyatts
         AND CASE c.relreplident WHEN 'i' THEN i.indisreplident WHEN 'n' THEN false ELSE i.indisprimary END) AS key,
-    (SELECT coalesce(json_agg(p.oid::regclass::text), '[]') FROM pg_partition_tree(c.oid) tree JOIN pg_class p ON p.oid = tree.relid
-      WHERE c.relkind = 'p' AND tree.isleaf AND p.oid <> c.oid AND (p.relreplident = 'n' OR p.relreplident <> 'f' AND NOT EXISTS (
-        SELECT FROM pg_index i WHERE i.indrelid = p.oid AND i.indisvalid AND i.indimmediate
-          AND CASE p.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END))) AS "unidentifiedPartitions"
+    (SELECT coalesce(json_agg(a.attname ORDER BY a.attnum), '[]') FROM pg_attribute a
+      WHERE a.attrelid = c.oid AND NOT a.attisdropped AND a.attgenerated <> '') AS generated,
+    (SELECT coalesce(json_agg(json_build_object('name', p.oid::regclass::text, 'kind', p.relkind, 'persistence', p.relpersistence,
+        'identity', p.relreplident, 'key', (SELECT coalesce(json_agg(a.attname), '[]')
+          FROM pg_index i JOIN pg_attribute a ON a.attrelid = p.oid AND a.attnum = ANY (i.indkey)
+          WHERE i.indrelid = p.oid AND i.indisvalid AND i.indimmediate
+            AND CASE p.relreplident WHEN 'i' THEN i.indisreplident WHEN 'n' THEN false ELSE i.indisprimary END))
+        ORDER BY p.oid), '[]')
+      FROM pg_partition_tree(c.oid) tree JOIN pg_class p ON p.oid = tree.relid
+      WHERE c.relkind = 'p' AND tree.isleaf AND p.oid <> c.oid) AS partitions
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
   WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
     AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT IN ('information_schema', '${OWN_PREFIX}')`;
@@ -87,6 +112,7 @@ export async function readTables(wire: Wire, selection: Selection, signal?: Abor
   return found
     .map((each) => ({
       ...each,
+      key: each.key ?? (each.identity === 'f' ? [] : null),
       table: tableName(each.schema, each.name),
       columns: each.columns.map((column) => ({ ...column, flaw: flaws.get(column.typeOid) ?? null })),
     }))
@@ -127,26 +153,58 @@ export function obstacle(table: CatalogTable): { code: string; message: string; 
     const message = `its key has ${unordered.name}, whose type has no binary form`;
     return { code: 'TYPE_UNSUPPORTED', message, remedy: identityRemedy(table, name) };
   }
-  const [partition] = table.unidentifiedPartitions;
-  if (partition !== undefined) {
-    const remedy = `Run ALTER TABLE ${partition} REPLICA IDENTITY DEFAULT, add a primary key, or exclude the table.`;
-    return { code: 'TABLE_UNIDENTIFIED', message: `its partition ${partition} has no usable replica identity`, remedy };
+  return partitionObstacle(table, table.key) ?? computedObstacle(table, name);
+}
+
+type Obstacle = ReturnType<typeof obstacle>;
+
+/** A partition writes to the log what its own properties say, whatever those of the table above it are. */
+function partitionObstacle(table: CatalogTable, key: readonly string[]): Obstacle {
+  for (const partition of table.partitions) {
+    const { name } = partition;
+    if (partition.kind === 'f') {
+      const remedy = `Detach ${name}, or exclude the table.`;
+      return { code: 'TABLE_FOREIGN', message: `its partition ${name} is a foreign table: its changes are in no log`, remedy };
+    }
+    if (partition.persistence === 'u') {
+      const remedy = `Run ALTER TABLE ${name} SET LOGGED (it rewrites the partition), or exclude the table.`;
+      return { code: 'TABLE_UNLOGGED', message: `its partition ${name} is unlogged: its changes are in no log`, remedy };
+    }
+    const logged = partition.identity === 'f' || (key.length > 0 && key.every((column) => partition.key.includes(column)));
+    if (logged) continue;
+    const remedy = `Run ALTER TABLE ${name} REPLICA IDENTITY ${key.length === 0 ? 'FULL' : 'DEFAULT'}, add a primary key, or exclude the table.`;
+    return { code: 'TABLE_UNIDENTIFIED', message: `its partition ${name} has no usable replica identity`, remedy };
   }
   return null;
+}
+
+const REFUSES_COMPUTED_IDENTITY = 18;
+
+/** From 18 on the server refuses updates of a published table whose full row holds columns that are not published. */
+function computedObstacle(table: CatalogTable, name: string): Obstacle {
+  const full = table.identity === 'f' ? name : table.partitions.find(({ identity }) => identity === 'f')?.name;
+  if (table.generated.length === 0 || full === undefined || table.serverVersion < REFUSES_COMPUTED_IDENTITY) return null;
+  const columns = table.generated.map(identifier).join(', ');
+  return {
+    code: 'TABLE_UNIDENTIFIED',
+    message: `updates of ${full} would fail once it is published: its replica identity is FULL, and ${columns} is computed`,
+    remedy: `Run ALTER TABLE ${full} REPLICA IDENTITY DEFAULT if it has a primary key, add one if not, or exclude the table.`,
+  };
 }
 
 function identityProblem(table: CatalogTable): string {
   if (table.identity === 'n') return 'its replica identity is NOTHING: updates and deletes are not in the log';
   if (table.identity === 'i') return 'the index of its replica identity is not usable';
-  if (table.identity === 'f') return 'it has no primary key, and rows of its FULL replica identity cannot be told apart';
   return 'it has no primary key (or a deferrable one) and no other replica identity';
 }
 
 function identityRemedy(table: CatalogTable, name: string): string {
   const index = `a unique index on columns that are NOT NULL, then ALTER TABLE ${name} REPLICA IDENTITY USING INDEX …`;
-  if (table.identity === 'n')
-    return `Run ALTER TABLE ${name} REPLICA IDENTITY DEFAULT if it has a primary key; or add ${index}; or exclude it.`;
-  return `Add a primary key to ${name}; or ${index}; or exclude it.`;
+  const full = `run ALTER TABLE ${name} REPLICA IDENTITY FULL (updates and deletes then log the whole row)`;
+  if (table.identity === 'n') {
+    return `Run ALTER TABLE ${name} REPLICA IDENTITY DEFAULT if it has a primary key; or add ${index}; or ${full}; or exclude it.`;
+  }
+  return `Add a primary key to ${name}; or ${index}; or ${full}; or exclude it.`;
 }
 
 export function isTrackable(table: CatalogTable): table is CatalogTable & { readonly key: readonly string[] } {
@@ -155,26 +213,32 @@ export function isTrackable(table: CatalogTable): table is CatalogTable & { read
 
 /** Without the DDL: what tracking and reading need. */
 export function schemaOf(table: CatalogTable & { readonly key: readonly string[] }): TableSchema {
-  const key = table.key.map((name) => table.columns.findIndex((column) => column.name === name));
+  const keyless = table.key.length === 0;
+  const key = keyless ? [table.columns.length] : table.key.map((name) => table.columns.findIndex((column) => column.name === name));
+  const columns = table.columns.map((column) => ({
+    name: column.name,
+    type: column.type,
+    nullable: !column.notNull,
+    generated: false,
+    hidden: false,
+  }));
   return {
     table: table.table,
-    columns: table.columns.map((column) => ({
-      name: column.name,
-      type: column.type,
-      nullable: !column.notNull,
-      generated: false,
-      hidden: false,
-    })),
+    columns: keyless ? [...columns, ...keylessColumns('bytea', 'bigint')] : columns,
     key,
-    keyOrderShared: key.every((index) => table.columns[index]?.orderShared === true),
+    keyOrderShared: keyless || key.every((index) => table.columns[index]?.orderShared === true),
     shape: shapeOf(table.columns, table.key),
     create: [],
     finish: [],
   };
 }
 
+type ShapeColumn = Pick<CatalogColumn, 'name' | 'type' | 'typeOid'>;
+
 /** Names, types and identity: what makes the bytes of one row mean the same as those of another. */
-export function shapeOf(columns: readonly { readonly name: string; readonly type: string }[], key: readonly string[]): string {
-  const text = JSON.stringify([columns.map(({ name, type }) => [name, type]), key]);
+export function shapeOf(columns: readonly ShapeColumn[], key: readonly string[]): string {
+  // Without a key the OIDs of the types are part of what identifies a row.
+  const identity = key.length === 0 ? columns.map(({ typeOid }) => typeOid) : key;
+  const text = JSON.stringify([columns.map(({ name, type }) => [name, type]), identity]);
   return createHash('sha256').update(text).digest('hex').slice(0, 32);
 }

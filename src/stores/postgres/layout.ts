@@ -1,3 +1,4 @@
+import { isKeyless } from '../../model/copies.ts';
 import { type CaptureNumber, FOREIGN } from '../../model/capture.ts';
 import { OWN_PREFIX, type TableName, type TableSchema } from '../../model/schema.ts';
 import type { KeyTuple } from '../../model/tuple.ts';
@@ -174,6 +175,11 @@ export class Layout {
       `SELECT ${this.list('r')} FROM ${this.live} r WHERE r.${SINCE} <= ${at} AND ${where}` +
       ` UNION ALL SELECT ${this.list('r')} FROM ${this.history} r WHERE r.${SINCE} <= ${at} AND r.${UNTIL} > ${at} AND ${where}`
     );
+  }
+
+  /** What to join rows of ours with, so that each comes as often as the table holds it: for people, who see no count of copies. */
+  unfolded(alias: string): string {
+    return isKeyless(this.segment.schema) ? `, generate_series(1, ${alias}.${this.columns.at(-1) ?? ''})` : '';
   }
 
   /** The type of a mirrored column as DDL; keys are compared by their bytes, as identities are everywhere else. */

@@ -16,6 +16,7 @@ import { createSlot, dropSlot, ensurePublication, installedName, newMark, readSe
 import { Continuity, evidenceOf, evidenceText, unusable, type Witness, witnessOf } from './history.ts';
 import type { RelationMessage } from './pgoutput.ts';
 import { notInstalled, refuseOwner, resumeAt, type StreamStart } from './resume.ts';
+import { keylessTuples } from './keyless.ts';
 import { Snapshots } from './snapshots.ts';
 import { parseLsn, ReplicationStream } from './stream.ts';
 import { postgresValues } from './values.ts';
@@ -327,23 +328,27 @@ class PostgresPrimary implements Primary {
     const types = known !== undefined && sameColumns(relation, known) ? known.columns : await this.#typesOf(wire, relation, signal);
     const flagged = relation.columns.filter(({ key }) => key).map(({ name }) => name);
     // The stream says which columns are the key, not in which order.
-    const ordered = known !== undefined && (relation.identity === 'f' || sameNames(known.key, flagged)) ? known.key : flagged;
+    const full = relation.identity === 'f';
+    const ordered = known !== undefined && (full || sameNames(known.key, flagged)) ? known.key : full ? [] : flagged;
     const shape = shapeOf(types, ordered);
     this.#installed.set(table, shape);
-    const key = ordered.map((name) => relation.columns.findIndex((column) => column.name === name));
-    const tracked = key.includes(-1) ? null : { table, key };
     const changed = shape === expected ? null : 'its columns, their types or its key changed';
-    return { tracked: tracked ?? { table, key: [] }, changed, undo };
+    const width = relation.columns.length;
+    if (full && ordered.length === 0) {
+      return { tracked: { table, key: [width], complete: keylessTuples(types) }, changed, undo };
+    }
+    const key = ordered.map((name) => relation.columns.findIndex((column) => column.name === name));
+    return { tracked: { table, key: key.includes(-1) ? [] : key, complete: null }, changed, undo };
   }
 
-  async #typesOf(wire: Wire, relation: RelationMessage, signal: AbortSignal): Promise<{ name: string; type: string }[]> {
+  async #typesOf(wire: Wire, relation: RelationMessage, signal: AbortSignal): Promise<{ name: string; type: string; typeOid: number }[]> {
     const list = relation.columns.map(({ type, modifier }, index) => `(${index}, ${type}::oid, ${modifier})`).join(', ');
     const types = await ask<{ type: string }>(
       wire,
       `SELECT ${mirroredType('t', 'm')} AS type FROM (VALUES ${list}) v(i, t, m) ORDER BY i`,
       signal,
     );
-    return relation.columns.map(({ name }, index) => ({ name, type: types[index]?.type ?? '' }));
+    return relation.columns.map(({ name, type }, index) => ({ name, type: types[index]?.type ?? '', typeOid: type }));
   }
 
   async #wire(signal: AbortSignal): Promise<Wire> {

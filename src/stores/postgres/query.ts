@@ -107,7 +107,7 @@ function viewBody(layout: Layout, moved: Layout, at: CaptureNumber, absent: stri
   const { columns } = layout.segment.schema;
   const visible = columns.flatMap(({ hidden, name }, index) => (hidden ? [] : [{ stored: layout.columns[index], name: identifier(name) }]));
   const shown = (alias: string): string => visible.map(({ stored, name }) => `${alias}.${stored} AS ${name}`).join(', ');
-  if (absent === null) return `SELECT ${shown('v')} FROM (${moved.asOf(at)}) v`;
+  if (absent === null) return `SELECT ${shown('v')} FROM (${moved.asOf(at)}) v${layout.unfolded('v')}`;
   const message = absentError(layout.segment.table, at, absent).message;
   return `SELECT ${shown('r')} FROM ${moved.history} r WHERE ${OWN_SCHEMA}.absent(${literal(message)})
     UNION ALL SELECT ${visible.map(({ name }) => `NULL AS ${name}`).join(', ')} WHERE ${OWN_SCHEMA}.absent(${literal(message)})`;

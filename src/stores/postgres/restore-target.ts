@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { RestoreTarget } from '../../capture/restore-target.ts';
+import { copiesOf, isKeyless } from '../../model/copies.ts';
 import { ForeshadowError } from '../../model/errors.ts';
 import type { DdlStatement, TableName, TableSchema } from '../../model/schema.ts';
 import { projectTuple, type Tuple } from '../../model/tuple.ts';
@@ -82,7 +83,7 @@ class PostgresRestoreTarget implements RestoreTarget {
         wire,
         written.map((index) => table.columns[index]?.type ?? ''),
       );
-      const source = rowsWritten(rows, written.length === table.columns.length ? null : written, oids);
+      const source = rowsWritten(table, rows, written.length === table.columns.length ? null : written, oids);
       const textual = await columnsWithoutBinary(wire, table.table, signal);
       if (textual.size === 0) return await copyRows(wire, qualified(table.table), columns, source, signal);
       // Their text is staged as such, then read by the types' own input functions.
@@ -236,7 +237,9 @@ function copyRows(
   rows: AsyncIterable<readonly Tuple[]>,
   signal: AbortSignal,
 ): Promise<number> {
-  return wire.copyIn(`COPY ${table} (${columns.join(', ')}) FROM STDIN (FORMAT binary)`, copyChunks(rows), signal);
+  // A table may consist of computed columns alone, or of none: each row of it is a row of no columns.
+  const list = columns.length === 0 ? '' : ` (${columns.join(', ')})`;
+  return wire.copyIn(`COPY ${table}${list} FROM STDIN (FORMAT binary)`, copyChunks(rows), signal);
 }
 
 /** Quoted names of the columns whose types have no binary form, with these types. */
@@ -250,14 +253,36 @@ async function columnsWithoutBinary(wire: Wire, table: TableName, signal: AbortS
 }
 
 async function* rowsWritten(
+  table: TableSchema,
   rows: AsyncIterable<readonly Tuple[]>,
   columns: readonly number[] | null,
   oids: OidShapes,
 ): AsyncIterable<readonly Tuple[]> {
+  const written = (row: Tuple): Tuple => {
+    const projected = columns === null ? row : projectTuple(row, columns);
+    return oids.length === 0 ? projected : exchangeOids(projected, oids, (here) => here);
+  };
   for await (const some of rows) {
-    const projected = columns === null ? some : some.map((row) => projectTuple(row, columns));
-    yield oids.length === 0 ? projected : projected.map((row) => exchangeOids(row, oids, (here) => here));
+    if (isKeyless(table)) yield* unfolded(table, some, written);
+    else yield some.map(written);
   }
+}
+
+const ROWS_AT_ONCE = 1000;
+
+/** Each row as often as the table holds it. */
+function* unfolded(table: TableSchema, rows: readonly Tuple[], written: (row: Tuple) => Tuple): Iterable<readonly Tuple[]> {
+  let some: Tuple[] = [];
+  for (const row of rows) {
+    const one = written(row);
+    for (let left = copiesOf(table, row); left > 0n; left--) {
+      some.push(one);
+      if (some.length < ROWS_AT_ONCE) continue;
+      yield some;
+      some = [];
+    }
+  }
+  if (some.length > 0) yield some;
 }
 
 async function* copyChunks(rows: AsyncIterable<readonly Tuple[]>): AsyncIterable<Buffer> {

@@ -16,11 +16,12 @@ export async function* scriptRows(wire: Wire, table: TableName, at: CaptureNumbe
   const { columns } = layout.segment.schema;
   const written = columns.flatMap((column, index) => (column.hidden || column.generated ? [] : [index]));
   const names = written.map((index) => identifier(columns[index]?.name ?? ''));
-  const stored = written.map((index) => layout.columns[index]);
-  yield `COPY ${qualified(table)} (${names.join(', ')}) FROM stdin;\n`;
+  const stored = written.map((index) => `v.${layout.columns[index]}`).join(', ');
+  // A table may consist of computed columns alone, or of none: its rows are then empty lines.
+  yield `COPY ${qualified(table)}${names.length === 0 ? '' : ` (${names.join(', ')})`} FROM stdin;\n`;
   // A character may be cut in two between pieces.
   const decoder = new StringDecoder('utf8');
-  for await (const pieces of wire.copyOut(`COPY (SELECT ${stored.join(', ')} FROM (${layout.asOf(at)}) v) TO STDOUT`, signal)) {
+  for await (const pieces of wire.copyOut(`COPY (SELECT ${stored} FROM (${layout.asOf(at)}) v${layout.unfolded('v')}) TO STDOUT`, signal)) {
     yield pieces.map((piece) => decoder.write(piece)).join('');
   }
   yield `${decoder.end()}\\.\n\n`;

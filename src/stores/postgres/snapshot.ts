@@ -3,8 +3,11 @@ import type { Position } from '../../model/position.ts';
 import type { TableName, TableSchema } from '../../model/schema.ts';
 import { cellsOf, type KeyTuple, keyTuple, type Tuple } from '../../model/tuple.ts';
 import type { PrimarySnapshot, RowChunk, RowLimit } from '../../tracking/primary.ts';
+import { isKeyless } from '../../model/copies.ts';
 import { identifier, literal } from './connection.ts';
 import { ask, isTrackable, qualifiedName, readTables, schemaOf } from './describe.ts';
+import { binaryArray, readKeylessRows, readKeylessRowsByKey } from './keyless.ts';
+import { splitName } from './layout.ts';
 import type { Parameter, Wire } from './wire.ts';
 
 /** Which transactions a snapshot of the server shows: `pg_current_snapshot()`. */
@@ -71,6 +74,7 @@ export class PostgresSnapshot implements PrimarySnapshot {
 
   async rows(table: TableSchema, after: KeyTuple | null, limit: RowLimit, signal: AbortSignal): Promise<RowChunk> {
     return this.#mapped(async () => {
+      if (isKeyless(table)) return readKeylessRows(this.#wire, table, await this.#source(table, signal), after, limit, signal);
       const facts = await this.#factsOf(table, signal);
       const order = facts.keys.map(({ name }) => identifier(name)).join(', ');
       const where = after === null ? '' : `WHERE ${above(facts)}`;
@@ -104,6 +108,7 @@ export class PostgresSnapshot implements PrimarySnapshot {
 
   async rowsByKey(table: TableSchema, keys: readonly KeyTuple[], signal: AbortSignal): Promise<Tuple[]> {
     return this.#mapped(async () => {
+      if (isKeyless(table)) return readKeylessRowsByKey(this.#wire, table, await this.#source(table, signal), keys, signal);
       const facts = await this.#factsOf(table, signal);
       const rows: Tuple[] = [];
       const joined = facts.keys.every(({ arrayType }) => arrayType !== 0);
@@ -119,6 +124,14 @@ export class PostgresSnapshot implements PrimarySnapshot {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.#release();
+  }
+
+  /** What to read a table from, as `source`. */
+  async #source({ table }: TableSchema, signal: AbortSignal): Promise<string> {
+    const { schema, name } = splitName(table);
+    const qualified = qualifiedName({ schema, name });
+    const [found] = await this.#wire.query(`SELECT relkind = 'p' FROM pg_class WHERE oid = ${literal(qualified)}::regclass`, signal);
+    return sourceOf(qualified, found?.rows[0]?.[0] === 't');
   }
 
   async #factsOf(table: TableSchema, signal: AbortSignal): Promise<KeyFacts> {
@@ -143,8 +156,7 @@ export class PostgresSnapshot implements PrimarySnapshot {
 /** Operators come from the default btree operator class of each key column's base type. */
 async function readKeyFacts(wire: Wire, table: TableSchema, signal: AbortSignal): Promise<KeyFacts> {
   const names = table.key.map((index) => table.columns[index]?.name ?? '');
-  const dot = table.table.indexOf('.');
-  const [schema, name] = [table.table.slice(0, dot), table.table.slice(dot + 1)];
+  const { schema, name } = splitName(table.table);
   const found = await ask<KeyFacts['keys'][number] & { partitioned: boolean }>(
     wire,
     `WITH RECURSIVE based AS (
@@ -180,9 +192,12 @@ async function readKeyFacts(wire: Wire, table: TableSchema, signal: AbortSignal)
   const keys = names.map((each) => found.find((key) => key.name === each));
   const missing = names[keys.findIndex((key) => key?.greater === undefined || key.greater === null)];
   if (missing !== undefined) throw new Error(`the key column ${missing} of ${table.table} is gone or has no order`);
-  // A table's inheritance children are tables of their own; a partitioned table has its rows in partitions only.
-  const only = found[0]?.partitioned === true ? '' : 'ONLY ';
-  return { from: `${only}${qualifiedName({ schema, name })} AS source`, keys: keys as KeyFacts['keys'] };
+  return { from: sourceOf(qualifiedName({ schema, name }), found[0]?.partitioned === true), keys: keys as KeyFacts['keys'] };
+}
+
+/** A table's inheritance children are tables of their own; a partitioned table has its rows in partitions only. */
+function sourceOf(qualified: string, partitioned: boolean): string {
+  return `${partitioned ? '' : 'ONLY '}${qualified} AS source`;
 }
 
 /** What is mirrored as text may have another type here: see `mirroredType`. */
@@ -227,22 +242,4 @@ function joinByKeys(table: TableSchema, { from, keys }: KeyFacts, wanted: readon
 function oneByKey(table: TableSchema, facts: KeyFacts, key: KeyTuple): [string, Parameter[]] {
   const on = facts.keys.map(({ name, equal }, index) => `source.${identifier(name)} OPERATOR(${equal}) $${index + 1}`);
   return [`SELECT ${columnList(table)} FROM ${facts.from} WHERE ${on.join(' AND ')}`, parametersOf(facts, key)];
-}
-
-/** The binary form of a one-dimensional array. */
-function binaryArray(elementType: number, elements: readonly (Buffer | null)[]): Buffer {
-  let size = 20;
-  for (const element of elements) size += 4 + (element?.length ?? 0);
-  const bytes = Buffer.alloc(size);
-  bytes.writeInt32BE(1, 0);
-  bytes.writeInt32BE(elements.includes(null) ? 1 : 0, 4);
-  bytes.writeUInt32BE(elementType, 8);
-  bytes.writeInt32BE(elements.length, 12);
-  bytes.writeInt32BE(1, 16);
-  let at = 20;
-  for (const element of elements) {
-    at = bytes.writeInt32BE(element?.length ?? -1, at);
-    if (element !== null) at += element.copy(bytes, at);
-  }
-  return bytes;
 }

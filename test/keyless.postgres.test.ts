@@ -1,0 +1,83 @@
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { type ShapedSystem, openShaped, queried } from './shapes.ts';
+
+/** Tables without a key: rows that nothing tells apart, counted. */
+
+const { signal } = new AbortController();
+const quiet = (): void => {};
+
+const SETUP = `
+  CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');
+  CREATE TYPE pair AS (a int, m mood);
+  CREATE DOMAIN code AS varchar(20);
+  CREATE TABLE events (kind text, n int);
+  ALTER TABLE events REPLICA IDENTITY FULL;
+  INSERT INTO events SELECT 'kind ' || i % 3, i % 7 FROM generate_series(1, 500) i;
+  INSERT INTO events VALUES (NULL, NULL), (NULL, NULL), ('', 0), (NULL, 0);
+  CREATE TABLE typed (m mood, c code, p pair, l mood[], x numeric, f float8, j json, b bit varying, t timestamptz, e xml);
+  ALTER TABLE typed REPLICA IDENTITY FULL;
+  INSERT INTO typed SELECT 'ok', 'c' || i % 4, (i % 2, 'sad'::mood)::pair, ARRAY['sad', NULL]::mood[], 1.0 + i % 2, 'NaN', '{"a": 1}', B'101', 'epoch', '<a/>'
+    FROM generate_series(1, 40) i;
+  CREATE TABLE toast (a text, n int);
+  ALTER TABLE toast ALTER a SET STORAGE EXTERNAL, REPLICA IDENTITY FULL;
+  INSERT INTO toast SELECT repeat(md5(i::text), 200), 1 FROM generate_series(1, 5) i, generate_series(1, 2);
+  CREATE TABLE nothing ();
+  ALTER TABLE nothing REPLICA IDENTITY FULL;
+  INSERT INTO nothing SELECT FROM generate_series(1, 25);
+  CREATE TABLE late (id int PRIMARY KEY DEFERRABLE, v text);
+  ALTER TABLE late REPLICA IDENTITY FULL;
+  INSERT INTO late VALUES (1, 'a'), (2, 'b');
+  CREATE TABLE measured (at int, v int) PARTITION BY RANGE (at);
+  CREATE TABLE measured_low PARTITION OF measured FOR VALUES FROM (0) TO (10);
+  CREATE TABLE measured_high (v int, gone int, at int);
+  ALTER TABLE measured_high DROP gone;
+  ALTER TABLE measured ATTACH PARTITION measured_high FOR VALUES FROM (10) TO (100);
+  ALTER TABLE measured REPLICA IDENTITY FULL; ALTER TABLE measured_low REPLICA IDENTITY FULL; ALTER TABLE measured_high REPLICA IDENTITY FULL;
+  INSERT INTO measured SELECT i % 20, i % 3 FROM generate_series(1, 200) i;`;
+
+let shaped: ShapedSystem;
+
+beforeAll(async () => {
+  shaped = await openShaped(SETUP);
+});
+
+afterAll(() => shaped[Symbol.asyncDispose]());
+
+async function captured(): Promise<number> {
+  const { number, verdict, differences, held } = await shaped.capture();
+  expect({ verdict, differences }).toEqual({ verdict: 'VALID', differences: [] });
+  expect(await shaped.restored(number)).toEqual(held);
+  expect(await shaped.system.validate(null, quiet, signal)).toMatchObject({ verdict: 'VALID', differences: [] });
+  return number;
+}
+
+test('duplicates are kept: copied, followed, compared, restored', async () => {
+  const first = await captured();
+  expect(await queried(shaped, first, 'SELECT count(*), count(DISTINCT kind) FROM events')).toEqual([[504, 4]]);
+  expect(await queried(shaped, first, 'SELECT * FROM events WHERE kind IS NULL ORDER BY n')).toEqual([
+    [null, 0],
+    [null, null],
+    [null, null],
+  ]);
+  expect(await queried(shaped, first, 'SELECT count(*) FROM nothing')).toEqual([[25]]);
+  await shaped.primary.run(`
+    UPDATE events SET n = n + 1 WHERE kind = 'kind 1';
+    DELETE FROM events WHERE ctid IN (SELECT ctid FROM events WHERE kind = 'kind 2' LIMIT 50);
+    INSERT INTO events SELECT 'kind 0', 0 FROM generate_series(1, 100);
+    UPDATE events SET kind = kind;
+    UPDATE typed SET m = 'happy' WHERE c = 'c1'; UPDATE typed SET p = (3, 'ok'), x = 1 WHERE c = 'c2'; DELETE FROM typed WHERE c = 'c3';
+    UPDATE toast SET n = 2 WHERE ctid IN (SELECT ctid FROM toast LIMIT 3); UPDATE toast SET n = n + 1;
+    INSERT INTO nothing SELECT FROM generate_series(1, 5);
+    DELETE FROM nothing WHERE ctid IN (SELECT ctid FROM nothing LIMIT 7);
+    UPDATE late SET id = 3 - id; DELETE FROM late WHERE id = 1;
+    UPDATE measured SET at = at + 5 WHERE at < 10; DELETE FROM measured WHERE v = 2 AND at > 15`);
+  const second = await captured();
+  const report = await shaped.system.diff(first, second, signal);
+  const counts = (name: string): unknown => report.tables.find(({ table }) => table === `public.${name}`);
+  expect(counts('nothing')).toEqual({ table: 'public.nothing', inserted: 0, updated: 0, deleted: 2 });
+  const rows: unknown[] = [];
+  for await (const { table, before, after } of shaped.system.diffRows(first, second, signal)) {
+    if (table === 'public.late') rows.push({ before, after });
+  }
+  expect(rows).toHaveLength(3);
+});
