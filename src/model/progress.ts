@@ -1,7 +1,7 @@
 import type { CaptureNumber } from './capture.ts';
 import type { Position } from './position.ts';
 import type { TableSchema } from './schema.ts';
-import type { KeyTuple } from './tuple.ts';
+import type { Tuple } from './tuple.ts';
 
 /** One unbroken line of progress; only rollback and resync begin a new one. */
 export type Generation = number & { readonly __brand: 'Generation' };
@@ -21,9 +21,9 @@ export interface Progress {
 
 /**
  * What an element is doing.
- * - `copying`: being brought to equality with the primary in chunks. In the phase `primary` the chunks are the primary's rows: keys
- *   up to `frontier` (null: none yet) are in. A resync then runs a phase `shadow` over the shadow's rows, for those that the
- *   primary no longer has. `fresh`: the shadow holds nothing but chunks yet, so rows can be inserted without looking.
+ * - `copying`: being brought to equality with the primary in chunks. In the phase `primary` the chunks are the primary's rows: those
+ *   up to `frontier` (null: none yet) are in; it is a key, or a place that only the primary understands. A resync then runs a phase
+ *   `shadow` over the shadow's rows (`frontier` is a key), for those that the primary no longer has. `fresh`: the shadow holds nothing but chunks yet, so rows can be inserted without looking.
  * - `live`: everything is in up to `low`.
  * - `halted`: stopped with a reason; nothing is applied until it is resynced.
  */
@@ -31,7 +31,7 @@ export type ElementState =
   | {
       readonly kind: 'copying';
       readonly phase: 'primary' | 'shadow';
-      readonly frontier: KeyTuple | null;
+      readonly frontier: Tuple | null;
       readonly initial: boolean;
       readonly fresh: boolean;
       readonly copiedRows: number;

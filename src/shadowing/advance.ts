@@ -13,7 +13,7 @@ import {
 import { type TableName, tableOf } from '../model/schema.ts';
 import { type KeyTuple, identityOf, keyTuple } from '../model/tuple.ts';
 import type { RowLimit } from '../tracking/primary.ts';
-import { type Chunk, type ChunkScope, afterChunk, readChunk, resolve, toBatches } from './copy.ts';
+import { type Chunk, type ChunkScope, afterChunk, goesOnFrom, readChunk, resolve, rowsIn, toBatches } from './copy.ts';
 import type { Drain } from './drain.ts';
 import type { Conflict, EngineParts } from './engine.ts';
 import type { Backlog } from './lag.ts';
@@ -103,13 +103,14 @@ export class Advance {
     return this.#fold(element, { target, chunk: null, scope: null, drain, savedThrough }, signal);
   }
 
-  #begin(element: Element, scope: ChunkScope, signal: AbortSignal): null {
+  #begin(element: Element, scope: ChunkScope, signal: AbortSignal, covering: Position = this.#parts.tracker.head): null {
+    this.#close(element.schema.table);
     if (this.#open.size >= OPEN_CHUNKS_MAX) return null;
     const stop = new AbortController();
     const open: OpenChunk = { scope, stop, outcome: null };
     this.#open.set(element.schema.table, open);
     const within = AbortSignal.any([signal, stop.signal]);
-    readChunk(this.#parts, element, scope, this.#parts.tracker.head, CHUNK_LIMIT, within)
+    readChunk(this.#parts, element, scope, covering, CHUNK_LIMIT, within)
       .then(
         (chunk) => {
           open.outcome = { chunk };
@@ -122,8 +123,18 @@ export class Advance {
     return null;
   }
 
+  /** Reads the chunk after this one, which is about to be applied up to `at`, as if it were. */
+  #readAhead(element: Element, scope: ChunkScope, chunk: Chunk, at: Position, signal: AbortSignal): void {
+    if (scope.kind !== 'phase' || scope.state.phase !== 'primary' || chunk.through === null) return;
+    const state = { ...scope.state, frontier: chunk.through };
+    const progress = { ...element.progress, low: at, high: at };
+    this.#begin({ ...element, state, progress }, { kind: 'phase', state, extra: [] }, signal, at);
+  }
+
   #close(table: TableName): void {
-    this.#open.get(table)?.stop.abort();
+    const open = this.#open.get(table);
+    if (open === undefined) return;
+    open.stop.abort();
     this.#open.delete(table);
     this.#stir();
   }
@@ -140,8 +151,10 @@ export class Advance {
     if (head < chunk.end) return null;
     this.#close(element.schema.table);
     this.#parts.failpoint('chunk-read');
-    if (chunk.low !== element.progress.low) return null;
+    if (chunk.low !== element.progress.low || !goesOnFrom(scope, element.state)) return null;
     if (chunk.shape !== element.schema.shape) return this.#reshape(element, maxPosition(element.progress.low, chunk.low), signal);
+    if (chunk.moved) return this.#resync(element, 'its rows were moved on the primary while they were copied', signal);
+    this.#readAhead(element, scope, chunk, head, signal);
     return this.#fold(element, { target: head, chunk, scope, drain: null, savedThrough }, signal);
   }
 
@@ -181,7 +194,7 @@ export class Advance {
     this.#backlog.applied(schema.table, through, changes);
     if (chunk !== null && task.scope?.kind === 'keys') this.#repaired(schema.table, task.scope.keys);
     if (state.kind === 'copying' && next.state.kind === 'live') {
-      this.#parts.log('copied', { table: schema.table, rows: state.copiedRows + (chunk?.rows.size ?? 0) });
+      this.#parts.log('copied', { table: schema.table, rows: state.copiedRows + (chunk === null ? 0 : rowsIn(chunk)) });
     }
     return { element: next, rows: report.inserted + report.updated + report.deleted, conflicts: report.conflicts };
   }

@@ -5,7 +5,7 @@ import type { Element, ElementState, Progress } from '../model/progress.ts';
 import type { DataSetSchema, TableName, TableSchema } from '../model/schema.ts';
 import type { KeyTuple, Tuple } from '../model/tuple.ts';
 import type { ValueCodec } from '../model/values.ts';
-import type { RowChunk, RowLimit, StoreKind } from '../tracking/primary.ts';
+import type { RowChunk, RowLimit, RowPack, StoreKind } from '../tracking/primary.ts';
 
 /**
  * The second data store: the copy of the data set, and every capture of it.
@@ -145,6 +145,8 @@ export interface RowBatch {
    */
   readonly patches?: readonly Tuple[];
   readonly puts: readonly Tuple[];
+  /** More puts, from a primary of the shadow's own kind. Only where `fresh`. */
+  readonly pack?: RowPack | null;
   /** None of the puts' keys should be in the table: they may be inserted without looking, and looked at only where that fails. */
   readonly fresh: boolean;
 }

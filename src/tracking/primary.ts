@@ -1,4 +1,5 @@
 import type { Bookmark } from '../journal/journal.ts';
+import type { CaptureNumber } from '../model/capture.ts';
 import type { TrackedBatch, TransactionId, TransactionPart, TransactionPiece, TransactionRef } from '../model/change.ts';
 import type { Finding } from '../model/errors.ts';
 import type { Position } from '../model/position.ts';
@@ -57,8 +58,12 @@ export interface Primary extends AsyncDisposable {
    */
   now(signal: AbortSignal): Promise<Position>;
 
-  /** A snapshot that includes every transaction at or below `covering`. `changes` must be running while one is taken. */
-  snapshot(covering: Position, signal: AbortSignal): Promise<PrimarySnapshot>;
+  /**
+   * A snapshot that includes every transaction at or below `covering`. `changes` must be running while one is taken. The table that is
+   * going to be read is `of`: it cannot be truncated or rewritten until the snapshot is closed, where the store's snapshots would not
+   * see it as it was.
+   */
+  snapshot(covering: Position, signal: AbortSignal, of?: TableName): Promise<PrimarySnapshot>;
 }
 
 /** In the order in which it is to be made durable. `evidence` goes with the batch into the journal. */
@@ -82,6 +87,35 @@ export interface PrimarySnapshot extends AsyncDisposable {
   rows(table: TableSchema, after: KeyTuple | null, limit: RowLimit, signal: AbortSignal): Promise<RowChunk>;
   /** The rows of these keys that exist, in no particular order. */
   rowsByKey(table: TableSchema, keys: readonly KeyTuple[], signal: AbortSignal): Promise<Tuple[]>;
+  /**
+   * For copies of a whole table: its next rows in the order in which they lie, some `bytes` of them, marked with `capture`. `after`
+   * is what the chunk before returned as `through` (null: from the first); it holds as long as no row moves but by changes
+   * that `Primary.changes` tells of. 'moved': the table was rewritten since. Null: it has no such order, and is read by key. A store
+   * without packs leaves this out.
+   */
+  pack?(
+    table: TableSchema,
+    after: Tuple | null,
+    capture: CaptureNumber,
+    bytes: number,
+    signal: AbortSignal,
+  ): Promise<PackedChunk | 'moved' | null>;
+}
+
+/** Rows together, as they left a primary. A shadow of the same kind takes them as they are; `tuples` is for everybody else. */
+export interface RowPack {
+  readonly count: number;
+  readonly bytes: number;
+  /** What they are marked with: ready to be written for this capture. */
+  readonly capture: CaptureNumber;
+  /** Without the mark. Asked for once. */
+  tuples(): Tuple[];
+}
+
+export interface PackedChunk {
+  readonly pack: RowPack;
+  /** Where the next chunk begins, or null when the table's end was reached. */
+  readonly through: Tuple | null;
 }
 
 export type StoreKind = 'memory' | 'sqlite' | 'postgres';

@@ -2,9 +2,12 @@ import { ForeshadowError } from '../../model/errors.ts';
 import type { Progress } from '../../model/progress.ts';
 import { cellsOf, identityOf, type KeyTuple, keyTuple, packTuple, type Tuple } from '../../model/tuple.ts';
 import { type CaptureNumber, FOREIGN } from '../../model/capture.ts';
-import { type ApplyReport, type ApplyWork, type RowBatch, RowsMissing, rowsOf } from '../../shadowing/shadow.ts';
+import { type ApplyReport, type ApplyWork, type RowBatch, RowsMissing, type StandingRows, rowsOf } from '../../shadowing/shadow.ts';
+import type { RowPack } from '../../tracking/primary.ts';
 import { codeOf } from './connection.ts';
+import { CopyPack } from './copy-pack.ts';
 import { collectRows, forgetNotes, readNotes, restoreTruth } from './foreign.ts';
+import { hasKey, LiveKey } from './key.ts';
 import { FOREIGN_LITERAL, type Layout, SINCE, UNTIL } from './layout.ts';
 import { progressSql, storedProgress } from './segments.ts';
 import { stageKeys, stageRows } from './staging.ts';
@@ -40,14 +43,16 @@ export async function applyWorks(wire: Wire, works: readonly ApplyWork[], majorV
       throw new ForeshadowError('TABLE_MISSING', `The shadow has no table ${work.table}`, { remedy: 'Prepare the shadow for it first.' });
     }
     refuseMovingBack(work, from.progress);
-    stored.set(work.table, { ...from, progress: work.progress });
     const { layout } = from;
-    const step = new BatchStep(wire, layout, work.progress.capture, work.savedThrough, majorVersion >= RETURNING_OLD_VERSION);
-    for await (const batch of rowsOf(work, standingRows(wire, layout, work.progress.capture, signal))) {
+    stored.set(work.table, { layout, state: work.state, progress: work.progress });
+    const key = new LiveKey(wire, layout, from.state);
+    const step = new BatchStep(wire, layout, key, work, majorVersion >= RETURNING_OLD_VERSION);
+    for await (const batch of rowsOf(work, standingByKey(key, standingRows(wire, layout, work.progress.capture, signal)))) {
       signal.throwIfAborted();
-      for (const key of await step.run(batch, counts, signal)) conflicts.push({ table: work.table, key });
+      for (const conflict of await step.run(batch, counts, signal)) conflicts.push({ table: work.table, key: conflict });
     }
     await step.finish();
+    if (hasKey(work.state)) await key.need();
     await wire.query(progressSql(work.table, work.state, work.progress, layout.segment.id));
   }
   return { ...counts, conflicts };
@@ -64,19 +69,34 @@ function refuseMovingBack(work: ApplyWork, stored: Pick<Progress, 'generation' |
   );
 }
 
+function standingByKey(key: LiveKey, standing: StandingRows): StandingRows {
+  return {
+    rows: async (after, limit) => {
+      await key.need();
+      return standing.rows(after, limit);
+    },
+    rowsByKey: async (keys) => {
+      await key.need();
+      return standing.rowsByKey(keys);
+    },
+  };
+}
+
 /** One batch of one table. */
 class BatchStep {
   readonly #wire: Wire;
   readonly #layout: Layout;
+  readonly #key: LiveKey;
   readonly #capture: CaptureNumber;
   readonly #savedThrough: CaptureNumber;
   readonly #returningOld: boolean;
   readonly #oids: ArrivingOids;
 
-  constructor(wire: Wire, layout: Layout, capture: CaptureNumber, savedThrough: CaptureNumber, returningOld: boolean) {
+  constructor(wire: Wire, layout: Layout, key: LiveKey, { progress, savedThrough }: ApplyWork, returningOld: boolean) {
     this.#wire = wire;
     this.#layout = layout;
-    this.#capture = capture;
+    this.#key = key;
+    this.#capture = progress.capture;
     this.#savedThrough = savedThrough;
     this.#returningOld = returningOld;
     this.#oids = new ArrivingOids(layout.segment.types.oids);
@@ -84,6 +104,11 @@ class BatchStep {
 
   /** Returns the keys of foreign writes it undid. */
   async run(batch: RowBatch, counts: Counts, signal: AbortSignal): Promise<readonly KeyTuple[]> {
+    if (batch.pack) {
+      if (await this.#copyPack(batch.pack, counts, signal)) return [];
+      return this.run({ ...batch, puts: [...batch.puts, ...batch.pack.tuples()], pack: null }, counts, signal);
+    }
+    if (!this.#key.stands && !(batch.fresh && batch.deletes.length === 0 && !(await this.#hasNotes()))) await this.#key.need();
     const patches = batch.patches ?? [];
     const written = [...patches, ...batch.puts];
     if (batch.deletes.length === 0 && written.length === 0) return [];
@@ -158,17 +183,33 @@ class BatchStep {
   }
 
   /** Straight into the live table: with the column of ours at the end of each row. False: a key was taken, and nothing is in. */
-  async #copy(puts: readonly Tuple[], counts: Counts, signal: AbortSignal): Promise<boolean> {
-    const { live, history, columns, key } = this.#layout;
-    await this.#wire.query('SAVEPOINT fresh');
-    try {
-      const rows = withEnd(this.#oids.takeAll(puts), this.#capture);
-      const into = `COPY ${live} (${columns.join(', ')}, ${SINCE}) FROM STDIN (FORMAT binary)`;
-      const inserted = await this.#wire.copyRowsIn(into, rows, signal);
+  #copy(puts: readonly Tuple[], counts: Counts, signal: AbortSignal): Promise<boolean> {
+    const { history, key } = this.#layout;
+    return this.#unlessTaken(counts, async () => {
+      const inserted = await this.#wire.copyRowsIn(this.#copyIntoLive, withEnd(this.#oids.takeAll(puts), this.#capture), signal);
       if (this.#marks) {
         const markers = withEnd(this.#keysOf(puts), FOREIGN, this.#capture);
         await this.#wire.copyRowsIn(`COPY ${history} (${key.join(', ')}, ${SINCE}, ${UNTIL}) FROM STDIN (FORMAT binary)`, markers, signal);
       }
+      return inserted;
+    });
+  }
+
+  /** As it came, where there is nothing to be seen to row by row. False: nothing is in. */
+  async #copyPack(pack: RowPack, counts: Counts, signal: AbortSignal): Promise<boolean> {
+    const asItIs = pack instanceof CopyPack && pack.capture === this.#capture && !this.#marks && this.#oids.none;
+    if (!asItIs || (await this.#hasNotes())) return false;
+    return this.#unlessTaken(counts, () => this.#wire.copyMessagesIn(this.#copyIntoLive, pack.messages, signal));
+  }
+
+  get #copyIntoLive(): string {
+    return `COPY ${this.#layout.live} (${this.#layout.columns.join(', ')}, ${SINCE}) FROM STDIN (FORMAT binary)`;
+  }
+
+  async #unlessTaken(counts: Counts, insert: () => Promise<number>): Promise<boolean> {
+    await this.#wire.query('SAVEPOINT fresh');
+    try {
+      const inserted = await insert();
       await this.#wire.query('RELEASE fresh');
       counts.inserted += inserted;
       return true;

@@ -19,20 +19,21 @@ export function withoutCopyHeader(bytes: Buffer): Buffer {
 /** Few writes of some size: below it, pieces are copied together. */
 const FRAME_BYTES = 64 * 1024;
 
-/** Packs pieces into CopyData messages. With `rows` it adds the binary format's header and trailer. */
+/** Packs pieces into CopyData messages. With `rows` it adds the binary format's header and trailer; `messages` are such already. */
 export class CopyFrames {
-  readonly #kind: 'raw' | 'rows';
+  readonly #kind: 'raw' | 'rows' | 'messages';
   #frame: Buffer = Buffer.allocUnsafe(FRAME_BYTES);
   /** CopyData's type and length take the first five bytes. */
   #length = 5;
 
-  constructor(kind: 'raw' | 'rows') {
+  constructor(kind: 'raw' | 'rows' | 'messages') {
     this.#kind = kind;
     if (kind === 'rows') this.#length += COPY_HEADER.copy(this.#frame, 5);
   }
 
   /** Messages that are ready to be sent, often none. */
   add(piece: Buffer): readonly Buffer[] {
+    if (this.#kind === 'messages') return [piece];
     if (this.#length + piece.length <= FRAME_BYTES) {
       this.#length += piece.copy(this.#frame, this.#length);
       return [];

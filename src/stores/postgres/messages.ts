@@ -19,6 +19,9 @@ export const FROM_SERVER = {
   rowDescription: 0x54, // T
 } as const;
 
+/** Takes CopyData messages in runs as they arrived: `bytes` cut anywhere, with the end of so many messages. */
+export type TakeRun = (bytes: Buffer, ended: number) => void;
+
 /**
  * Cuts what arrives into messages. Bodies are views on the chunks, which are ours once the socket handed them over; only a
  * message that spans chunks is copied together, once.
@@ -29,10 +32,14 @@ export class MessageReader {
   /** A message whose length is known, filled up to `#filled`. */
   #partial: Buffer | null = null;
   #filled = 0;
+  /** Bytes to come of a message that is taken as part of a run. */
+  #running = 0;
 
-  push(chunk: Buffer, receive: (type: number, body: Buffer) => void): void {
+  /** `runs` says, at each CopyData message, whether it and those that follow are taken in runs. */
+  push(chunk: Buffer, receive: (type: number, body: Buffer) => void, runs: () => TakeRun | null): void {
     let at = 0;
-    if (this.#partial !== null) {
+    if (this.#running > 0) at = this.#run(chunk, 0, runs() ?? dropped);
+    else if (this.#partial !== null) {
       at = chunk.copy(this.#partial, this.#filled);
       this.#filled += at;
       if (this.#filled < this.#partial.length) return;
@@ -47,6 +54,11 @@ export class MessageReader {
       this.#header = Buffer.alloc(0);
     }
     while (bytes.length - at >= 5) {
+      const run = bytes[at] === FROM_SERVER.copyData ? runs() : null;
+      if (run !== null) {
+        at = this.#run(bytes, at, run);
+        continue;
+      }
       const end = at + 1 + bytes.readInt32BE(at + 1);
       if (end < at + 5) throw new Error('the server sent a message of impossible length');
       if (end > bytes.length) {
@@ -59,7 +71,26 @@ export class MessageReader {
     }
     if (at < bytes.length) this.#header = Buffer.from(bytes.subarray(at));
   }
+
+  /** Only lengths are looked at. Returns where the run ends: at a message of another kind, or one whose length is not there yet. */
+  #run(bytes: Buffer, start: number, take: TakeRun): number {
+    let ended = 0;
+    let at = start + this.#running;
+    if (this.#running > 0 && at <= bytes.length) ended++;
+    while (at + 5 <= bytes.length && bytes[at] === FROM_SERVER.copyData) {
+      const end = at + 1 + bytes.readInt32BE(at + 1);
+      if (end < at + 5) throw new Error('the server sent a message of impossible length');
+      at = end;
+      if (at <= bytes.length) ended++;
+    }
+    this.#running = Math.max(0, at - bytes.length);
+    const end = Math.min(at, bytes.length);
+    if (end > start) take(bytes.subarray(start, end), ended);
+    return end;
+  }
 }
+
+const dropped: TakeRun = () => undefined;
 
 /** One message, ready to send. */
 export function message(type: string, ...parts: readonly Buffer[]): Buffer {

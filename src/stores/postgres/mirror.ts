@@ -123,23 +123,31 @@ export async function addSegment(
 }
 
 /**
- * No foreign keys, uniques, checks or defaults beyond the key: they are in the capture's schema record. `fillfactor` leaves room for
+ * No foreign keys, uniques, checks or defaults, and no key yet: they are in the capture's schema record. `fillfactor` leaves room for
  * updates on the same page. The live table has no index on since (a btree costs an apply 15 %): the history's markers stand in.
  */
 function segmentDdl(layout: Layout, collatable: ReadonlySet<number>): string[] {
-  const id = layout.segment.storage;
   const key = layout.key.join(', ');
   const columns = layout.columnDefinitions('all', collatable);
   return [
     `CREATE SCHEMA IF NOT EXISTS ${identifier(splitName(layout.segment.table).schema)}`,
-    `CREATE TABLE ${layout.live} (${columns}, ${SINCE} bigint NOT NULL DEFAULT ${FOREIGN_LITERAL},
-       CONSTRAINT ${OWN_PREFIX}_key_${id} PRIMARY KEY (${key})) WITH (fillfactor = 90)`,
+    `CREATE TABLE ${layout.live} (${columns}, ${SINCE} bigint NOT NULL DEFAULT ${FOREIGN_LITERAL}) WITH (fillfactor = 90);
+     ALTER TABLE ${layout.live} ${layout.key.map((name) => `ALTER ${name} SET NOT NULL`).join(', ')}`,
     `CREATE TABLE ${layout.history} (${columns}, ${SINCE} bigint NOT NULL, ${UNTIL} bigint NOT NULL)`,
     `CREATE INDEX ON ${layout.history} (${key})`,
     `CREATE INDEX ON ${layout.history} USING brin (${UNTIL}) WITH (pages_per_range = 16, autosummarize = on)`,
     `CREATE TABLE ${layout.notes} (${layout.columnDefinitions('key', collatable)}, ${WRITER} xid8 NOT NULL, PRIMARY KEY (${key}))`,
     ...guardDdl(layout),
   ];
+}
+
+/** What the live table gets when it is no longer only copied into: making it then takes half the time of keeping it meanwhile. */
+export function keyDdl(layout: Layout): string {
+  return `ALTER TABLE ${layout.live} ADD CONSTRAINT ${keyName(layout)} PRIMARY KEY (${layout.key.join(', ')})`;
+}
+
+export function keyName(layout: Layout): string {
+  return `${OWN_PREFIX}_key_${layout.segment.storage}`;
 }
 
 /** The operators of the key's default btree classes, and which key columns have a collation. */

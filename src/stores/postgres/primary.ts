@@ -212,9 +212,9 @@ class PostgresPrimary implements Primary {
     }, signal);
   }
 
-  async snapshot(covering: Position, signal: AbortSignal): Promise<PrimarySnapshot> {
+  async snapshot(covering: Position, signal: AbortSignal, of?: TableName): Promise<PrimarySnapshot> {
     const base = await this.#ask((wire) => this.#baseOf(wire, signal), signal);
-    const snapshot = await this.#snapshots.take(covering, base, signal);
+    const snapshot = await this.#snapshots.take(covering, base, signal, of);
     await this.#ask((wire) => this.#nudge(wire, snapshot.end), signal);
     return snapshot;
   }

@@ -3,6 +3,7 @@ import type { ElementState, Progress } from '../../model/progress.ts';
 import { type ColumnSchema, OWN_PREFIX, type TableName } from '../../model/schema.ts';
 import { identifier, literal } from './connection.ts';
 import { guardDdl, guardDropDdl } from './guard.ts';
+import { ensureKey, hasKey } from './key.ts';
 import { Layout, OWN_SCHEMA, qualified, type Segment, splitName, type StoredColumns } from './layout.ts';
 import { addSegment } from './mirror.ts';
 import { endSegment, liveLayout, progressSql, segmentsIn } from './segments.ts';
@@ -46,6 +47,7 @@ export async function reshapeSegment(
     stored: { names, others: plan.others, began: old.stored.began },
   });
   for (const sql of guardDdl(new Layout(segment))) await wire.query(sql);
+  if (hasKey(state)) await ensureKey(wire, new Layout(segment));
   await wire.query(progressSql(change.to.table, state, progress, segment.id));
   return true;
 }

@@ -6,8 +6,9 @@ import type { DataSetSchema, TableName, TableSchema } from '../../model/schema.t
 import type { KeyTuple } from '../../model/tuple.ts';
 import { identifier, literal } from './connection.ts';
 import { renewGuardDdl, unguarded } from './guard.ts';
+import { hasKey } from './key.ts';
 import { Layout, OWN_SCHEMA, qualified, retiredName, type Segment, type SegmentTypes, splitName, type StoredColumns } from './layout.ts';
-import { makeSegment, makeTypes, refuseOccupied } from './mirror.ts';
+import { keyDdl, makeSegment, makeTypes, refuseOccupied } from './mirror.ts';
 import { EXISTS, OWN_TABLES } from './shadow-schema.ts';
 import type { TextResult, Wire } from './wire.ts';
 
@@ -58,21 +59,22 @@ const liveById = new WeakMap<Wire, Map<number, Layout>>();
 export async function storedProgress(
   wire: Wire,
   tables: readonly TableName[],
-): Promise<Map<TableName, { layout: Layout; progress: Pick<Progress, 'generation' | 'low' | 'high'> }>> {
+): Promise<Map<TableName, { layout: Layout; state: ElementState; progress: Pick<Progress, 'generation' | 'low' | 'high'> }>> {
   const known = liveById.get(wire) ?? new Map<number, Layout>();
   liveById.set(wire, known);
   const [found] = await wire.query(
-    `SELECT table_name, segment, generation, low, high FROM ${OWN_SCHEMA}.progress WHERE table_name IN (${tables.map(literal).join(', ')})`,
+    `SELECT table_name, segment, state, generation, low, high FROM ${OWN_SCHEMA}.progress WHERE table_name IN (${tables.map(literal).join(', ')})`,
   );
   const rows = (found?.rows ?? []) as readonly string[][];
   if (rows.some((row) => !known.has(Number(row[1])))) {
     for (const layout of (await liveLayouts(wire, tables)).values()) known.set(layout.segment.id, layout);
   }
   return new Map(
-    rows.map(([table, segment, generation, low, high]) => [
+    rows.map(([table, segment, state, generation, low, high]) => [
       table as TableName,
       {
         layout: known.get(Number(segment)) as Layout,
+        state: stateOf(state as string),
         progress: { generation: Number(generation) as Generation, low: parsePosition(low as string), high: parsePosition(high as string) },
       },
     ]),
@@ -260,5 +262,6 @@ export async function retireSegment(
   } else await wire.query(`DROP TABLE ${live}, ${history}, ${notes}; DROP FUNCTION ${OWN_SCHEMA}.guard_${old.storage}()`);
   if (schema === null) return;
   const segment = await makeSegment(wire, schema, progress.capture);
+  if (hasKey(state)) await wire.query(keyDdl(new Layout(segment)));
   await wire.query(progressSql(table, state, progress, segment.id));
 }

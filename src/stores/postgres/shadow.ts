@@ -11,6 +11,7 @@ import { applyWorks } from './apply.ts';
 import { PostgresCatalog } from './catalog.ts';
 import { Claim } from './claim.ts';
 import { noteForeign, readForeign, replaceStoredVersion, undoForeignRows } from './foreign.ts';
+import { ensureKey } from './key.ts';
 import { Layout } from './layout.ts';
 import { runQuery } from './query.ts';
 import { reshapeSegment } from './reshape.ts';
@@ -124,7 +125,11 @@ class PostgresShadow implements Shadow {
   }
 
   undoForeign(table: TableName, keys: readonly KeyTuple[]): Promise<number> {
-    return this.#writer.write(async (wire) => undoForeignRows(wire, await liveLayout(wire, table), keys));
+    return this.#writer.write(async (wire) => {
+      const layout = await liveLayout(wire, table);
+      await ensureKey(wire, layout);
+      return undoForeignRows(wire, layout, keys);
+    });
   }
 
   versionAt(table: TableName, key: KeyTuple, at: CaptureNumber): Promise<RowVersion | null> {

@@ -2,9 +2,12 @@ import type { TransactionRef } from '../../model/change.ts';
 import type { Position } from '../../model/position.ts';
 import type { TableName, TableSchema } from '../../model/schema.ts';
 import { cellsOf, type KeyTuple, keyTuple, type Tuple } from '../../model/tuple.ts';
-import type { PrimarySnapshot, RowChunk, RowLimit } from '../../tracking/primary.ts';
+import type { CaptureNumber } from '../../model/capture.ts';
 import { isKeyless } from '../../model/copies.ts';
+import type { PackedChunk, PrimarySnapshot, RowChunk, RowLimit } from '../../tracking/primary.ts';
 import { identifier, literal } from './connection.ts';
+import { CopyPack, readPack } from './copy-pack.ts';
+import { frontierAt, lyingIn, placeAt, readHeap } from './heap.ts';
 import { ask, isTrackable, qualifiedName, readTables, schemaOf } from './describe.ts';
 import { binaryArray, readKeylessRows, readKeylessRowsByKey } from './keyless.ts';
 import { splitName } from './layout.ts';
@@ -46,6 +49,14 @@ interface KeyFacts {
 const KEYS_PER_QUERY = 5000;
 const FIRST_SLICE_ROWS = 200;
 
+/** A pack may come to so many times what was asked for before it is read again in smaller parts. */
+const PACK_EXCESS = 4;
+/** How much longer than the last range of places the next may be, where that one was sparse. */
+const RANGE_GROWTH = 4;
+
+/** What the last range of places of each table came to; rows differ in width, and in how they were compressed. */
+export type PlaceRanges = Map<TableName, { readonly places: number; readonly bytes: number }>;
+
 /** A REPEATABLE READ transaction. Rows leave it as the bytes of the binary format. */
 export class PostgresSnapshot implements PrimarySnapshot {
   readonly end: Position;
@@ -53,9 +64,11 @@ export class PostgresSnapshot implements PrimarySnapshot {
   readonly #visibility: Visibility;
   readonly #release: () => Promise<void>;
   readonly #facts = new Map<TableName, KeyFacts>();
+  readonly #ranges: PlaceRanges;
 
-  constructor(wire: Wire, visibility: Visibility, end: Position, release: () => Promise<void>) {
+  constructor(wire: Wire, visibility: Visibility, end: Position, ranges: PlaceRanges, release: () => Promise<void>) {
     this.#wire = wire;
+    this.#ranges = ranges;
     this.#visibility = visibility;
     this.end = end;
     this.#release = release;
@@ -119,6 +132,35 @@ export class PostgresSnapshot implements PrimarySnapshot {
         for await (const slice of this.#wire.select(sql, parameters, signal)) rows.push(...slice);
       }
       return rows;
+    }, signal);
+  }
+
+  async pack(
+    table: TableSchema,
+    after: Tuple | null,
+    capture: CaptureNumber,
+    bytes: number,
+    signal: AbortSignal,
+  ): Promise<PackedChunk | 'moved' | null> {
+    return this.#mapped(async () => {
+      const heap = await readHeap(this.#wire, table, signal);
+      if (heap === null) return null;
+      const from = after === null ? 0 : placeAt(after, heap);
+      if (from === null) return 'moved';
+      if (from >= heap.end) return { pack: new CopyPack(capture, [], 0, 0), through: null };
+      const last = this.#ranges.get(table.table);
+      const density = last === undefined ? heap.density : Math.max(last.bytes / last.places, bytes / (last.places * RANGE_GROWTH));
+      for (let places = Math.max(1, Math.floor(bytes / density)); ; places = Math.max(1, Math.floor(places / PACK_EXCESS))) {
+        const to = Math.min(from + places, heap.end);
+        const where = lyingIn(from, to);
+        const copy = `SAVEPOINT pack; COPY (SELECT ${columnList(table)}, ${capture}::int8 FROM ${heap.from} WHERE ${where}) TO STDOUT (FORMAT binary)`;
+        const pack = await readPack(this.#wire, copy, capture, places === 1 ? Number.POSITIVE_INFINITY : bytes * PACK_EXCESS, signal);
+        if (pack !== null) {
+          this.#ranges.set(table.table, { places: to - from, bytes: pack.bytes });
+          return { pack, through: to === heap.end ? null : frontierAt(to, heap) };
+        }
+        await this.#wire.query('ROLLBACK TO pack', signal);
+      }
     }, signal);
   }
 

@@ -1,7 +1,10 @@
 import type { TransactionId, TransactionRef } from '../../model/change.ts';
 import type { Position } from '../../model/position.ts';
+import type { TableName } from '../../model/schema.ts';
 import { boundary, widen } from './batches.ts';
-import { PostgresSnapshot, Visibility } from './snapshot.ts';
+import { codeOf } from './connection.ts';
+import { qualified } from './layout.ts';
+import { type PlaceRanges, PostgresSnapshot, Visibility } from './snapshot.ts';
 import { parseLsn } from './stream.ts';
 import { Wire } from './wire.ts';
 
@@ -14,6 +17,8 @@ export interface SnapshotParts {
 const IDLE_MAX = 4;
 /** Streamed transactions that no snapshot was seen to include: beyond this many one is taken only to look. */
 const UNSEEN_MAX = 20_000;
+/** There is no such table, or schema. */
+const GONE_STATES = new Set(['42P01', '3F000']);
 const RETAKE_FIRST_MS = 1;
 const RETAKE_LONGEST_MS = 50;
 
@@ -33,6 +38,7 @@ export class Snapshots {
   /** Those of earlier processes that were running when this one first looked, and not seen since; null: it has not looked. */
   #earlier: ReadonlySet<bigint> | null = null;
   #closed = false;
+  readonly #ranges: PlaceRanges = new Map();
 
   constructor(parts: SnapshotParts) {
     this.#parts = parts;
@@ -49,21 +55,18 @@ export class Snapshots {
     this.#earlier = null;
   }
 
-  async take(covering: Position, base: bigint, signal: AbortSignal): Promise<PostgresSnapshot> {
+  /** `of`, a table, stays as it is while the snapshot is open: what TRUNCATE and rewriting take away, no snapshot shows. */
+  async take(covering: Position, base: bigint, signal: AbortSignal, of?: TableName): Promise<PostgresSnapshot> {
     const wire = await this.#borrow(signal);
     try {
       let waitMs = RETAKE_FIRST_MS;
       for (;;) {
         this.#earlier ??= new Set(await runningTransactions(wire, signal));
-        const [, taken] = await wire.query(
-          'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text',
-          signal,
-        );
-        const [text = '', lsn = ''] = (taken?.rows[0] ?? []) as string[];
+        const [text = '', lsn = ''] = await begin(wire, of, signal);
         const visibility = new Visibility(text);
         this.#seen(visibility);
         if (this.#covers(covering) && (await this.#coversEarlier(visibility, covering))) {
-          return new PostgresSnapshot(wire, visibility, boundary(parseLsn(lsn), base), () => this.#giveBack(wire));
+          return new PostgresSnapshot(wire, visibility, boundary(parseLsn(lsn), base), this.#ranges, () => this.#giveBack(wire));
         }
         await wire.query('ROLLBACK', signal);
         await pause(waitMs, signal);
@@ -124,8 +127,8 @@ export class Snapshots {
     }
     const wire = await Wire.open(this.#parts.url, { side: 'primary', purpose: 'snapshot' }, signal);
     this.#open.add(wire);
-    // Keys are looked up through their index whatever the planner thinks of a list it cannot see into.
-    await wire.query('SET enable_hashjoin = off; SET enable_mergejoin = off', signal);
+    // Keys are looked up through their index whatever the planner thinks of a list it cannot see into; a range of places is read as one.
+    await wire.query('SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off; SET jit = off', signal);
     return wire;
   }
 
@@ -140,6 +143,22 @@ export class Snapshots {
     }
     if (wire.broken || this.#closed || this.#idle.length >= IDLE_MAX) await wire.close();
     else this.#idle.push(wire);
+  }
+}
+
+/** What the snapshot shows, and where the log ends after it. LOCK takes no snapshot: the one that is taken agrees with the table. */
+async function begin(wire: Wire, of: TableName | undefined, signal: AbortSignal): Promise<readonly string[]> {
+  const lock = of === undefined ? '' : `LOCK TABLE ${qualified(of)} IN ACCESS SHARE MODE;`;
+  try {
+    const results = await wire.query(
+      `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; ${lock} SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text`,
+      signal,
+    );
+    return (results.at(-1)?.rows[0] ?? []) as string[];
+  } catch (error) {
+    if (of === undefined || !GONE_STATES.has(codeOf(error))) throw error;
+    await wire.query('ROLLBACK', signal);
+    return begin(wire, undefined, signal);
   }
 }
 

@@ -130,6 +130,11 @@ export class ArrivingOids {
       return here;
     });
 
+  /** Rows need no look. */
+  get none(): boolean {
+    return this.#shapes.length === 0;
+  }
+
   takeAll(rows: readonly Tuple[]): readonly Tuple[] {
     return this.#shapes.length === 0 ? rows : rows.map(this.take);
   }

@@ -17,6 +17,7 @@ import {
   queryMessage,
   type RowSlice,
   statementMessages,
+  type TakeRun,
   type TextResult,
   TextResults,
   textAt,
@@ -32,6 +33,8 @@ type Take = (type: number, body: Buffer) => void;
 
 interface Request {
   readonly take: Take;
+  /** Takes CopyData in runs, instead of `take`. */
+  readonly run: TakeRun | null;
   readonly signal: AbortSignal | null;
   readonly answered: PromiseWithResolvers<void>;
   /** The server was asked to cancel it; no other statement may be sent before that request is through. */
@@ -155,6 +158,11 @@ export class Wire implements AsyncDisposable {
     return this.#stream(() => queryMessage(sql), pick, signal);
   }
 
+  /** The messages of a `COPY … TO STDOUT`, unopened, as they arrive: without back-pressure. */
+  copyOutRuns(sql: string, run: TakeRun, signal: AbortSignal): Promise<void> {
+    return this.#submit(queryMessage(sql), () => undefined, signal, undefined, run).answered;
+  }
+
   /** Feeds a `COPY … FROM STDIN`; the source's chunks may be cut anywhere. Returns the number of rows. */
   copyIn(sql: string, source: Iterable<Buffer> | AsyncIterable<Buffer>, signal?: AbortSignal): Promise<number> {
     return this.#copyIn(sql, new CopyFrames('raw'), source, signal);
@@ -163,6 +171,11 @@ export class Wire implements AsyncDisposable {
   /** Feeds a `COPY … FROM STDIN (FORMAT binary)` with whole rows. Returns their number. */
   copyRowsIn(sql: string, rows: Iterable<Tuple> | AsyncIterable<Tuple>, signal?: AbortSignal): Promise<number> {
     return this.#copyIn(sql, new CopyFrames('rows'), rows, signal);
+  }
+
+  /** Feeds a `COPY … FROM STDIN` with messages that a server sent. Returns the number of rows. */
+  copyMessagesIn(sql: string, messages: Iterable<Buffer>, signal?: AbortSignal): Promise<number> {
+    return this.#copyIn(sql, new CopyFrames('messages'), messages, signal);
   }
 
   /** Runs `START_REPLICATION …` and hands over both directions. Aborting closes the connection. */
@@ -219,8 +232,14 @@ export class Wire implements AsyncDisposable {
    * Sends a request as soon as earlier senders are done; `until` keeps the way to the server for more that belongs to it.
    * `sent` never rejects; `answered` does.
    */
-  #submit(bytes: Buffer, take: Take, signal?: AbortSignal, until?: Promise<void>): { sent: Promise<void>; answered: Promise<void> } {
-    const request: Request = { take, signal: signal ?? null, answered: Promise.withResolvers(), cancelling: null, error: null };
+  #submit(
+    bytes: Buffer,
+    take: Take,
+    signal?: AbortSignal,
+    until?: Promise<void>,
+    run: TakeRun | null = null,
+  ): { sent: Promise<void>; answered: Promise<void> } {
+    const request: Request = { take, run, signal: signal ?? null, answered: Promise.withResolvers(), cancelling: null, error: null };
     const go = (): void => {
       if (this.#broken !== null) request.answered.reject(this.#broken);
       else if (signal?.aborted === true) request.answered.reject(signal.reason);
@@ -340,7 +359,11 @@ export class Wire implements AsyncDisposable {
 
   #receive(chunk: Buffer): void {
     try {
-      this.#reader.push(chunk, (type, body) => this.#message(type, body));
+      this.#reader.push(
+        chunk,
+        (type, body) => this.#message(type, body),
+        () => this.#requests[0]?.run ?? null,
+      );
     } catch (error) {
       this.#fail(error);
     }
