@@ -78,3 +78,27 @@ test('uninstall leaves no slot and no publication, and the next capture begins a
   expect(report).toMatchObject({ number: 2, verdict: 'VALID' });
   await holds(2);
 });
+
+test('killed in the middle of the copy of a large table, it goes on from where it was', async () => {
+  await primary.run(`CREATE TABLE wide (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), n int, note text);
+    ALTER TABLE wide SET (autovacuum_enabled = off);
+    INSERT INTO wide (n, note) SELECT n, repeat(md5(n::text), 10) FROM generate_series(1, 150000) n`);
+  expect(await foreshadow(directory, ['capture'], 'chunk-applied:4')).toMatchObject({ killed: true });
+  const [{ state }] = (await shadow.run(`SELECT state FROM _foreshadow.progress WHERE table_name = 'public.wide'`)) as [{ state: string }];
+  const { kind, copiedRows } = JSON.parse(state) as { kind: string; copiedRows: number };
+  expect(kind).toBe('copying');
+  expect(copiedRows).toBeGreaterThan(20_000);
+  // Rows change their places between those that were copied and those that were not.
+  await primary.run(
+    `UPDATE wide SET note = note || '!' WHERE n % 1000 = 1; DELETE FROM wide WHERE n % 1000 = 2; UPDATE wide SET id = gen_random_uuid() WHERE n % 1000 = 3`,
+  );
+  const READ = `SELECT pg_stat_force_next_flush(), seq_tup_read::int AS rows FROM pg_stat_user_tables WHERE relname = 'wide'`;
+  const [before] = (await primary.run(READ)) as [{ rows: number }];
+  const report = await succeeds(directory, ['capture']);
+  expect(report).toMatchObject({ verdict: 'VALID', differences: [] });
+  const [after] = (await primary.run(READ)) as [{ rows: number }];
+  expect(after.rows - before.rows).toBeGreaterThan(1000);
+  expect(after.rows - before.rows).toBeLessThan(151_000 - copiedRows);
+  const SUMS = `SELECT count(*)::int AS rows, sum(hashtextextended(id::text || n || note, 0))::text AS sum FROM public.wide`;
+  expect(await succeeds(directory, ['query', String(report['number']), SUMS])).toEqual(await primary.run(SUMS));
+}, 60_000);
