@@ -36,7 +36,7 @@ export class MessageReader {
   #running = 0;
 
   /** `runs` says, at each CopyData message, whether it and those that follow are taken in runs. */
-  push(chunk: Buffer, receive: (type: number, body: Buffer) => void, runs: () => TakeRun | null): void {
+  push(chunk: Buffer, receive: (type: number, body: Buffer) => void, runs: () => TakeRun | null = noRuns): void {
     let at = 0;
     if (this.#running > 0) at = this.#run(chunk, 0, runs() ?? dropped);
     else if (this.#partial !== null) {
@@ -91,6 +91,7 @@ export class MessageReader {
 }
 
 const dropped: TakeRun = () => undefined;
+const noRuns = (): null => null;
 
 /** One message, ready to send. */
 export function message(type: string, ...parts: readonly Buffer[]): Buffer {
