@@ -1,7 +1,8 @@
 import { type CaptureNumber, FOREIGN } from '../../model/capture.ts';
-import { type Cell, cellsOf, type Identity, identityOf, type KeyTuple, packTuple, type Tuple } from '../../model/tuple.ts';
+import { cellsOf, type Identity, identityOf, type KeyTuple, packTuple, type Tuple } from '../../model/tuple.ts';
 import type { ForeignRow } from '../../shadowing/shadow.ts';
 import { FOREIGN_LITERAL, type Layout, SINCE, UNTIL, WRITER } from './layout.ts';
+import { sentRecord, sentRow } from './sent-record.ts';
 import { stageKeys } from './staging.ts';
 import { ArrivingOids, leavingOids } from './type-oids.ts';
 import type { Wire } from './wire.ts';
@@ -70,7 +71,8 @@ export async function forgetNotes(wire: Wire, layout: Layout, markAt: CaptureNum
 export async function readForeign(wire: Wire, layout: Layout, limit: number, signal: AbortSignal): Promise<ForeignRow[]> {
   const rows = await collectRows(
     wire.select(
-      `SELECT ${layout.keyList('f')}, t.${SINCE} IS NOT NULL, ${layout.list('t')}, h.${SINCE} IS NOT NULL, ${layout.list('h')}
+      `SELECT ${layout.keyList('f')}, CASE WHEN t.${SINCE} IS NOT NULL THEN ${sentRecord(layout, 't')} END,
+         CASE WHEN h.${SINCE} IS NOT NULL THEN ${sentRecord(layout, 'h')} END
        FROM ${layout.notes} f
        LEFT JOIN ${layout.live} t ON ${layout.sameKey('t', 'f')} AND t.${SINCE} = ${FOREIGN_LITERAL}
        LEFT JOIN ${layout.history} h ON ${layout.sameKey('h', 'f')} AND h.${UNTIL} = ${FOREIGN_LITERAL}
@@ -80,22 +82,16 @@ export async function readForeign(wire: Wire, layout: Layout, limit: number, sig
       signal,
     ),
   );
-  const width = layout.columns.length;
   const leave = await leavingOids(wire, layout.segment.types.oids);
   return rows.map((row) => {
     const cells = cellsOf(row);
     const keyWidth = layout.key.length;
     return {
       key: packTuple(cells.slice(0, keyWidth)) as KeyTuple,
-      found: optionalRow(cells, keyWidth, width, leave),
-      truth: optionalRow(cells, keyWidth + 1 + width, width, leave),
+      found: sentRow(cells[keyWidth], leave),
+      truth: sentRow(cells[keyWidth + 1], leave),
     };
   });
-}
-
-/** A row of an outer join: a boolean that says whether it is there, then its cells. */
-export function optionalRow(cells: readonly Cell[], at: number, width: number, leave: (row: Tuple) => Tuple): Tuple | null {
-  return cells[at]?.[0] === 1 ? leave(packTuple(cells.slice(at + 1, at + 1 + width))) : null;
 }
 
 /** `Shadow.searchForeign`: a row inserted past the guard bears the mark by its column's default, but nobody noted it. Reads the table. */

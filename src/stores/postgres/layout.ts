@@ -193,6 +193,11 @@ export class Layout {
       .join(', ');
   }
 
+  /** How values of a column of the key are compared for equality. */
+  operator(index: number): string {
+    return this.#operators(index).equal;
+  }
+
   #operators(index: number): KeyOperators {
     return this.segment.types.operators[index] as KeyOperators;
   }

@@ -3,9 +3,10 @@ import type { TableName } from '../../model/schema.ts';
 import { cellsOf, type KeyTuple, keyTuple, packTuple, type Tuple } from '../../model/tuple.ts';
 import type { RowVersion, StandingRows } from '../../shadowing/shadow.ts';
 import type { RowChunk, RowLimit } from '../../tracking/primary.ts';
-import { collectRows, optionalRow } from './foreign.ts';
+import { collectRows } from './foreign.ts';
 import { type Layout, SINCE, UNTIL } from './layout.ts';
 import { BEGIN_READING, layoutAt, layoutOf, segmentsOf } from './segments.ts';
+import { sentRecord, sentRow } from './sent-record.ts';
 import { stageKeys } from './staging.ts';
 import { leavingOids } from './type-oids.ts';
 import type { Wire } from './wire.ts';
@@ -134,14 +135,13 @@ export async function* readDiff(
   }
   if (together) await wire.query('SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off');
   const sql = together ? changedKeys(before, after, from, to) : wholeTables(before, after, from, to);
-  const widths = [before.columns.length, after.columns.length] as const;
   const leaveOld = await leavingOids(wire, before.segment.types.oids);
   const leave = await leavingOids(wire, after.segment.types.oids);
   for await (const rows of wire.select(sql, [], signal)) {
     yield rows.map((row) => {
-      const cells = cellsOf(row);
-      const old = optionalRow(cells, 0, widths[0], leaveOld);
-      const now = optionalRow(cells, widths[0] + 1, widths[1], leave);
+      const [sentBefore, sentAfter] = cellsOf(row);
+      const old = sentRow(sentBefore, leaveOld);
+      const now = sentRow(sentAfter, leave);
       const key = now === null ? keyTuple(old as Tuple, before.segment.schema.key) : keyTuple(now, after.segment.schema.key);
       return { key, before: old, after: now };
     });
@@ -164,25 +164,30 @@ async function* oneSided(
 /** Each key that changed in between has a version or a marker that ends in between; each is looked up at both ends. */
 function changedKeys(before: Layout, after: Layout, from: CaptureNumber, to: CaptureNumber): string {
   const keys = after.key.join(', ');
-  const side = (layout: Layout, at: CaptureNumber): string =>
-    `(SELECT true AS present, v.* FROM (${layout.asOf(at, layout.sameKey('r', 'k'))}) v)`;
-  return `SELECT b.present, ${before.list('b')}, a.present, ${after.list('a')}
+  const common = after.columns.filter((name) => before.columns.includes(name));
+  const side = (layout: Layout, at: CaptureNumber): string => sideOf(layout, layout.asOf(at, layout.sameKey('r', 'k')), common);
+  return `SELECT b.sent, a.sent
     FROM (SELECT DISTINCT ${keys} FROM ${after.history} WHERE ${UNTIL} > ${from} AND ${UNTIL} <= ${to} ORDER BY ${keys} OFFSET 0) k
     LEFT JOIN LATERAL ${side(before, from)} b ON true LEFT JOIN LATERAL ${side(after, to)} a ON true
-    WHERE ${differing(before, after)}`;
+    WHERE ${DIFFERING}`;
 }
 
 /** Between two segments of one shape (a resync, a truncation) only the rows themselves tell. */
 function wholeTables(before: Layout, after: Layout, from: CaptureNumber, to: CaptureNumber): string {
-  const both = before.columns.map((name, index) => `v.${name} AS ${after.columns[index]}`).join(', ');
-  return `SELECT b.present, ${after.list('b')}, a.present, ${after.list('a')}
-    FROM (SELECT true AS present, ${both} FROM (${before.asOf(from)}) v) b
-    FULL JOIN (SELECT true AS present, v.* FROM (${after.asOf(to)}) v) a ON ${after.sameKey('a', 'b')}
-    WHERE ${differing(after, after)}`;
+  const same = after.key.map((_, index) => `a.key${index} ${after.operator(index)} b.key${index}`).join(' AND ');
+  return `SELECT b.sent, a.sent FROM ${sideOf(before, before.asOf(from), before.columns)} b
+    FULL JOIN ${sideOf(after, after.asOf(to), after.columns)} a ON ${same} WHERE ${DIFFERING}`;
+}
+
+/**
+ * One side of a difference: the row as it is sent, its key, and the image it is compared by. Rows of two wide tables do not fit side by side
+ * into one result, so each is one value of it.
+ */
+function sideOf(layout: Layout, rows: string, compared: readonly string[]): string {
+  const image = `ROW(${compared.map((name) => `v.${name}`).join(', ')})::record`;
+  const key = layout.key.map((name, index) => `v.${name} AS key${index}`).join(', ');
+  return `(SELECT true AS present, ${key}, ${image} AS image, ${sentRecord(layout, 'v')} AS sent FROM (${rows}) v)`;
 }
 
 /** By the columns that both have: a column added or dropped in between is no difference of rows. */
-function differing(before: Layout, after: Layout): string {
-  const common = after.columns.filter((name) => before.columns.includes(name));
-  return `a.present IS DISTINCT FROM b.present OR (a.present AND ${after.differs('a', 'b', common)})`;
-}
+const DIFFERING = 'a.present IS DISTINCT FROM b.present OR (a.present AND a.image OPERATOR(pg_catalog.*<>) b.image)';
