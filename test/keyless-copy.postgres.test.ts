@@ -4,7 +4,7 @@ import { type ShapedSystem, openShaped, queried } from './shapes.ts';
 /** Tables without a key, copied and resynced in many small pages while they are written to. */
 
 vi.mock('../src/tracking/primary.ts', async (original) => ({
-  ...(await original<typeof import('../src/tracking/primary.ts')>()),
+  ...(await original<Record<string, unknown>>()),
   KEYLESS_PAGE: { rows: 150, bytes: 1 << 20 },
 }));
 

@@ -104,4 +104,4 @@ test('tables of any name and make are copied, followed and restored', async () =
   expect(await shaped.system.rollback(first, () => undefined, new AbortController().signal)).toMatchObject({ proved: true });
   await shaped.system.resume(() => undefined, new AbortController().signal);
   expect(await shaped.capture()).toMatchObject({ verdict: 'VALID', differences: [] });
-});
+}, 180_000);

@@ -8,10 +8,6 @@ import { openSystem } from '../src/app/system.ts';
 import { type TestDatabase, createDatabase } from './postgres.ts';
 
 const quiet = (): void => {};
-const log =
-  process.env['SHAPES_LOG'] === undefined
-    ? quiet
-    : (...all: unknown[]): void => console.log(new Date().toISOString(), JSON.stringify(all.slice(1)));
 const { signal } = new AbortController();
 
 /** The whole product over one PostgreSQL database: what is written into `primary` is to be found in captures, and restored. */
@@ -38,7 +34,7 @@ export async function openShaped(setup: string, settings = ''): Promise<ShapedSy
   const shadow = stack.use(await createDatabase());
   await primary.run(setup);
   const text = `dataSet: ${primary.name}\nprimary: "${primary.url}"\nshadow: "${shadow.url}"\ntables: ["*"]\n${settings}`;
-  const open = (): Promise<LocalSystem> => openSystem(parseConfig(text, join(directory, 'foreshadow.yaml'), {}), { log });
+  const open = (): Promise<LocalSystem> => openSystem(parseConfig(text, join(directory, 'foreshadow.yaml'), {}), { log: quiet });
   let system = await open();
   stack.defer(() => system[Symbol.asyncDispose]());
   return {

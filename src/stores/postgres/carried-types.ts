@@ -1,3 +1,4 @@
+import { literal } from './connection.ts';
 import type { Wire } from './wire.ts';
 
 /**
@@ -20,11 +21,12 @@ const SERVERS_OWN = [
   'pg_brin_minmax_multi_summary',
 ];
 
-/** Every type that a column of a user's table has, and what it is made of. */
-const FLAWS = `
+/** Every type that a column of a user's table has, and what it is made of; with a table's qualified name, that table's alone. */
+const flawsQuery = (table: string | null): string => `
   WITH RECURSIVE reach(root, typ) AS (
     SELECT DISTINCT atttypid, atttypid FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
     WHERE c.relkind IN ('r', 'p') AND c.oid >= 16384 AND attnum > 0 AND NOT attisdropped
+      ${table === null ? '' : `AND c.oid = to_regclass(${literal(table)})`}
     UNION
     SELECT r.root, part.typ FROM reach r CROSS JOIN LATERAL (
       SELECT typbasetype FROM pg_type WHERE oid = r.typ AND typbasetype <> 0
@@ -49,7 +51,7 @@ const FLAWS = `
   WHERE flaw IS NOT NULL GROUP BY r.root`;
 
 /** By the type's OID: why its values cannot be carried. */
-export async function readTypeFlaws(wire: Wire, signal?: AbortSignal): Promise<ReadonlyMap<number, string>> {
-  const [found] = await wire.query(FLAWS, signal);
+export async function readTypeFlaws(wire: Wire, table: string | null, signal?: AbortSignal): Promise<ReadonlyMap<number, string>> {
+  const [found] = await wire.query(flawsQuery(table), signal);
   return new Map((found?.rows ?? []).map(([oid, flaw]) => [Number(oid), flaw as string]));
 }

@@ -3,7 +3,8 @@ import { keylessColumns } from '../../model/copies.ts';
 import { type Selection, selects } from '../../model/selection.ts';
 import { OWN_PREFIX, type TableName, type TableSchema } from '../../model/schema.ts';
 import { mirroredType, readTypeFlaws } from './carried-types.ts';
-import { identifier } from './connection.ts';
+import { identifier, literal } from './connection.ts';
+import { splitName } from './layout.ts';
 import type { Wire } from './wire.ts';
 
 /** A table as the catalogs of the primary describe it. */
@@ -108,7 +109,12 @@ const TABLES = `
 
 /** The tables a selection names, in the order of their names. `only` asks for one of them. */
 export async function readTables(wire: Wire, selection: Selection, signal?: AbortSignal, only?: TableName): Promise<CatalogTable[]> {
-  const [found, flaws] = await Promise.all([ask<Omit<CatalogTable, 'table'>>(wire, TABLES, signal), readTypeFlaws(wire, signal)]);
+  const named = only === undefined ? null : qualifiedName(splitName(only));
+  const alone = named === null ? '' : ` AND c.oid = to_regclass(${literal(named)})`;
+  const [found, flaws] = await Promise.all([
+    ask<Omit<CatalogTable, 'table'>>(wire, TABLES + alone, signal),
+    readTypeFlaws(wire, named, signal),
+  ]);
   return found
     .map((each) => ({
       ...each,
@@ -116,7 +122,7 @@ export async function readTables(wire: Wire, selection: Selection, signal?: Abor
       table: tableName(each.schema, each.name),
       columns: each.columns.map((column) => ({ ...column, flaw: flaws.get(column.typeOid) ?? null })),
     }))
-    .filter(({ table }) => (only === undefined ? selects(selection, table) : table === only))
+    .filter(({ table }) => only !== undefined || selects(selection, table))
     .toSorted((a, b) => (a.table < b.table ? -1 : 1));
 }
 
