@@ -154,12 +154,6 @@ export class Cluster implements AsyncDisposable {
     if (this.#owner !== null) await chown(path, this.#owner.uid, this.#owner.gid);
   }
 
-  /** Rules that come before those of the file: `host all app all reject`. Takes effect with `reload` or the next start. */
-  async allowFirst(rules: string): Promise<void> {
-    const before = await readFile(join(this.data, 'pg_hba.conf'), 'utf8');
-    await this.put('pg_hba.conf', `${rules}\n${before}`);
-  }
-
   /** Makes these files, which must be a copy of the primary's, a standby of it. Streams through a slot of its own. */
   async follow(primary: Cluster, slot: string): Promise<void> {
     await this.put('standby.signal', '');

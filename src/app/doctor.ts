@@ -2,7 +2,9 @@ import { type Finding, ForeshadowError } from '../model/errors.ts';
 import type { TableSchema } from '../model/schema.ts';
 import { type Config, redactUrl } from './config.ts';
 import type { SystemOptions } from './local-system.ts';
-import type { DoctorReport } from './operations.ts';
+import type { DoctorReport, RetainedReport } from './operations.ts';
+import { slotFindings } from './reports.ts';
+import { glanceAtRetained, isScarce } from './retained.ts';
 import { openPrimary, openShadow } from './stores.ts';
 
 /** What stands in the way, each finding with a remedy. Changes nothing; an end that cannot be reached is a finding too. */
@@ -10,12 +12,15 @@ export async function doctor(config: Config, signal: AbortSignal): Promise<Docto
   const findings: Finding[] = [];
   let primaryIdentity: string | null = null;
   let tables: readonly TableSchema[] = [];
+  let retained: RetainedReport | null = null;
   await attempt(findings, redactUrl(config.primary), async () => {
     await using primary = await openPrimary(config, async () => new Set());
     findings.push(...(await primary.check(signal)));
     primaryIdentity = await primary.identity(signal);
     ({ tables } = await primary.describe(signal));
     if (tables.length === 0) findings.push(noTables(config));
+    retained = await glanceAtRetained(primary, signal);
+    if (retained !== null) findings.push(...slotFindings(retained, isScarce(retained)));
   });
   await attempt(findings, redactUrl(config.shadow), async () => {
     const opened = await openShadow(config);
@@ -23,7 +28,7 @@ export async function doctor(config: Config, signal: AbortSignal): Promise<Docto
     if (primaryIdentity !== null && (await shadow.identity(signal)) === primaryIdentity) findings.push(sameDatabase(config));
     else findings.push(...(await shadow.check(tables, signal)));
   });
-  return { findings };
+  return { findings, retained };
 }
 
 async function attempt(findings: Finding[], subject: string, ask: () => Promise<void>): Promise<void> {

@@ -1,5 +1,6 @@
 import type { Coverage, Diagnosis, RowCounts, Verdict } from '../model/capture.ts';
 import type { Finding } from '../model/errors.ts';
+import type { Retained } from '../model/retained.ts';
 
 /**
  * What a person or a script can ask of a data set. Implemented twice: in this process (`system.ts`), and through the socket of a
@@ -47,6 +48,19 @@ export interface StatusReport {
   readonly captures: { readonly last: number | null; readonly knownGood: number | null; readonly parkedAt: number | null };
   readonly nextCapture: { readonly at: string; readonly forecastResidualRows: number | null } | null;
   readonly journal: { readonly path: string; readonly bytes: number; readonly onPrimaryHost: boolean | null };
+  readonly tracking: {
+    /** Why the primary cannot be followed, or not be asked, for now: it is tried again. */
+    readonly trouble: { readonly code: string; readonly message: string; readonly remedy: string; readonly since: string } | null;
+    /** Log that the primary keeps for this data set; null: none that could fill its disk, or it could not be asked. */
+    readonly retained: RetainedReport | null;
+  };
+}
+
+export interface RetainedReport extends Retained {
+  /** Over the last minutes; without a running `start`, over a second; null: not known. Negative while it shrinks. */
+  readonly growthBytesPerSecond: number | null;
+  /** Until the slot is given up, at that growth; null: it does not grow, has no limit, or that cannot be told. Free disk cannot. */
+  readonly secondsLeft: number | null;
 }
 
 export interface CaptureReport {
@@ -167,4 +181,6 @@ export interface TailLine {
 
 export interface DoctorReport {
   readonly findings: readonly Finding[];
+  /** As in `status`; null: nothing is installed, or it could not be asked. */
+  readonly retained: RetainedReport | null;
 }

@@ -7,11 +7,11 @@ import { type ChangeVisitor, walkBlock } from '../journal/frame.ts';
 import type { Journal } from '../journal/journal.ts';
 import type { TransactionRef } from '../model/change.ts';
 import type { Tracked } from '../tracking/tracker.ts';
-import { ForeshadowError } from '../model/errors.ts';
+import { type Finding, ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
 import type { TableName, TableSchema } from '../model/schema.ts';
 import { type KeyTuple, keyTuple } from '../model/tuple.ts';
 import type { ValueCodec } from '../model/values.ts';
-import type { CaptureListing, CaptureReport, DifferenceReport, TailLine } from './operations.ts';
+import type { CaptureListing, CaptureReport, DifferenceReport, RetainedReport, StatusReport, TailLine } from './operations.ts';
 
 /** Turns what the parts return into the reports of `operations.ts`. */
 
@@ -56,6 +56,68 @@ export function captureReport(
     cure: outcome.cure,
     leaves,
   };
+}
+
+export function troubleReport(error: unknown, since: Date): NonNullable<StatusReport['tracking']['trouble']> {
+  const known = error instanceof ForeshadowError ? error : null;
+  const late = known === null && isAbort(error);
+  return {
+    code: known?.code ?? (late ? 'PRIMARY_UNREACHABLE' : 'INTERNAL'),
+    message: late ? 'the primary does not answer' : messageOf(error),
+    remedy: known?.remedy ?? 'Run `foreshadow doctor`.',
+    since: since.toISOString(),
+  };
+}
+
+/** `1.2 GB`, of log. */
+function amount(bytes: number): string {
+  if (bytes < 1e6) return `${Math.round(bytes / 1000)} kB`;
+  return bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(1)} GB`;
+}
+
+/** How much log a slot keeps, how that grows, and how long it can: one sentence without its end. */
+function keeps(report: RetainedReport): string {
+  const { slot, bytes, growthBytesPerSecond: growth, limitBytes, leftBytes, secondsLeft } = report;
+  if (bytes === null) return `the replication slot ${slot} has lost the log it needed (${report.walStatus})`;
+  const rate = growth === null ? '' : `, ${growth > 0 ? `growing by ${amount(growth)} a second` : 'not growing'}`;
+  const limit =
+    limitBytes === null
+      ? 'max_slot_wal_keep_size sets no limit: it may fill the disk (how much is free there is unknown)'
+      : `given up at ${amount(limitBytes)} (max_slot_wal_keep_size), ${leftBytes === null ? 'unknown how much is' : amount(leftBytes)} left`;
+  const left =
+    secondsLeft === null ? '' : `, for about ${secondsLeft < 120 ? `${secondsLeft} s` : `${Math.round(secondsLeft / 60)} minutes`}`;
+  return `the replication slot ${slot} keeps ${amount(bytes)} of WAL on the primary${rate}; ${limit}${left}`;
+}
+
+/** What a capture alone leaves behind. */
+export function slotLeft(report: RetainedReport): string {
+  return `${keeps(report)}. It holds back WAL until the next capture or start; foreshadow uninstall drops it`;
+}
+
+/** What `doctor` says of a slot. */
+export function slotFindings(report: RetainedReport, scarce: boolean): Finding[] {
+  const { slot, heldBy, bytes } = report;
+  const lost = bytes === null;
+  const stuck = scarce || lost;
+  const findings: Finding[] = [
+    {
+      severity: stuck ? 'warning' : 'ok',
+      code: 'SLOT_RETAINS',
+      subject: slot,
+      message: `${keeps(report)}.`,
+      remedy: !stuck
+        ? null
+        : lost
+          ? 'Run `foreshadow start` or `foreshadow capture`: the slot is made anew, and every table is resynced by comparison.'
+          : 'Run `foreshadow start` so that the log is read, end what holds it back, or raise max_slot_wal_keep_size.',
+    },
+  ];
+  for (const who of heldBy) {
+    const remedy =
+      'End it, or let it end: the log is kept until then. With nothing running: `foreshadow start`, or `foreshadow uninstall`.';
+    findings.push({ severity: 'warning', code: 'SLOT_HELD', subject: slot, message: `held back by ${who}`, remedy });
+  }
+  return findings;
 }
 
 function shownKey(schema: TableSchema | undefined, key: KeyTuple, values: ValueCodec): Readonly<Record<string, unknown>> {

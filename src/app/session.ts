@@ -18,6 +18,7 @@ import { Tracker } from '../tracking/tracker.ts';
 import { type Config, redactUrl } from './config.ts';
 import { failpoint } from './failpoint.ts';
 import type { SystemOptions } from './local-system.ts';
+import { RetainedWatch } from './retained.ts';
 import { openJournal, openPrimary, openShadow, schemeOf } from './stores.ts';
 
 interface DataSetDocument {
@@ -42,6 +43,7 @@ export class Session implements AsyncDisposable {
   readonly tracker: Tracker;
   readonly engine: Engine;
   readonly orchestrator: Orchestrator;
+  readonly retained: RetainedWatch;
   readonly #lifetime: AbortController;
   readonly #resources: AsyncDisposableStack;
   readonly #loops: Promise<unknown>;
@@ -49,7 +51,7 @@ export class Session implements AsyncDisposable {
   private constructor(
     parts: { primary: Primary; shadow: Shadow; catalog: Catalog; journal: Journal; tracker: Tracker; engine: Engine },
     orchestrator: Orchestrator,
-    running: { lifetime: AbortController; loops: Promise<unknown>; resources: AsyncDisposableStack },
+    running: { lifetime: AbortController; loops: Promise<unknown>; resources: AsyncDisposableStack; retained: RetainedWatch },
   ) {
     this.primary = parts.primary;
     this.shadow = parts.shadow;
@@ -60,6 +62,7 @@ export class Session implements AsyncDisposable {
     this.orchestrator = orchestrator;
     this.#lifetime = running.lifetime;
     this.#loops = running.loops;
+    this.retained = running.retained;
     this.#resources = running.resources;
   }
 
@@ -120,11 +123,13 @@ export class Session implements AsyncDisposable {
         rollingBudgetMs: ROLLING_BUDGET_MS,
       };
       const orchestrator = new Orchestrator({ ...stores, tracker, engine, policy, lifetime: lifetime.signal, failpoint, log });
-      const loops = Promise.all([tracker.run(lifetime.signal), engine.run(lifetime.signal)]).catch((error: unknown) => {
+      const retained = new RetainedWatch();
+      const watching = retained.run(stores.primary, options.log, lifetime.signal);
+      const loops = Promise.all([tracker.run(lifetime.signal), engine.run(lifetime.signal), watching]).catch((error: unknown) => {
         if (!isAbort(error)) options.log('error', 'stopped', { reason: messageOf(error) });
         lifetime.abort(error);
       });
-      const session = new Session({ ...stores, tracker, engine }, orchestrator, { lifetime, loops, resources });
+      const session = new Session({ ...stores, tracker, engine }, orchestrator, { lifetime, loops, resources, retained });
       try {
         await orchestrator.recover(AbortSignal.any([signal, lifetime.signal]));
       } catch (error) {

@@ -26,7 +26,8 @@ import type {
   TailLine,
   ValidateReport,
 } from './operations.ts';
-import { captureReport, readable, round, tailLines } from './reports.ts';
+import { captureReport, readable, round, slotLeft, tailLines, troubleReport } from './reports.ts';
+import { RetainedWatch } from './retained.ts';
 import { Session } from './session.ts';
 import { type OpenShadow, openPrimary, openShadow, schemeOf } from './stores.ts';
 
@@ -38,6 +39,9 @@ export async function openSystem(config: Config, options: SystemOptions): Promis
 /** Changes that a slow reader of `tail` may leave in memory. */
 const TAIL_BYTES_MAX = 64 << 20;
 
+/** How long `status` waits for a primary that nothing follows. */
+const STATUS_PATIENCE_MS = 3000;
+
 class System implements LocalSystem {
   readonly #config: Config;
   readonly #options: SystemOptions;
@@ -45,6 +49,8 @@ class System implements LocalSystem {
   #session: Promise<Session> | null = null;
   #reader: Promise<OpenShadow> | null = null;
   #schedule: Schedule | null = null;
+  /** Whether it goes on when what was asked for is done. */
+  #running = false;
   readonly #captures: CaptureReader;
 
   constructor(config: Config, options: SystemOptions) {
@@ -54,6 +60,7 @@ class System implements LocalSystem {
   }
 
   async run(signal: AbortSignal): Promise<void> {
+    this.#running = true;
     const session = await this.#open();
     const ended = AbortSignal.any([signal, session.signal]);
     const { schedule } = this.#config.captures;
@@ -117,6 +124,7 @@ class System implements LocalSystem {
         parkedAt: parked?.at ?? null,
       },
       nextCapture: next === null ? null : { at: next.toISOString(), forecastResidualRows: null },
+      tracking: await this.#tracking(session, signal),
       journal: {
         path: this.#config.journal.path,
         bytes: session === null ? await fileBytes(this.#config.journal.path) : await session.journal.size(),
@@ -125,11 +133,27 @@ class System implements LocalSystem {
     };
   }
 
+  async #tracking(session: Session | null, signal: AbortSignal): Promise<StatusReport['tracking']> {
+    if (session !== null) {
+      const trouble = session.tracker.trouble;
+      return { trouble: trouble === null ? null : troubleReport(trouble.error, trouble.since), retained: session.retained.report };
+    }
+    try {
+      await using primary = await openPrimary(this.#config, async () => new Set());
+      const watch = new RetainedWatch();
+      watch.add(await primary.retained(AbortSignal.any([signal, AbortSignal.timeout(STATUS_PATIENCE_MS)])));
+      return { trouble: null, retained: watch.report };
+    } catch (error) {
+      signal.throwIfAborted();
+      return { trouble: troubleReport(error, new Date()), retained: null };
+    }
+  }
+
   async capture(progress: ProgressListener, signal: AbortSignal): Promise<CaptureReport> {
     const session = await this.#open(signal);
     const within = AbortSignal.any([signal, session.signal]);
     const outcome = await session.orchestrator.capture(phases(progress), within);
-    return captureReport(outcome, schemasOf(session), session.shadow.values, this.#leaves());
+    return captureReport(outcome, schemasOf(session), session.shadow.values, await this.#leaves(session, within));
   }
 
   /** Reporting and going back need tracking, but must not be what installs it. */
@@ -143,11 +167,13 @@ class System implements LocalSystem {
   }
 
   /** What stays on the primary when nothing runs on. */
-  #leaves(): string | null {
-    if (this.#schedule !== null) return null;
-    return schemeOf(this.#config.primary) === 'sqlite'
-      ? 'triggers go on logging changed keys in the primary (about 15 bytes a change) until the next capture or start'
-      : 'the replication slot holds back WAL on the primary until the next capture or start; foreshadow uninstall drops it';
+  async #leaves(session: Session, signal: AbortSignal): Promise<string | null> {
+    if (this.#running) return null;
+    if (schemeOf(this.#config.primary) === 'sqlite')
+      return 'triggers go on logging changed keys in the primary (about 15 bytes a change) until the next capture or start';
+    session.retained.add(await session.primary.retained(signal));
+    const { report } = session.retained;
+    return report === null ? null : slotLeft(report);
   }
 
   captures(signal: AbortSignal): Promise<readonly CaptureListing[]> {

@@ -19,7 +19,7 @@ afterEach(async () => {
 });
 
 const CONFIG = 'dataSet: shop\nprimary: sqlite:shop.db\nshadow: sqlite:shadow.db\ntables: ["*"]\n';
-const NOTHING: DoctorReport = { findings: [] };
+const NOTHING: DoctorReport = { findings: [], retained: null };
 
 /** Runs a command line with a system that can do only what the test says. */
 async function run(given: string[], can: Partial<LocalSystem> = {}, options: { doctor?: DoctorReport; config?: string | null } = {}) {
@@ -155,7 +155,7 @@ describe('exit codes', () => {
       remedy: 'set it to logical',
     };
     expect((await run(['doctor'])).exit).toBe(0);
-    const told = await run(['doctor'], {}, { doctor: { findings: [finding] } });
+    const told = await run(['doctor'], {}, { doctor: { findings: [finding], retained: null } });
     expect(told.exit).toBe(1);
     expect(told.out).toContain('error    wal_level: is replica (PRIMARY_SETTING)\n         remedy: set it to logical\n');
   });
@@ -248,7 +248,7 @@ describe('init', () => {
     const findings = [
       { severity: 'error' as const, code: 'PRIMARY_ACCESS', subject: 'x', message: 'wrong password', remedy: 'the right one' },
     ];
-    const { exit, out } = await run(['init', ...ends], {}, { config: null, doctor: { findings } });
+    const { exit, out } = await run(['init', ...ends], {}, { config: null, doctor: { findings, retained: null } });
     expect(exit).toBe(1);
     expect(out).toContain('nothing was written');
     await expect(stat(path())).rejects.toMatchObject({ code: 'ENOENT' });

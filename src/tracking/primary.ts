@@ -6,6 +6,7 @@ import type { Position } from '../model/position.ts';
 import type { DataSetSchema, TableName, TableSchema } from '../model/schema.ts';
 import type { KeyTuple, Tuple } from '../model/tuple.ts';
 import type { ValueCodec } from '../model/values.ts';
+import type { Retained } from '../model/retained.ts';
 
 /**
  * The data store that holds the data set and takes the application's writes. Opened for one data set: it knows the patterns of
@@ -57,6 +58,9 @@ export interface Primary extends AsyncDisposable {
    * when nobody writes.
    */
   now(signal: AbortSignal): Promise<Position>;
+
+  /** What it keeps for us until it is acknowledged; null: nothing is installed, or nothing it keeps could fill its disk. */
+  retained(signal: AbortSignal): Promise<Retained | null>;
 
   /**
    * A snapshot that includes every transaction at or below `covering`. `changes` must be running while one is taken. The table that is

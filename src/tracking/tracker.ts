@@ -26,6 +26,12 @@ export interface Tracked {
   readonly blocks: readonly ChangeBlock[] | null;
 }
 
+/** Why nothing is tracked for the time being. */
+export interface Trouble {
+  readonly error: ForeshadowError;
+  readonly since: Date;
+}
+
 const RETRY_FIRST_MS = 250;
 const RETRY_LONGEST_MS = 15_000;
 
@@ -38,6 +44,7 @@ export class Tracker {
   readonly #appended = new Pulse();
   readonly #listeners = new Set<(tracked: Tracked) => void>();
   #failure: Error | null = null;
+  #trouble: Trouble | null = null;
   #head: Position | null = null;
 
   constructor(parts: TrackerParts) {
@@ -49,6 +56,11 @@ export class Tracker {
     const head = this.#head ?? this.#parts.journal.head()?.at;
     if (head === undefined) throw new Error('tracking began before the journal had a beginning');
     return head;
+  }
+
+  /** Set while the primary cannot be followed and that is tried again. */
+  get trouble(): Trouble | null {
+    return this.#trouble;
   }
 
   /** Called with what became durable, in order. Must not block. Returns how to stop it. */
@@ -72,6 +84,7 @@ export class Tracker {
       try {
         await this.#pump(signal, () => {
           waitMs = RETRY_FIRST_MS;
+          this.#trouble = null;
         });
       } catch (error) {
         if (signal.aborted || isAbort(error)) return;
@@ -80,6 +93,7 @@ export class Tracker {
           this.#appended.beat();
           throw error;
         }
+        this.#trouble = { error, since: this.#trouble?.since ?? new Date() };
         this.#parts.onRetry(error, waitMs);
         await pause(waitMs, signal);
         waitMs = Math.min(waitMs * 2, RETRY_LONGEST_MS);

@@ -4,7 +4,7 @@ import { EXIT } from '../failure.ts';
 import { newCommand, operationsOf } from '../invocation.ts';
 import type { Act } from '../invocation.ts';
 import { tableText } from '../table.ts';
-import { count, duration, localTime, number, size } from '../words.ts';
+import { cell, count, duration, localTime, number, size } from '../words.ts';
 
 export function statusCommand(act: Act): Command {
   return newCommand('status', 'lag by table, journal, next capture, known-good', ['foreshadow status', 'foreshadow status --json']).action(
@@ -26,6 +26,7 @@ function statusText(report: StatusReport): string {
     `captures    last ${captures.last ?? 'none'}, known-good ${captures.knownGood ?? 'none'}${parked(captures.parkedAt)}`,
     `next        ${nextCapture === null ? (report.running ? 'none scheduled' : 'none while nothing runs') : localTime(nextCapture.at)}${forecast(nextCapture?.forecastResidualRows ?? null)}`,
     `journal     ${journal.path}, ${size(journal.bytes)}${journal.onPrimaryHost === true ? ', on the host of the primary: lost together with it' : ''}`,
+    ...trackingLines(report.tracking),
   ];
   const table = tableText(
     [{ title: 'table' }, { title: 'state' }, { title: 'lag', right: true }, { title: 'pending', right: true }, { title: 'reason' }],
@@ -38,6 +39,26 @@ function statusText(report: StatusReport): string {
     ]),
   );
   return `${lines.join('\n')}\n\n${report.tables.length === 0 ? 'nothing is shadowed yet: foreshadow capture, or foreshadow start\n' : table}`;
+}
+
+function trackingLines({ trouble, retained }: StatusReport['tracking']): string[] {
+  const lines: string[] = [];
+  if (retained !== null) {
+    const { slot, bytes, growthBytesPerSecond: growth, limitBytes, secondsLeft, heldBy } = retained;
+    const rate = growth === null ? '' : `, ${growth > 0 ? '+' : ''}${growth < 0 ? '-' : ''}${size(Math.abs(growth))}/s`;
+    const until = secondsLeft === null ? '' : `, reached in about ${duration(secondsLeft * 1000)}`;
+    const limit = limitBytes === null ? 'no limit set' : `limit ${size(limitBytes)}${until}`;
+    lines.push(
+      `slot        ${slot} keeps ${bytes === null ? 'nothing any more: lost' : size(bytes)} of WAL on the primary${rate} (${limit})`,
+    );
+    for (const who of heldBy) lines.push(`            held back by ${cell(who)}`);
+  }
+  if (trouble !== null)
+    lines.push(
+      `tracking    stands still since ${localTime(trouble.since)}: ${cell(trouble.message)} (${trouble.code})`,
+      `            remedy: ${trouble.remedy}`,
+    );
+  return lines;
 }
 
 function parked(at: number | null): string {

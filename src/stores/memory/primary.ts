@@ -185,6 +185,10 @@ export class MemoryPrimary implements Primary {
     return this.#end;
   }
 
+  retained(): Promise<null> {
+    return Promise.resolve(null);
+  }
+
   async snapshot(covering: Position, signal: AbortSignal): Promise<PrimarySnapshot> {
     const isCovered = () => this.#end >= covering && ![...this.#unseen.values()].some(({ at }) => at <= covering);
     while (!isCovered()) {

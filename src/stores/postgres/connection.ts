@@ -1,11 +1,11 @@
-import { isIP, type Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import { Client, type ClientConfig } from 'pg';
 import type { ConnectionOptions as TlsOptions } from 'node:tls';
 import { readFile } from 'node:fs/promises';
-import { type ErrorCode, ForeshadowError, messageOf } from '../../model/errors.ts';
+import { ForeshadowError, messageOf } from '../../model/errors.ts';
+import { failureOf, type Side } from './failure.ts';
 
-/** Which end a connection leads to: it decides the codes of its errors. */
-export type Side = 'primary' | 'shadow';
+export { codeOf, failureOf, placeOf } from './failure.ts';
 
 export interface ConnectOptions {
   readonly side: Side;
@@ -16,9 +16,15 @@ export interface ConnectOptions {
   /** Another database than the URL's. */
   readonly database?: string;
   readonly connectTimeoutMs?: number;
+  /**
+   * Whether the connection is given up when the server owes an answer and sends nothing for long (`tcp_user_timeout` of the URL, else a
+   * minute). For connections whose every request is short, or which the server keeps alive itself.
+   */
+  readonly watched?: boolean;
 }
 
 const CONNECT_TIMEOUT_MS = 10_000;
+const SILENCE_MS = 60_000;
 
 /**
  * Values read as text must not depend on how a server, a database or a role is set up; and names must come with their schema, so
@@ -57,6 +63,8 @@ export async function connect(url: string, options: ConnectOptions, signal?: Abo
       streamOf(client).destroy();
     };
     signal?.addEventListener('abort', abandon, { once: true });
+    // The driver's own limit ends with authentication.
+    const late = setTimeout(abandon, target.connectTimeoutMs);
     try {
       await client.connect();
       await client.query(SESSION_SETTINGS);
@@ -70,6 +78,7 @@ export async function connect(url: string, options: ConnectOptions, signal?: Abo
       }
       throw failureOf(error, url, options.side, options.database);
     } finally {
+      clearTimeout(late);
       signal?.removeEventListener('abort', abandon);
     }
   }
@@ -87,6 +96,8 @@ interface Target {
   readonly host: string;
   readonly port: number;
   readonly mode: TlsMode;
+  readonly connectTimeoutMs: number;
+  readonly silenceMs: number;
   /** The URL without the parameters read here. */
   readonly rest: string;
   readonly files: Readonly<Record<'ca' | 'cert' | 'key', string | null>>;
@@ -127,10 +138,14 @@ function parseUrl(text: string, options: ConnectOptions): Target {
   }
   const files = { ca: take('sslrootcert'), cert: take('sslcert'), key: take('sslkey') };
   take('application_name');
+  const connectSeconds = Number(take('connect_timeout') ?? 0);
+  const silenceMs = Number(take('tcp_user_timeout') ?? 0);
   return {
     host,
     port: Number(url.port === '' ? 5432 : url.port),
     mode: (mode === 'allow' ? 'prefer' : mode) as TlsMode,
+    connectTimeoutMs: connectSeconds > 0 ? connectSeconds * 1000 : (options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS),
+    silenceMs: silenceMs > 0 ? silenceMs : SILENCE_MS,
     rest: url.href,
     files,
   };
@@ -140,20 +155,37 @@ async function tlsAttempts(target: Target): Promise<(TlsOptions | false)[]> {
   if (target.mode === 'disable' || target.host.startsWith('/')) return [false];
   if (target.mode === 'prefer' && withoutTls.has(`${target.host}:${target.port}`)) return [false];
   const { ca, cert, key } = target.files;
-  const tls: TlsOptions = { rejectUnauthorized: target.mode === 'verify-ca' || target.mode === 'verify-full' };
+  // Said outright, as a certificate for "localhost" would do for any address otherwise.
+  const tls: TlsOptions = { host: target.host, rejectUnauthorized: target.mode === 'verify-ca' || target.mode === 'verify-full' };
   // libpq: `require` with a root certificate at hand verifies it.
-  if (ca !== null && ca !== 'system') Object.assign(tls, { ca: await readFile(ca, 'utf8'), rejectUnauthorized: true });
-  if (cert !== null) tls.cert = await readFile(cert, 'utf8');
-  if (key !== null) tls.key = await readFile(key, 'utf8');
+  if (ca !== null && ca !== 'system') Object.assign(tls, { ca: await fileOf('sslrootcert', ca), rejectUnauthorized: true });
+  if (cert !== null) tls.cert = await fileOf('sslcert', cert);
+  if (key !== null) tls.key = await fileOf('sslkey', key);
   if (target.mode !== 'verify-full') tls.checkServerIdentity = () => undefined;
   return target.mode === 'prefer' ? [tls, false] : [tls];
+}
+
+async function fileOf(parameter: string, path: string): Promise<string> {
+  try {
+    return await readFile(path, 'utf8');
+  } catch (error) {
+    throw new ForeshadowError('CONFIG_INVALID', `The file ${path}, ${parameter} of the URL, cannot be read: ${messageOf(error)}`, {
+      remedy: `Correct ${parameter} in the URL, or the file's permissions.`,
+      cause: error,
+    });
+  }
+}
+
+/** How long the server may owe an answer before a watched connection is given up. */
+export function silenceMsOf(url: string, options: ConnectOptions): number {
+  return parseUrl(url, options).silenceMs;
 }
 
 function clientConfig(target: Target, options: ConnectOptions, tls: TlsOptions | false): ClientConfig {
   const config: ClientConfig & { replication?: string } = {
     connectionString: target.rest,
     application_name: `foreshadow ${options.purpose}`,
-    connectionTimeoutMillis: options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS,
+    connectionTimeoutMillis: target.connectTimeoutMs,
     keepAlive: true,
     keepAliveInitialDelayMillis: 30_000,
     ssl: tls,
@@ -165,97 +197,6 @@ function clientConfig(target: Target, options: ConnectOptions, tls: TlsOptions |
     config.connectionString = url.href;
   }
   return config;
-}
-
-/** Host, port and database: how messages name a server. Never the password. */
-export function placeOf(url: string, database?: string): string {
-  try {
-    const parsed = new URL(url);
-    const host = parsed.searchParams.get('host') ?? parsed.hostname;
-    const bare = isIP(host.replace(/^\[|\]$/g, '')) === 6 && !host.startsWith('[') ? `[${host}]` : host;
-    const name = database ?? decodeURIComponent(parsed.pathname.slice(1));
-    return `${bare}:${parsed.port === '' ? '5432' : parsed.port}/${name}`;
-  } catch {
-    return 'the given URL';
-  }
-}
-
-function userOf(url: string): string {
-  try {
-    return decodeURIComponent(new URL(url).username);
-  } catch {
-    return '';
-  }
-}
-
-/** Not reachable now; may be soon. */
-const GONE = new Set([
-  'ECONNREFUSED',
-  'ECONNRESET',
-  'EHOSTUNREACH',
-  'ENETUNREACH',
-  'ENOTFOUND',
-  'EAI_AGAIN',
-  'ETIMEDOUT',
-  'EPIPE',
-  'ENOENT',
-]);
-const GONE_STATES = new Set(['57P01', '57P02', '57P03', '53300', '08000', '08001', '08003', '08004', '08006', '57P05']);
-const GONE_TEXTS =
-  /timeout expired|Connection terminated|connection was closed|socket disconnected|does not support SSL|not queryable|Client was closed/i;
-
-/**
- * The ForeshadowError for what went wrong on a connection: PRIMARY_UNREACHABLE, PRIMARY_ACCESS (or those of the shadow), else
- * QUERY_FAILED with the server's message. A ForeshadowError is passed through.
- */
-export function failureOf(error: unknown, url: string, side: Side, database?: string): ForeshadowError {
-  if (error instanceof ForeshadowError) return error;
-  const code = codeOf(error);
-  const place = placeOf(url, database);
-  const name = side === 'primary' ? 'primary' : 'shadow';
-  const unreachable: ErrorCode = side === 'primary' ? 'PRIMARY_UNREACHABLE' : 'SHADOW_UNREACHABLE';
-  const access: ErrorCode = side === 'primary' ? 'PRIMARY_ACCESS' : 'SHADOW_ACCESS';
-  const text = messageOf(error);
-  if (code === '28P01' || code === '28000' || /password must be a string|SASL/.test(text)) {
-    return new ForeshadowError(access, `The ${name} at ${place} does not let user "${userOf(url)}" in: ${text}`, {
-      remedy: 'Check user and password in the URL, and that pg_hba.conf allows this connection.',
-      cause: error,
-    });
-  }
-  if (code === '42501') {
-    return new ForeshadowError(access, `The ${name} at ${place} refuses user "${userOf(url)}": ${text}`, {
-      remedy: `Grant what is missing to "${userOf(url)}"; \`foreshadow doctor\` lists it.`,
-      cause: error,
-    });
-  }
-  if (code === '3D000') {
-    return new ForeshadowError(unreachable, `The ${name} at ${place} does not exist: ${text}`, {
-      remedy: 'Create the database, or correct its name in the URL.',
-      cause: error,
-    });
-  }
-  if (GONE.has(code) || GONE_STATES.has(code) || GONE_TEXTS.test(text)) {
-    return new ForeshadowError(unreachable, `The ${name} at ${place} cannot be reached: ${text}`, {
-      remedy: 'Check host and port in the URL, and that the server is running and accepts connections from here.',
-      retry: 'later',
-      cause: error,
-    });
-  }
-  return new ForeshadowError('QUERY_FAILED', `The ${name} at ${place} reports: ${text}`, {
-    remedy: "The server's log tells more. `foreshadow doctor` checks both ends.",
-    retry: RETRYABLE.has(code) ? 'later' : 'never',
-    cause: error,
-  });
-}
-
-/** Serialization failure, deadlock, lock not available, object in use, cannot connect now, out of memory or disk. */
-const RETRYABLE = new Set(['40001', '40P01', '55P03', '55006', '53100', '53200', '57014']);
-
-/** SQLSTATE or the system's error code; empty if it has none. */
-export function codeOf(error: unknown): string {
-  if (error instanceof AggregateError && error.errors.length > 0) return codeOf(error.errors[0]);
-  const code = (error as { code?: unknown } | null)?.code;
-  return typeof code === 'string' ? code : '';
 }
 
 /** `name` as an SQL identifier, always quoted. */

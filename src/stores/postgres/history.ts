@@ -1,4 +1,4 @@
-import type { TransactionRef } from '../../model/change.ts';
+import type { TrackedBatch, TransactionRef } from '../../model/change.ts';
 import { parsePosition, type Position } from '../../model/position.ts';
 import type { ServerState, SlotState } from './installation.ts';
 import { parseLsn } from './stream.ts';
@@ -41,10 +41,6 @@ export function evidenceText(evidence: Evidence): string {
 
 export function evidenceOf(state: ServerState, mark: string, base: bigint, witness: Witness | null = null): Evidence {
   return { system: state.system, database: state.database, timeline: state.timeline, mark, base: String(base), witness };
-}
-
-export function witnessOf(ref: TransactionRef): Witness {
-  return { at: ref.at, id: String(ref.id), committedAtMicros: String(ref.committedAtMicros) };
 }
 
 /**
@@ -119,5 +115,34 @@ export class Continuity {
   /** To be asked when everything up to the bookmark was read. */
   get broken(): boolean {
     return this.#strange || (this.#witness !== null && this.#witness.at > this.#slotAt && !this.#seen);
+  }
+}
+
+/** What the slot sends is not the continuation of what was tracked. */
+export class BrokenHistory extends Error {
+  override readonly name = 'BrokenHistory';
+}
+
+/** Finds the last transaction that a batch has changes of. */
+export class Recent {
+  #refs: TransactionRef[] = [];
+  #witness: Witness | null;
+
+  constructor(witness: Witness | null) {
+    this.#witness = witness;
+  }
+
+  add(ref: TransactionRef): void {
+    this.#refs.push(ref);
+  }
+
+  /** The witness once this batch is in the journal. */
+  witness({ blocks, adopts, through }: TrackedBatch): Witness | null {
+    let last: Position | null = adopts.at(-1)?.transaction.at ?? null;
+    for (const block of blocks) if (last === null || block.last > last) last = block.last;
+    const ref = last === null ? undefined : this.#refs.findLast(({ at }) => at === last);
+    if (ref !== undefined) this.#witness = { at: ref.at, id: String(ref.id), committedAtMicros: String(ref.committedAtMicros) };
+    this.#refs = this.#refs.filter(({ at }) => at > through);
+    return this.#witness;
   }
 }

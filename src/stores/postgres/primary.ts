@@ -1,10 +1,11 @@
 import type { Bookmark } from '../../journal/journal.ts';
-import type { TableEvent, TrackedBatch, TransactionId, TransactionRef } from '../../model/change.ts';
+import type { TableEvent, TrackedBatch, TransactionId } from '../../model/change.ts';
 import { type Finding, ForeshadowError, isAbort } from '../../model/errors.ts';
 import type { Position } from '../../model/position.ts';
 import type { DataSetSchema, TableName, TableSchema } from '../../model/schema.ts';
 import type { Selection } from '../../model/selection.ts';
 import type { ValueCodec } from '../../model/values.ts';
+import type { Retained } from '../../model/retained.ts';
 import type { Primary, PrimaryItem, PrimarySnapshot } from '../../tracking/primary.ts';
 import { type Announced, boundary } from './batches.ts';
 import { mirroredType } from './carried-types.ts';
@@ -13,13 +14,15 @@ import { identifier, literal } from './connection.ts';
 import { ask, type CatalogTable, isTrackable, readTables, schemaOf, shapeOf } from './describe.ts';
 import { describeDataSet } from './describe-ddl.ts';
 import { createSlot, dropSlot, ensurePublication, installedName, newMark, readServerState, writeMark } from './installation.ts';
-import { Continuity, evidenceOf, evidenceText, unusable, type Witness, witnessOf } from './history.ts';
+import { BrokenHistory, Continuity, evidenceOf, evidenceText, Recent, unusable } from './history.ts';
 import type { RelationMessage } from './pgoutput.ts';
 import { notInstalled, refuseOwner, resumeAt, type StreamStart } from './resume.ts';
 import { keylessTuples } from './keyless.ts';
+import { readRetained } from './retained.ts';
 import { Snapshots } from './snapshots.ts';
 import { parseLsn, ReplicationStream } from './stream.ts';
 import { postgresValues } from './values.ts';
+import { SilenceError } from './silence.ts';
 import { Wire } from './wire.ts';
 
 export interface PostgresPrimaryOptions {
@@ -142,7 +145,7 @@ class PostgresPrimary implements Primary {
 
   /** Throws BrokenHistory before its first batch, or never. */
   async *#follow(start: StreamStart, signal: AbortSignal): AsyncGenerator<PrimaryItem> {
-    const wire = await Wire.open(this.#options.url, { side: 'primary', purpose: 'tracking', replication: true }, signal);
+    const wire = await Wire.open(this.#options.url, { side: 'primary', purpose: 'tracking', replication: true, watched: true }, signal);
     this.#streamPid = wire.processId;
     const closing = (): void => void this.#stream?.close();
     const recent = new Recent(start.evidence.witness);
@@ -186,6 +189,8 @@ class PostgresPrimary implements Primary {
     } catch (error) {
       if (signal.aborted || isAbort(error)) return;
       if (error instanceof BrokenHistory) throw error;
+      // The others lead the same way, and some may have nobody who notices.
+      if (error instanceof SilenceError) this.#snapshots.abandon(error);
       throw wire.failure(error);
     } finally {
       signal.removeEventListener('abort', closing);
@@ -210,6 +215,10 @@ class PostgresPrimary implements Primary {
       await this.#nudge(wire, at);
       return at;
     }, signal);
+  }
+
+  retained(signal: AbortSignal): Promise<Retained | null> {
+    return this.#ask((wire) => readRetained(wire, this.#name, signal), signal);
   }
 
   async snapshot(covering: Position, signal: AbortSignal, of?: TableName): Promise<PrimarySnapshot> {
@@ -354,7 +363,7 @@ class PostgresPrimary implements Primary {
   async #wire(signal: AbortSignal): Promise<Wire> {
     const standing = await this.#control?.catch(() => null);
     if (standing !== undefined && standing !== null && !standing.broken) return standing;
-    this.#control = Wire.open(this.#options.url, { side: 'primary', purpose: 'control' }, signal);
+    this.#control = Wire.open(this.#options.url, { side: 'primary', purpose: 'control', watched: true }, signal);
     return this.#control;
   }
 
@@ -367,35 +376,6 @@ class PostgresPrimary implements Primary {
       signal.throwIfAborted();
       throw wire.failure(error);
     }
-  }
-}
-
-/** What the slot sends is not the continuation of what was tracked. */
-class BrokenHistory extends Error {
-  override readonly name = 'BrokenHistory';
-}
-
-/** Finds the last transaction that a batch has changes of. */
-class Recent {
-  #refs: TransactionRef[] = [];
-  #witness: Witness | null;
-
-  constructor(witness: Witness | null) {
-    this.#witness = witness;
-  }
-
-  add(ref: TransactionRef): void {
-    this.#refs.push(ref);
-  }
-
-  /** The witness once this batch is in the journal. */
-  witness({ blocks, adopts, through }: TrackedBatch): Witness | null {
-    let last: Position | null = adopts.at(-1)?.transaction.at ?? null;
-    for (const block of blocks) if (last === null || block.last > last) last = block.last;
-    const ref = last === null ? undefined : this.#refs.findLast(({ at }) => at === last);
-    if (ref !== undefined) this.#witness = witnessOf(ref);
-    this.#refs = this.#refs.filter(({ at }) => at > through);
-    return this.#witness;
   }
 }
 

@@ -100,7 +100,7 @@ function refuseOther(parts: ResumeParts, evidence: Evidence | null, state: Serve
 /** Where the server's timeline left that of the evidence. Asked of the server only after a failover or a recovery. */
 async function branchedAt(url: string, evidence: Evidence | null, state: ServerState, signal: AbortSignal): Promise<bigint | null> {
   if (evidence === null || evidence.timeline === state.timeline) return null;
-  await using wire = await Wire.open(url, { side: 'primary', purpose: 'history', replication: true }, signal);
+  await using wire = await Wire.open(url, { side: 'primary', purpose: 'history', replication: true, watched: true }, signal);
   const [file] = await wire.query(`TIMELINE_HISTORY ${Number.parseInt(state.timeline, 16)}`, signal);
   return branchOf(file?.rows[0]?.[1] ?? '', evidence.timeline);
 }

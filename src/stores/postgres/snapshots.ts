@@ -55,6 +55,11 @@ export class Snapshots {
     this.#earlier = null;
   }
 
+  /** Gives up the connections, and with them whatever is being read. New ones are made when they are needed. */
+  abandon(error: Error): void {
+    for (const wire of [...this.#idle, ...this.#open]) wire.fail(error);
+  }
+
   /** `of`, a table, stays as it is while the snapshot is open: what TRUNCATE and rewriting take away, no snapshot shows. */
   async take(covering: Position, base: bigint, signal: AbortSignal, of?: TableName): Promise<PostgresSnapshot> {
     const wire = await this.#borrow(signal);

@@ -18,6 +18,7 @@ const BUFFER_BYTES_MAX = 4 << 20;
 /** How often an idle data set's position is handed out, so that it does not hold back the primary's log. */
 const IDLE_EVERY_MS = 1000;
 const STATUS_EVERY_MS = 5000;
+const SENDER_TIMEOUT = '60s';
 
 /** The walsender's stream of one slot, from `after` on: batches out, acknowledged positions back. */
 export class ReplicationStream {
@@ -34,8 +35,11 @@ export class ReplicationStream {
 
   /** Takes over a replication connection. */
   static async start(wire: Wire, parts: StreamParts, signal: AbortSignal): Promise<ReplicationStream> {
-    // From 2 on, which 14 speaks, the server sends large transactions while they are in progress instead of keeping them until they end.
+    // However small the server's own limit is: neither a slow journal nor a large write must look like a dead client. And however large:
+    // where we vanish without a word, the slot must be free again soon.
+    await wire.query(`SET wal_sender_timeout = '${SENDER_TIMEOUT}'`, signal);
     const [version] = await wire.query('SHOW server_version_num', signal);
+    // From 2 on, which 14 speaks, the server sends large transactions while they are in progress instead of keeping them until they end.
     const number = Number(version?.rows[0]?.[0]);
     const protocol = number >= 160_000 ? 4 : number >= 150_000 ? 3 : 2;
     const options = `proto_version '${protocol}', publication_names ${literal(`"${parts.publication}"`)}, binary 'true', messages 'true', streaming 'on'`;
@@ -52,7 +56,8 @@ export class ReplicationStream {
     this.#batches = new Batches(parts);
     this.#wantedAt = parts.after;
     // On a timer of its own: the server must hear from us also while nothing is read because the journal is slow.
-    this.#timer = setInterval(() => this.#status(), STATUS_EVERY_MS);
+    // It is asked to answer, so that its silence means something (`Wire`).
+    this.#timer = setInterval(() => this.#status(true), STATUS_EVERY_MS);
     this.#timer.unref();
     this.#status();
   }
@@ -142,13 +147,14 @@ export class ReplicationStream {
   }
 
   /** Standby status update: what was received, and as flushed and applied only what is durable. */
-  #status(): void {
+  #status(answer = false): void {
     const status = Buffer.alloc(34);
     status[0] = 0x72;
     status.writeBigUInt64BE(this.#received, 1);
     status.writeBigUInt64BE(this.#durable, 9);
     status.writeBigUInt64BE(this.#durable, 17);
     status.writeBigInt64BE(BigInt(Date.now()) * 1000n - EPOCH_MICROS, 25);
+    status[33] = answer ? 1 : 0;
     this.#copy.send(status);
   }
 }

@@ -2,7 +2,7 @@ import type { Socket } from 'node:net';
 import type { Client } from 'pg';
 import { type ForeshadowError, messageOf } from '../../model/errors.ts';
 import type { Tuple } from '../../model/tuple.ts';
-import { type ConnectOptions, connect, failureOf, streamOf } from './connection.ts';
+import { type ConnectOptions, connect, failureOf, silenceMsOf, streamOf } from './connection.ts';
 import { cancelStatement } from './cancel.ts';
 import { CopyFrames, withoutCopyHeader } from './copy-format.ts';
 import { Flow } from './flow.ts';
@@ -22,6 +22,7 @@ import {
   TextResults,
   textAt,
 } from './messages.ts';
+import { Silence } from './silence.ts';
 
 export type { CopyBoth, Parameter, RowSlice, TextResult } from './messages.ts';
 
@@ -60,6 +61,7 @@ export class Wire implements AsyncDisposable {
   readonly #requests: Request[] = [];
   /** Why nothing can be sent any more. */
   #broken: unknown = null;
+  readonly #silence: Silence;
   /** Resolves when the last sender is done; the next one waits for it. */
   #sending: Promise<unknown> | null = null;
 
@@ -72,11 +74,14 @@ export class Wire implements AsyncDisposable {
     this.#url = url;
     this.#options = options;
     this.#socket = streamOf(client);
+    const owed = (): boolean => this.#requests.length > 0 && this.#broken === null;
+    const limitMs = options.watched === true ? silenceMsOf(url, options) : null;
+    this.#silence = new Silence(limitMs, { owed, deaf: () => this.#socket.isPaused(), giveUp: (error) => this.fail(error) });
     // The client's parser is idle: everything it asked for was answered before `connect` returned.
     this.#socket.removeAllListeners('data');
     this.#socket.on('data', (chunk: Buffer) => this.#receive(chunk));
-    this.#socket.on('error', (error) => this.#fail(error));
-    this.#socket.on('close', () => this.#fail(new Error('the connection was closed by the server')));
+    this.#socket.on('error', (error) => this.fail(error));
+    this.#socket.on('close', () => this.fail(new Error('the connection was closed by the server')));
   }
 
   /** Process id of the server's end. */
@@ -188,7 +193,7 @@ export class Wire implements AsyncDisposable {
       else if (type === FROM_SERVER.copyData) flow.push(body, body.length);
       else if (type === FROM_SERVER.copyDone) this.#write(message('c'));
     });
-    const abort = (): void => this.#fail(signal.reason);
+    const abort = (): void => this.fail(signal.reason);
     signal.addEventListener('abort', abort);
     answered.then(
       () => {
@@ -244,7 +249,9 @@ export class Wire implements AsyncDisposable {
       if (this.#broken !== null) request.answered.reject(this.#broken);
       else if (signal?.aborted === true) request.answered.reject(signal.reason);
       else {
+        if (this.#requests.length === 0) this.#silence.heard();
         this.#requests.push(request);
+        this.#silence.watch();
         const cancel = (): void => this.#cancelFirst();
         signal?.addEventListener('abort', cancel);
         // Signals outlive requests by far: what stays attached to them would pile up.
@@ -358,6 +365,7 @@ export class Wire implements AsyncDisposable {
   }
 
   #receive(chunk: Buffer): void {
+    this.#silence.heard();
     try {
       this.#reader.push(
         chunk,
@@ -365,7 +373,7 @@ export class Wire implements AsyncDisposable {
         () => this.#requests[0]?.run ?? null,
       );
     } catch (error) {
-      this.#fail(error);
+      this.fail(error);
     }
   }
 
@@ -373,7 +381,7 @@ export class Wire implements AsyncDisposable {
     const request = this.#requests[0];
     if (type === FROM_SERVER.error) {
       const error = errorOf(body);
-      if (request === undefined || error.severity === 'FATAL' || error.severity === 'PANIC') this.#fail(error);
+      if (request === undefined || error.severity === 'FATAL' || error.severity === 'PANIC') this.fail(error);
       else request.error ??= error;
     }
     if (request === undefined) return;
@@ -409,7 +417,8 @@ export class Wire implements AsyncDisposable {
     }
   }
 
-  #fail(error: unknown): void {
+  /** Gives the connection up: all that waits, and all that follows, fails with this. */
+  fail(error: unknown): void {
     if (this.#broken !== null) return;
     this.#broken = error ?? new Error(messageOf(error));
     this.#socket.destroy();

@@ -131,6 +131,11 @@ class SqlitePrimary implements Primary {
     return position(mark.seq);
   }
 
+  /** The trigger log is a table like others: what it may come to is told by `check`. */
+  retained(): Promise<null> {
+    return Promise.resolve(null);
+  }
+
   async snapshot(covering: Position, signal: AbortSignal): Promise<PrimarySnapshot> {
     return this.#follower.snapshot(covering, AbortSignal.any([signal, this.#closing.signal]));
   }
