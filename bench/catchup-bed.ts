@@ -1,7 +1,7 @@
 import { cp, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Workload } from './catchup-workload.ts';
-import { ask, type Cluster, columnsOf, digestSql, withClient } from './postgres-servers.ts';
+import { ask, type Cluster, columnsOf, connectionString, digestSql, withClient } from './postgres-servers.ts';
 import { say } from './recording.ts';
 import { FOREVER, openBenchSystem } from './systems.ts';
 
@@ -72,7 +72,7 @@ async function copyNative(primary: Cluster, shadow: Cluster, workload: Workload,
   await shadow.run(`${workload.schema}; ${workload.tables.map((table) => `ALTER TABLE ${table} SET (fillfactor = 90)`).join('; ')}`, name);
   await shadow.run('CREATE EXTENSION pg_prewarm', name);
   await shadow.run(
-    `CREATE SUBSCRIPTION ${name} CONNECTION '${connectionString(primary)}' PUBLICATION ${NATIVE_PUBLICATION} WITH (binary = true)`,
+    `CREATE SUBSCRIPTION ${name} CONNECTION '${connectionString(primary, DATABASE)}' PUBLICATION ${NATIVE_PUBLICATION} WITH (binary = true)`,
     name,
   );
   await waitUntil(
@@ -133,12 +133,6 @@ export async function cloneDatabase(cluster: Cluster, from: string, to: string):
     `SELECT count(pg_prewarm(oid)) FROM pg_class WHERE relkind IN ('r', 'i', 't') AND relfilenode > 0 AND NOT relisshared`,
     to,
   );
-}
-
-/** Keyword and value, as libpq takes it; with a password. */
-export function connectionString(primary: Cluster): string {
-  const { hostname, port, username, password } = new URL(primary.url());
-  return `host=${hostname} port=${port} user=${username} password=${decodeURIComponent(password)} dbname=${DATABASE}`;
 }
 
 export async function dropSlot(cluster: Cluster, name: string): Promise<void> {

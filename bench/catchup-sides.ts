@@ -4,7 +4,6 @@ import {
   type Bed,
   cloneDatabase,
   cloneOurs,
-  connectionString,
   DATABASE,
   digests,
   dropSlot,
@@ -17,7 +16,7 @@ import {
   waitUntil,
 } from './catchup-bed.ts';
 import type { DrainProgress, DrainRequest } from './drain-process.ts';
-import { ask } from './postgres-servers.ts';
+import { ask, connectionString } from './postgres-servers.ts';
 import { forkSide, startSystemProcess } from './system-processes.ts';
 import { FOREVER, openBenchSystem } from './systems.ts';
 
@@ -64,7 +63,7 @@ async function prepareNative(bed: Bed, base: string): Promise<Side> {
   await primary.run(`SELECT pg_copy_logical_replication_slot('${HOLD}', '${RUN}')`, DATABASE);
   const parallel = Number(await shadow.run('SHOW server_version_num')) >= 160_000 ? ', streaming = parallel' : ', streaming = on';
   await shadow.run(
-    `CREATE SUBSCRIPTION ${RUN} CONNECTION '${connectionString(primary)}' PUBLICATION ${NATIVE_PUBLICATION}
+    `CREATE SUBSCRIPTION ${RUN} CONNECTION '${connectionString(primary, DATABASE)}' PUBLICATION ${NATIVE_PUBLICATION}
      WITH (create_slot = false, slot_name = '${RUN}', copy_data = false, enabled = false, binary = true${parallel})`,
     RUN,
   );

@@ -34,6 +34,9 @@ export interface WorkloadRuns {
   readonly runs: readonly Run[];
 }
 
+/** What native's streaming = parallel may use. */
+const NATIVE_SETTINGS = { max_parallel_apply_workers_per_subscription: '4' };
+
 interface Settings {
   readonly workloads: readonly Workload[];
   readonly sides: readonly SideName[];
@@ -203,8 +206,8 @@ async function main(): Promise<void> {
   const begunMs = performance.now();
   const small = settings.scale < 0.2;
   await using directory = await temporaryDirectory();
-  await using primary = await startCluster({ small });
-  await using shadow = await startCluster({ small });
+  await using primary = await startCluster({ small, settings: NATIVE_SETTINGS });
+  await using shadow = await startCluster({ small, settings: NATIVE_SETTINGS });
   const postgres = (await primary.run('SHOW server_version')).split(' ')[0] as string;
   const results: WorkloadRuns[] = [];
   for (const workload of settings.workloads)
@@ -227,7 +230,7 @@ async function main(): Promise<void> {
       scale: settings.scale,
       'shared_buffers etc.': small
         ? 'small'
-        : Object.entries(SERVER_SETTINGS)
+        : Object.entries({ ...SERVER_SETTINGS, ...NATIVE_SETTINGS })
             .map((pair) => pair.join('='))
             .join(' '),
       seconds: Math.round((performance.now() - begunMs) / 1000),

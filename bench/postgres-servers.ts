@@ -1,4 +1,5 @@
-import { readFileSync, readdirSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
 import { Client } from 'pg';
 import { type EmbeddedServer, startEmbeddedServer } from '../src/stores/postgres/embedded.ts';
 
@@ -14,7 +15,6 @@ export const SERVER_SETTINGS: Readonly<Record<string, string>> = {
   max_worker_processes: '24',
   max_logical_replication_workers: '16',
   max_sync_workers_per_subscription: '4',
-  max_parallel_apply_workers_per_subscription: '4',
   max_connections: '60',
 };
 
@@ -30,8 +30,16 @@ export interface Cluster extends AsyncDisposable {
   cpuMs(): number;
 }
 
-export async function startCluster(options: { readonly small: boolean }): Promise<Cluster> {
-  const server = await startEmbeddedServer({ durable: true, settings: options.small ? SMALL_SETTINGS : SERVER_SETTINGS });
+export interface ClusterOptions {
+  readonly small: boolean;
+  readonly settings?: Readonly<Record<string, string>>;
+  /** A directory with bin, lib and share of another server than the package's. */
+  readonly native?: string;
+}
+
+export async function startCluster({ small, settings, native }: ClusterOptions): Promise<Cluster> {
+  const options = { durable: true, settings: { ...(small ? SMALL_SETTINGS : SERVER_SETTINGS), ...settings } };
+  const server = await startEmbeddedServer(native === undefined ? options : { ...options, native });
   try {
     const url = (database = 'postgres'): string => Object.assign(new URL(server.url), { pathname: `/${database}` }).href;
     const postmaster = await postmasterOf(server);
@@ -45,6 +53,22 @@ export async function startCluster(options: { readonly small: boolean }): Promis
     await server.stop();
     throw error;
   }
+}
+
+/** Where a server and its clients are installed together, the newest first: the package has a server only. */
+export function installedServers(): readonly string[] {
+  const root = '/usr/lib/postgresql';
+  if (!existsSync(root)) return [];
+  return readdirSync(root)
+    .filter((version) => ['postgres', 'pg_dump'].every((program) => existsSync(join(root, version, 'bin', program))))
+    .toSorted((a, b) => Number(b) - Number(a))
+    .map((version) => join(root, version));
+}
+
+/** Keyword and value, as a subscription takes it; with a password. */
+export function connectionString(cluster: Cluster, database: string): string {
+  const { hostname, port, username, password } = new URL(cluster.url());
+  return `host=${hostname} port=${port} user=${username} password=${decodeURIComponent(password)} dbname=${database}`;
 }
 
 export async function runOnce(url: string, sql: string): Promise<string> {
