@@ -12,7 +12,7 @@ import { arrays, BUILT_IN, composites, floatPair, ranges, several, type TextValu
 const mood = fc.constantFrom('glad', "it's", 'Ä "b"', '');
 const int = BUILT_IN['int4'] as TextValues;
 const pointed = composites(int, mood, arrays(mood), BUILT_IN['timestamptz'] as TextValues);
-const USER_TYPES = `
+export const USER_TYPES = `
   CREATE SCHEMA "Odd types"; SET search_path = "Odd types";
   CREATE TYPE "Mood" AS ENUM ('glad', 'it''s', 'Ä "b"', '');
   CREATE DOMAIN whole AS int CHECK (VALUE IS DISTINCT FROM -1);
@@ -95,27 +95,33 @@ export interface TypedTable {
 const WITHOUT_BINARY = new Set(['aclitem', 'seg', 'isbn']);
 const COLUMNS_PER_TABLE = 12;
 
-const typed = (types: Readonly<Record<string, TextValues>>, schema: string): Omit<TypedColumn, 'name'>[] =>
-  Object.entries(types).flatMap(([name, values]) => {
-    const type = schema + (schema === 'pg_catalog.' ? name.replace(/^char$/, '"char"') : name);
-    const plain = { type, values, asText: WITHOUT_BINARY.has(name) };
-    if (plain.asText) return [plain];
-    return [plain, { type: `${type}[]`, values: arrays(values, name === 'box' ? ';' : ','), asText: false }];
-  });
+/** As `schema.name`. */
+export const TYPES: ReadonlyMap<string, TextValues> = new Map([
+  ...Object.entries(BUILT_IN).map(([name, values]) => [`pg_catalog.${name === 'char' ? '"char"' : name}`, values] as const),
+  ...Object.entries(MADE).map(([name, values]) => [`"Odd types".${name}`, values] as const),
+  ...Object.entries(MODIFIED),
+]);
+
+const typed = ([type, values]: readonly [string, TextValues]): Omit<TypedColumn, 'name'>[] => {
+  const plain = { type, values, asText: WITHOUT_BINARY.has(type.replace(/^.*\./, '')) };
+  if (plain.asText) return [plain];
+  return [plain, { type: `${type}[]`, values: arrays(values, type === 'pg_catalog.box' ? ';' : ','), asText: false }];
+};
 
 export const TYPED_TABLES: readonly TypedTable[] = Array.from(
   Map.groupBy(
-    [...typed(BUILT_IN, 'pg_catalog.'), ...typed(MADE, '"Odd types".'), ...typed(MODIFIED, '')].map((column, index) => ({
-      ...column,
-      index,
-    })),
+    Array.from(TYPES)
+      .flatMap(typed)
+      .map((column, index) => ({
+        ...column,
+        index,
+      })),
     ({ index }) => Math.floor(index / COLUMNS_PER_TABLE),
   ),
   ([number, columns]) => ({ table: `types_${number}`, columns: columns.map(({ index, ...column }) => ({ ...column, name: `v${index}` })) }),
 );
 
 export async function makeTables(client: Client): Promise<void> {
-  await client.query(USER_TYPES);
   for (const { table, columns } of TYPED_TABLES) {
     await client.query(
       `CREATE TABLE public.${table} (id int PRIMARY KEY, ${columns.map(({ name, type }) => `${name} ${type}`).join(', ')})`,
@@ -156,7 +162,7 @@ export async function storedTexts(url: string, table: TypedTable): Promise<Cells
   return byColumn(table, await selected(url, `SELECT id, ${columns.join(', ')} FROM public.${table.table} ORDER BY id`));
 }
 
-async function selected(url: string, sql: string): Promise<Tuple[]> {
+export async function selected(url: string, sql: string): Promise<Tuple[]> {
   await using wire = await Wire.open(url, { side: 'primary', purpose: 'test' });
   const rows: Tuple[] = [];
   for await (const some of wire.select(sql, [])) rows.push(...some);
@@ -164,20 +170,19 @@ async function selected(url: string, sql: string): Promise<Tuple[]> {
 }
 
 export async function capturedCells(shadowUrl: string, capture: number, table: TypedTable): Promise<Cells> {
+  return byColumn(table, await capturedRows(shadowUrl, capture, table.table));
+}
+
+/** In the order of the shadow's keys. */
+export async function capturedRows(shadowUrl: string, capture: number, table: string, rowsAtOnce = 1000): Promise<Tuple[]> {
   const { shadow } = await openPostgresShadow(shadowUrl);
   await using _ = shadow;
   const rows: Tuple[] = [];
   for (let after: KeyTuple | null = null; ; ) {
-    const limit = { rows: 1000, bytes: 1 << 24 };
-    const chunk = await shadow.rows(
-      `public.${table.table}` as TableName,
-      captureNumber(capture),
-      after,
-      limit,
-      AbortSignal.timeout(60_000),
-    );
+    const limit = { rows: rowsAtOnce, bytes: 1 << 24 };
+    const chunk = await shadow.rows(`public.${table}` as TableName, captureNumber(capture), after, limit, AbortSignal.timeout(60_000));
     rows.push(...chunk.rows);
-    if (chunk.through === null) return byColumn(table, rows);
+    if (chunk.through === null) return rows;
     after = chunk.through;
   }
 }

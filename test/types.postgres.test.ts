@@ -8,7 +8,7 @@ import type { LocalSystem } from '../src/app/local-system.ts';
 import { openSystem } from '../src/app/system.ts';
 import { openPostgresPrimary } from '../src/stores/postgres/primary.ts';
 import { createDatabase, type TestDatabase } from './postgres.ts';
-import { capturedCells, type Cells, makeTables, storedCells, storedTexts, TYPED_TABLES, writeValues } from './type-tables.ts';
+import { capturedCells, type Cells, makeTables, storedCells, storedTexts, TYPED_TABLES, USER_TYPES, writeValues } from './type-tables.ts';
 import { BUILT_IN } from './type-values.ts';
 
 /** Original = initial copy = streamed = restored, to the byte, for every type a server has and what users make of them. */
@@ -43,6 +43,7 @@ beforeAll(async () => {
   // Types that users make have other OIDs in each database.
   await home.run('CREATE TYPE unlike AS (a int); CREATE TYPE unlike2 AS ENUM ()');
   client = await primary.client();
+  await client.query(USER_TYPES);
   await makeTables(client);
   const text = `dataSet: types\nprimary: "${primary.url}"\nshadow: "${home.url}"\ntables: ["public.*"]\n`;
   system = await openSystem(parseConfig(text, join(directory, 'foreshadow.yaml'), {}), { log: quiet });

@@ -7,9 +7,16 @@ import type { Wire } from './wire.ts';
  * stream sends it so of its own accord.
  */
 
-/** SQL: the type a column is mirrored with, as DDL writes it. */
+/**
+ * SQL: the type a column is mirrored with, as DDL writes it. Of a domain it is what the domain is made of: a mirror checks nothing, and
+ * operators of enums and ranges are not found for domains over them.
+ */
 export const mirroredType = (type: string, modifier: string): string =>
-  `CASE WHEN (SELECT typsend = 0 FROM pg_type WHERE oid = ${type}) THEN 'text' ELSE format_type(${type}, ${modifier}) END`;
+  `(WITH RECURSIVE based(type, modifier) AS (
+      SELECT ${type}, ${modifier}
+      UNION ALL SELECT d.typbasetype, d.typtypmod FROM based JOIN pg_type d ON d.oid = based.type WHERE d.typtype = 'd'
+    ) SELECT CASE WHEN t.typsend = 0 THEN 'text' ELSE format_type(t.oid, (SELECT max(modifier) FROM based)) END
+      FROM based JOIN pg_type t ON t.oid = based.type WHERE t.typtype <> 'd')`;
 
 /** What only the server itself can write: the input functions of these refuse every value. */
 const SERVERS_OWN = [

@@ -35,10 +35,11 @@ interface KeyFacts {
   readonly from: string;
   readonly keys: readonly {
     readonly name: string;
+    /** The quoted column; of a domain, cast to its base type, whose operators are meant. */
+    readonly column: string;
+    /** Its base type, and that of arrays of it; 0: there are none, or UNNEST would take their elements apart. */
     readonly type: number;
-    /** Of arrays of the base type; 0: there are none. */
     readonly arrayType: number;
-    readonly elementType: number;
     /** Names of its type's own operators, which may lie outside pg_catalog (citext). */
     readonly greater: string;
     readonly equal: string;
@@ -209,8 +210,9 @@ async function readKeyFacts(wire: Wire, table: TableSchema, signal: AbortSignal)
       UNION ALL
       SELECT b.attname, b.type, t.typbasetype, b.partitioned FROM based b JOIN pg_type t ON t.oid = b.base AND t.typbasetype <> 0
     )
-    SELECT b.attname AS name, b.partitioned, b.type::int8 AS type, t.oid::int8 AS "elementType",
-      CASE WHEN t.typcategory = 'A' THEN 0 ELSE t.typarray::int8 END AS "arrayType",
+    SELECT b.attname AS name, b.partitioned, t.oid::int8 AS type,
+      quote_ident(b.attname) || CASE WHEN t.oid = b.type THEN '' ELSE '::' || format_type(t.oid, NULL) END AS column,
+      CASE WHEN t.typcategory = 'A' OR t.typtype = 'c' THEN 0 ELSE t.typarray::int8 END AS "arrayType",
       operator_of.greater, operator_of.equal, operator_of."builtIn"
     FROM based b JOIN pg_type t ON t.oid = b.base AND t.typbasetype = 0
     CROSS JOIN LATERAL (
@@ -250,13 +252,13 @@ function columnList(table: TableSchema): string {
 /** Keys above the parameters. Comparing rows lets the index find the place; it needs operators of one schema. */
 function above({ keys }: KeyFacts): string {
   if (keys.every(({ builtIn }) => builtIn)) {
-    const [left, right] = [keys.map(({ name }) => identifier(name)), keys.map((_, index) => `$${index + 1}`)];
+    const [left, right] = [keys.map(({ column }) => column), keys.map((_, index) => `$${index + 1}`)];
     return `(${left.join(', ')}) > (${right.join(', ')})`;
   }
   return keys
-    .map(({ name, greater }, index) => {
-      const equal = keys.slice(0, index).map((each, at) => `${identifier(each.name)} OPERATOR(${each.equal}) $${at + 1}`);
-      return `(${[...equal, `${identifier(name)} OPERATOR(${greater}) $${index + 1}`].join(' AND ')})`;
+    .map(({ column, greater }, index) => {
+      const equal = keys.slice(0, index).map((each, at) => `${each.column} OPERATOR(${each.equal}) $${at + 1}`);
+      return `(${[...equal, `${column} OPERATOR(${greater}) $${index + 1}`].join(' AND ')})`;
     })
     .join(' OR ');
 }
@@ -268,20 +270,20 @@ function parametersOf({ keys }: KeyFacts, key: KeyTuple): Parameter[] {
 
 function joinByKeys(table: TableSchema, { from, keys }: KeyFacts, wanted: readonly KeyTuple[]): [string, Parameter[]] {
   const cells = wanted.map((key) => cellsOf(key));
-  const arrays = keys.map(({ elementType, arrayType }, index) => ({
+  const arrays = keys.map(({ type, arrayType }, index) => ({
     type: arrayType,
     value: binaryArray(
-      elementType,
+      type,
       cells.map((key) => key[index] ?? null),
     ),
   }));
   const names = keys.map((_, index) => `k${index}`);
-  const on = keys.map(({ name, equal }, index) => `source.${identifier(name)} OPERATOR(${equal}) wanted.k${index}`);
+  const on = keys.map(({ column, equal }, index) => `source.${column} OPERATOR(${equal}) wanted.k${index}`);
   const unnest = `unnest(${keys.map((_, index) => `$${index + 1}`).join(', ')}) AS wanted(${names.join(', ')})`;
   return [`SELECT ${columnList(table)} FROM ${unnest} JOIN ${from} ON ${on.join(' AND ')}`, arrays];
 }
 
 function oneByKey(table: TableSchema, facts: KeyFacts, key: KeyTuple): [string, Parameter[]] {
-  const on = facts.keys.map(({ name, equal }, index) => `source.${identifier(name)} OPERATOR(${equal}) $${index + 1}`);
+  const on = facts.keys.map(({ column, equal }, index) => `source.${column} OPERATOR(${equal}) $${index + 1}`);
   return [`SELECT ${columnList(table)} FROM ${facts.from} WHERE ${on.join(' AND ')}`, parametersOf(facts, key)];
 }
