@@ -136,9 +136,9 @@ async function rowsOf(url: string): Promise<Map<string, string[]>> {
   return found;
 }
 
-async function expectCaptured(capture: number, expected: ReadonlyMap<string, string[]>): Promise<void> {
+async function expectCaptured(number: number, expected: ReadonlyMap<string, string[]>): Promise<void> {
   for (const { table, columns } of TABLES) {
-    const rows = await capturedRows(home.url, capture, table.replace('public.', ''), 13);
+    const rows = await capturedRows(home.url, number, table.replace('public.', ''), 13);
     expect([columns, rows.map((row) => row.toString('hex')).toSorted()]).toEqual([columns, expected.get(table)]);
   }
 }
