@@ -3,7 +3,16 @@ import { isKeyless, recounted } from '../model/copies.ts';
 import { ForeshadowError } from '../model/errors.ts';
 import type { Position } from '../model/position.ts';
 import type { TableSchema } from '../model/schema.ts';
-import { type Identity, type KeyTuple, type Tuple, fillAbsent, identityOf, keyOfIdentity, keyTuple } from '../model/tuple.ts';
+import {
+  type Identity,
+  type KeyTuple,
+  type Tuple,
+  fillAbsent,
+  identityOf,
+  keyOfIdentity,
+  keyTuple,
+  identityOfRow,
+} from '../model/tuple.ts';
 import type { Journal } from '../journal/journal.ts';
 import { type FoldLimit, Pending, type PendingEntry, fold } from '../shadowing/pending.ts';
 import type { Shadow } from '../shadowing/shadow.ts';
@@ -130,7 +139,7 @@ function consider(
       return { identities: new Set(page === null ? [] : byIdentity(page.rows, schema).keys()), through: page?.through ?? null };
     case 'range': {
       const primary = Array.from(fence.found.keys());
-      const shadow = (page?.rows ?? []).map((row) => identityOf(keyTuple(row, schema.key)));
+      const shadow = (page?.rows ?? []).map((row) => identityOfRow(row, schema.key));
       const shadowThrough = page?.through ?? null;
       // A side that has come to its end says of every further key that it is not there.
       if (fence.through === null || shadowThrough === null) {
@@ -201,7 +210,7 @@ function pagesEqual(page: RowChunk, fence: Fence): boolean {
 }
 
 function byIdentity(rows: readonly Tuple[], schema: TableSchema): Map<Identity, Tuple> {
-  return new Map(rows.map((row) => [identityOf(keyTuple(row, schema.key)), row]));
+  return new Map(rows.map((row) => [identityOfRow(row, schema.key), row]));
 }
 
 /** Undefined: it cannot be told (an incomplete image of a row that came from another key); the journal alone bears witness. */

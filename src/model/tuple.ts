@@ -51,13 +51,10 @@ export function cellsOf(tuple: Tuple): Cell[] {
 }
 
 export function cellAt(tuple: Tuple, index: number): Cell {
-  let at = 2;
-  for (let i = 0; ; i++) {
-    const length = tuple.readInt32BE(at);
-    at += 4;
-    if (i === index) return length >= 0 ? tuple.subarray(at, at + length) : length === NULL ? null : undefined;
-    if (length > 0) at += length;
-  }
+  const at = cellStart(tuple, index);
+  const length = tuple.readInt32BE(at);
+  if (length >= 0) return tuple.subarray(at + 4, at + 4 + length);
+  return length === NULL ? null : undefined;
 }
 
 export function hasAbsent(tuple: Tuple): boolean {
@@ -100,6 +97,29 @@ export type Identity = string & { readonly __brand: 'Identity' };
 
 export function identityOf(key: KeyTuple): Identity {
   return key.toString('latin1') as Identity;
+}
+
+/** The identity of a row's key, without making the key's tuple: this is done for every change. */
+export function identityOfRow(row: Tuple, key: readonly number[]): Identity {
+  let identity = key.length === 1 ? ONE_COLUMN : String.fromCharCode(key.length >> 8, key.length & 0xff);
+  for (const index of key) {
+    const start = cellStart(row, index);
+    const length = row.readInt32BE(start);
+    identity += row.toString('latin1', start, start + 4 + (length > 0 ? length : 0));
+  }
+  return identity as Identity;
+}
+
+const ONE_COLUMN = '\0\u0001';
+
+/** Where the length of a cell stands. */
+function cellStart(tuple: Tuple, index: number): number {
+  let at = 2;
+  for (let i = 0; i < index; i++) {
+    const length = tuple.readInt32BE(at);
+    at += 4 + (length > 0 ? length : 0);
+  }
+  return at;
 }
 
 /** The key an identity was made of. */

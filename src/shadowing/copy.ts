@@ -3,7 +3,16 @@ import { isKeyless, recounted } from '../model/copies.ts';
 import { ForeshadowError } from '../model/errors.ts';
 import type { Position } from '../model/position.ts';
 import type { Element, ElementState } from '../model/progress.ts';
-import { type Identity, type KeyTuple, type Tuple, fillAbsent, identityOf, keyOfIdentity, keyTuple } from '../model/tuple.ts';
+import {
+  type Identity,
+  type KeyTuple,
+  type Tuple,
+  fillAbsent,
+  identityOf,
+  identityOfRow,
+  keyOfIdentity,
+  keyTuple,
+} from '../model/tuple.ts';
 import { KEYLESS_PAGE, type Primary, type RowLimit, type RowPack } from '../tracking/primary.ts';
 import type { Pending, PendingEntry } from './pending.ts';
 import { type RowBatch, RowsMissing, type Shadow, type StandingRows } from './shadow.ts';
@@ -77,7 +86,7 @@ export async function readChunk(
     through = page.through;
   }
   for (const key of asked) rows.set(identityOf(key), null);
-  const read = (row: Tuple): unknown => rows.set(identityOf(keyTuple(row, schema.key)), row);
+  const read = (row: Tuple): unknown => rows.set(identityOfRow(row, schema.key), row);
   if (asked.length > 0) for (const row of await snapshot.rowsByKey(schema, asked, signal)) read(row);
   if (scope.kind === 'phase' && scope.state.phase === 'primary') {
     const { initial, frontier } = scope.state;
@@ -122,7 +131,7 @@ export async function resolve(standing: StandingRows, element: Element, pending:
   if (!bare) for (const identity of shown.keys()) if (!pending.entries.has(identity)) wanted.add(identity);
   const stands = new Map<Identity, Tuple>();
   if (wanted.size > 0) {
-    for (const row of await standing.rowsByKey(Array.from(wanted, keyOfIdentity))) stands.set(identityOf(keyTuple(row, schema.key)), row);
+    for (const row of await standing.rowsByKey(Array.from(wanted, keyOfIdentity))) stands.set(identityOfRow(row, schema.key), row);
   }
   const resolution: Resolution = { deletes: [], patches: [], puts: [], inserts: [], pack: bare ? (chunk?.pack ?? null) : null };
   const missing: KeyTuple[] = [];

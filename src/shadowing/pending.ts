@@ -3,7 +3,7 @@ import type { ChangeBlock, TransactionRef } from '../model/change.ts';
 import { isKeyless } from '../model/copies.ts';
 import type { Position } from '../model/position.ts';
 import type { TableSchema } from '../model/schema.ts';
-import { type Identity, type KeyTuple, type Tuple, fillAbsent, hasAbsent, identityOf, keyTuple } from '../model/tuple.ts';
+import { type Identity, type KeyTuple, type Tuple, fillAbsent, hasAbsent, identityOf, identityOfRow } from '../model/tuple.ts';
 
 /**
  * The newest image of a row. A `put` may still have absent columns: they are those of the row that stood in the shadow under
@@ -84,12 +84,12 @@ export class Pending implements ChangeVisitor {
   }
 
   insert(row: Tuple): void {
-    if (this.#keyless) this.#count(identityOf(keyTuple(row, this.#key)), row, 1n);
-    else this.#put(identityOf(keyTuple(row, this.#key)), row, null, false);
+    if (this.#keyless) this.#count(identityOfRow(row, this.#key), row, 1n);
+    else this.#put(identityOfRow(row, this.#key), row, null, false);
   }
 
   update(row: Tuple, oldKey: KeyTuple | null): void {
-    const identity = identityOf(keyTuple(row, this.#key));
+    const identity = identityOfRow(row, this.#key);
     const oldIdentity = oldKey === null ? identity : identityOf(oldKey);
     if (this.#keyless) {
       this.#count(oldIdentity, null, -1n);

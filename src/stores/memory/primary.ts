@@ -6,7 +6,7 @@ import { type Finding, ForeshadowError } from '../../model/errors.ts';
 import { ORIGIN, type Position, commitEndOf, position } from '../../model/position.ts';
 import { Pulse } from '../../model/pulse.ts';
 import { type DataSetSchema, type TableName, type TableSchema, tableOf } from '../../model/schema.ts';
-import { type Identity, type KeyTuple, type Tuple, identityOf, keyOfIdentity, keyTuple } from '../../model/tuple.ts';
+import { type Identity, type KeyTuple, type Tuple, identityOf, keyOfIdentity, keyTuple, identityOfRow } from '../../model/tuple.ts';
 import type { Primary, PrimaryItem, PrimarySnapshot, RowChunk, RowLimit } from '../../tracking/primary.ts';
 import { compareKeys, memoryValues } from './values.ts';
 
@@ -103,7 +103,7 @@ export class MemoryPrimary implements Primary {
     const others = this.#schema.tables.filter((table) => table.table !== name);
     this.#schema = { ...this.#schema, tables: schema === null ? others : [...others, schema] };
     this.#tables.delete(name);
-    if (schema !== null) this.#tables.set(name, new Map(rows.map((row) => [identityOf(keyTuple(row, schema.key)), row])));
+    if (schema !== null) this.#tables.set(name, new Map(rows.map((row) => [identityOfRow(row, schema.key), row])));
     const kind = schema === null ? 'dropped' : 'schema-changed';
     this.#commit([], { eventsAt: (at) => [{ kind, table: name, at, reason: 'altered' }] });
     this.#pulse.beat();

@@ -5,6 +5,7 @@ import { type CaptureNumber, FOREIGN } from '../../model/capture.ts';
 import { type ApplyReport, type ApplyWork, type RowBatch, RowsMissing, type StandingRows, rowsOf } from '../../shadowing/shadow.ts';
 import type { RowPack } from '../../tracking/primary.ts';
 import { codeOf } from './connection.ts';
+import { RowEnd } from './copy-format.ts';
 import { CopyPack } from './copy-pack.ts';
 import { collectRows, forgetNotes, readNotes, restoreTruth } from './foreign.ts';
 import { hasKey, LiveKey } from './key.ts';
@@ -186,10 +187,10 @@ class BatchStep {
   #copy(puts: readonly Tuple[], counts: Counts, signal: AbortSignal): Promise<boolean> {
     const { history, key } = this.#layout;
     return this.#unlessTaken(counts, async () => {
-      const inserted = await this.#wire.copyRowsIn(this.#copyIntoLive, withEnd(this.#oids.takeAll(puts), this.#capture), signal);
+      const inserted = await this.#wire.copyRowsIn(this.#copyIntoLive, this.#oids.takeAll(puts), signal, new RowEnd(this.#capture));
       if (this.#marks) {
-        const markers = withEnd(this.#keysOf(puts), FOREIGN, this.#capture);
-        await this.#wire.copyRowsIn(`COPY ${history} (${key.join(', ')}, ${SINCE}, ${UNTIL}) FROM STDIN (FORMAT binary)`, markers, signal);
+        const marked = `COPY ${history} (${key.join(', ')}, ${SINCE}, ${UNTIL}) FROM STDIN (FORMAT binary)`;
+        await this.#wire.copyRowsIn(marked, this.#keysOf(puts), signal, new RowEnd(FOREIGN, this.#capture));
       }
       return inserted;
     });
@@ -326,20 +327,4 @@ function byAbsentColumns(rows: readonly Tuple[]): Iterable<[ReadonlySet<number>,
     group[1].push(packTuple(cells.map((cell) => cell ?? null)));
   }
   return groups.values();
-}
-
-/** Rows with more columns of type bigint at the end. */
-function* withEnd(rows: Iterable<Tuple>, ...values: readonly (bigint | CaptureNumber)[]): Iterable<Tuple> {
-  const end = Buffer.alloc(12 * values.length);
-  for (const [index, value] of values.entries()) {
-    end.writeInt32BE(8, 12 * index);
-    end.writeBigInt64BE(BigInt(value), 12 * index + 4);
-  }
-  for (const row of rows) {
-    const longer = Buffer.allocUnsafe(row.length + end.length);
-    longer.writeInt16BE(row.readInt16BE(0) + values.length, 0);
-    row.copy(longer, 2, 2);
-    end.copy(longer, row.length);
-    yield longer as Tuple;
-  }
 }

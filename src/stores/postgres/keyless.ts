@@ -1,7 +1,7 @@
 import { hash } from 'node:crypto';
 import { COPIES_COLUMN, ROW_COLUMN, copiesOf, keylessRow, withCopies } from '../../model/copies.ts';
 import type { TableSchema } from '../../model/schema.ts';
-import { type Identity, type KeyTuple, type Tuple, cellAt, identityOf, keyTuple } from '../../model/tuple.ts';
+import { type Identity, type KeyTuple, type Tuple, cellAt, identityOfRow, keyTuple } from '../../model/tuple.ts';
 import type { RowChunk, RowLimit } from '../../tracking/primary.ts';
 import { identifier } from './connection.ts';
 import type { Parameter, Wire } from './wire.ts';
@@ -60,7 +60,7 @@ export async function readKeylessRows(
   let full = false;
   for await (const row of eachRow(wire, sql, after === null ? [] : [hashParameter(after)], signal)) {
     const last = rows.length - 1;
-    if (last >= 0 && identityOf(keyTuple(row, table.key)) === identityOf(keyTuple(rows[last] as Tuple, table.key))) {
+    if (last >= 0 && identityOfRow(row, table.key) === identityOfRow(rows[last] as Tuple, table.key)) {
       (copies[last] as bigint)++;
     } else {
       full = last >= 0 && bytes + row.length > limit.bytes;
@@ -104,7 +104,7 @@ export async function readKeylessRowsByKey(
   const sql = keylessSelect(table, from, 'hashed.hash = ANY ($1)', '');
   for await (const some of wire.select(sql, [{ type: BYTEA_ARRAY, value: binaryArray(BYTEA, hashes) }], signal)) {
     for (const row of some) {
-      const identity = identityOf(keyTuple(row, table.key));
+      const identity = identityOfRow(row, table.key);
       const before = found.get(identity);
       found.set(identity, before === undefined ? row : withCopies(before, copiesOf(table, before) + 1n));
     }

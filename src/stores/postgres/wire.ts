@@ -4,7 +4,7 @@ import { type ForeshadowError, messageOf } from '../../model/errors.ts';
 import type { Tuple } from '../../model/tuple.ts';
 import { type ConnectOptions, connect, failureOf, silenceMsOf, streamOf } from './connection.ts';
 import { cancelStatement } from './cancel.ts';
-import { CopyFrames, withoutCopyHeader } from './copy-format.ts';
+import { CopyFrames, type RowEnd, withoutCopyHeader } from './copy-format.ts';
 import { Flow } from './flow.ts';
 import {
   type CopyBoth,
@@ -173,9 +173,9 @@ export class Wire implements AsyncDisposable {
     return this.#copyIn(sql, new CopyFrames('raw'), source, signal);
   }
 
-  /** Feeds a `COPY … FROM STDIN (FORMAT binary)` with whole rows. Returns their number. */
-  copyRowsIn(sql: string, rows: Iterable<Tuple> | AsyncIterable<Tuple>, signal?: AbortSignal): Promise<number> {
-    return this.#copyIn(sql, new CopyFrames('rows'), rows, signal);
+  /** Feeds a `COPY … FROM STDIN (FORMAT binary)` with whole rows, each with `end` after it. Returns their number. */
+  copyRowsIn(sql: string, rows: Iterable<Tuple> | AsyncIterable<Tuple>, signal?: AbortSignal, end: RowEnd | null = null): Promise<number> {
+    return this.#copyIn(sql, new CopyFrames('rows', end), rows, signal);
   }
 
   /** Feeds a `COPY … FROM STDIN` with messages that a server sent. Returns the number of rows. */
@@ -328,7 +328,9 @@ export class Wire implements AsyncDisposable {
       if (Symbol.iterator in source) {
         // Without a promise for each row.
         for (const piece of source) {
-          for (const frame of frames.add(piece)) await this.#writeSlowly(frame);
+          const ready = frames.add(piece);
+          if (ready.length === 0) continue;
+          for (const frame of ready) await this.#writeSlowly(frame);
           if (stopped()) break;
         }
       } else {
