@@ -90,18 +90,18 @@ export function keyTuple(row: Tuple, key: readonly number[]): KeyTuple {
 }
 
 /**
- * The identity of a row as a Map key: the bytes of its key, one character a byte. Two keys are the same identity only if
- * their bytes are equal, so 64-bit integers and numerics stay exact.
+ * The identity of a row as a Map key: the cells of its key with their lengths, one character a byte. Two keys are the same identity
+ * only if their bytes are equal, so 64-bit integers and numerics stay exact.
  */
 export type Identity = string & { readonly __brand: 'Identity' };
 
 export function identityOf(key: KeyTuple): Identity {
-  return key.toString('latin1') as Identity;
+  return key.toString('latin1', 2) as Identity;
 }
 
 /** The identity of a row's key, without making the key's tuple: this is done for every change. */
 export function identityOfRow(row: Tuple, key: readonly number[]): Identity {
-  let identity = key.length === 1 ? ONE_COLUMN : String.fromCharCode(key.length >> 8, key.length & 0xff);
+  let identity = '';
   for (const index of key) {
     const start = cellStart(row, index);
     const length = row.readInt32BE(start);
@@ -109,8 +109,6 @@ export function identityOfRow(row: Tuple, key: readonly number[]): Identity {
   }
   return identity as Identity;
 }
-
-const ONE_COLUMN = '\0\u0001';
 
 /** Where the length of a cell stands. */
 function cellStart(tuple: Tuple, index: number): number {
@@ -124,5 +122,13 @@ function cellStart(tuple: Tuple, index: number): number {
 
 /** The key an identity was made of. */
 export function keyOfIdentity(identity: Identity): KeyTuple {
-  return Buffer.from(identity, 'latin1') as unknown as KeyTuple;
+  const key = Buffer.allocUnsafe(2 + identity.length) as unknown as KeyTuple;
+  key.write(identity, 2, 'latin1');
+  let columns = 0;
+  for (let at = 2; at < key.length; columns++) {
+    const length = key.readInt32BE(at);
+    at += 4 + (length > 0 ? length : 0);
+  }
+  key.writeInt16BE(columns, 0);
+  return key;
 }
