@@ -20,7 +20,7 @@ const SETUP = `
   CREATE SCHEMA "Other Schema";
   ${NAMES.map((name) => `CREATE TABLE ${quoted(name)} (${NAMES.map((column) => `${quoted(column)} text`).join(', ')}, PRIMARY KEY (${[...new Set([name, 'plain'])].map(quoted).join(', ')}));`).join('\n')}
   ${NAMES.map((name) => `INSERT INTO ${quoted(name)} SELECT ${NAMES.map((_, at) => `'v${at}.' || i`).join(', ')} FROM generate_series(1, 5) i;`).join('\n')}
-  CREATE TABLE "Other Schema"."Mixed Case" (id int PRIMARY KEY, _foreshadow_rows text, "_foreshadow" int, t text, s text, r text, h text, live text);
+  CREATE TABLE "Other Schema"."Mixed Case" (id int PRIMARY KEY, "_Foreshadow_rows" text, "_foreshadow" int, t text, s text, r text, h text, live text);
   INSERT INTO "Other Schema"."Mixed Case" VALUES (1, 'ours?', 2, 't', 's', 'r', 'h', 'l'), (2, NULL, NULL, NULL, NULL, NULL, NULL, NULL);
   CREATE TABLE stored (id int PRIMARY KEY, a int, doubled int GENERATED ALWAYS AS (a * 2) STORED, b text);
   INSERT INTO stored (id, a, b) SELECT i, i, 'b' FROM generate_series(1, 10) i;
@@ -36,7 +36,9 @@ const SETUP = `
   CREATE TABLE from_shared (id bigint DEFAULT nextval('shared') PRIMARY KEY, v text);
   INSERT INTO from_shared (v) VALUES ('v'), ('w');
   CREATE TABLE family (id int PRIMARY KEY, v text);
+  ALTER TABLE family ADD CHECK (id > 0);
   CREATE TABLE family_child (extra int, PRIMARY KEY (id)) INHERITS (family);
+  CREATE TABLE family_grandchild (PRIMARY KEY (id)) INHERITS (family_child);
   INSERT INTO family VALUES (1, 'parent'), (2, 'parent');
   INSERT INTO family_child VALUES (1, 'child', 7), (3, 'child', NULL);
   CREATE TABLE dropped (id int PRIMARY KEY, gone text, v text, also_gone int, w text);
@@ -79,7 +81,7 @@ test('tables of any name and make are copied, followed and restored', async () =
       INSERT INTO ${table} SELECT ${NAMES.map(() => `'new'`).join(', ')}`);
   }
   await shaped.primary.run(`
-    UPDATE "Other Schema"."Mixed Case" SET _foreshadow_rows = 'changed', t = NULL WHERE id = 1; DELETE FROM "Other Schema"."Mixed Case" WHERE id = 2;
+    UPDATE "Other Schema"."Mixed Case" SET "_Foreshadow_rows" = 'changed', t = NULL WHERE id = 1; DELETE FROM "Other Schema"."Mixed Case" WHERE id = 2;
     UPDATE stored SET a = -a WHERE id < 4; UPDATE stored SET id = 100 WHERE id = 5; DELETE FROM stored WHERE id = 6;
     UPDATE virtual SET a = -a WHERE id < 4; UPDATE virtual SET id = 100 WHERE id = 5;
     INSERT INTO always (v) VALUES ('w'); INSERT INTO always OVERRIDING SYSTEM VALUE VALUES (3, 'three'); UPDATE always SET v = 'x' WHERE id = 100;

@@ -82,9 +82,10 @@ async function dump(url: string): Promise<Dump> {
          AND n.nspname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1`,
     );
     const found: Record<string, string[]> = {};
-    for (const { name } of tables) {
-      const { rows } = await client.query<{ row: string }>(`SELECT (t.*)::text COLLATE "C" AS row FROM ONLY ${name} t ORDER BY 1`);
-      found[name] = rows.map(({ row }) => row);
+    // Alone, and with the rows of the tables that inherit from it.
+    for (const from of tables.flatMap(({ name }) => [`ONLY ${name}`, name])) {
+      const { rows } = await client.query<{ row: string }>(`SELECT (t.*)::text COLLATE "C" AS row FROM ${from} t ORDER BY 1`);
+      found[from] = rows.map(({ row }) => row);
     }
     return found;
   } finally {

@@ -46,7 +46,7 @@ export async function checkPrimary(wire: Wire, name: string, options: CheckOptio
     });
   }
   for (const table of tables) findings.push(...checkTable(table, settings));
-  findings.push(...(await outsiders(wire, options.selection, signal)));
+  findings.push(...(await outsiders(wire, options.selection, place, signal)));
   return findings;
 }
 
@@ -172,21 +172,32 @@ function checkTable(table: CatalogTable, settings: Settings): Finding[] {
   return findings;
 }
 
-/** Relations that the patterns name and that hold no rows in the log: foreign tables. */
-async function outsiders(wire: Wire, selection: Selection, signal: AbortSignal): Promise<Finding[]> {
+/** What holds data and is not followed: foreign tables that the patterns name, and large objects. */
+async function outsiders(wire: Wire, selection: Selection, place: string, signal: AbortSignal): Promise<Finding[]> {
   const found = await ask<{ schema: string; name: string }>(
     wire,
     `SELECT n.nspname AS schema, c.relname AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'f'`,
     signal,
   );
-  return found
+  const findings: Finding[] = found
     .map(({ schema, name }) => tableName(schema, name))
     .filter((table) => selects(selection, table))
     .map((table) => ({
-      severity: 'warning' as const,
+      severity: 'warning',
       code: 'TABLE_FOREIGN',
       subject: table,
       message: `${table} is a foreign table: its rows are elsewhere, and it is left out.`,
       remedy: 'Exclude it, or shadow the database that holds it.',
     }));
+  const [large] = await wire.query('SELECT EXISTS (SELECT FROM pg_largeobject_metadata)', signal);
+  if (large?.rows[0]?.[0] === 't') {
+    findings.push({
+      severity: 'warning',
+      code: 'LARGE_OBJECTS',
+      subject: place,
+      message: `The database has large objects: logical decoding does not see them, and no capture holds them. Columns with their numbers are followed.`,
+      remedy: 'Keep such data in columns of type bytea, or save it by other means (pg_dump --large-objects).',
+    });
+  }
+  return findings;
 }

@@ -39,7 +39,7 @@ interface Column {
 
 interface Attached {
   readonly relation: number;
-  readonly kind: 'constraint' | 'index' | 'statistics' | 'foreign key' | 'trigger';
+  readonly kind: 'constraint' | 'index' | 'statistics' | 'foreign key' | 'inheritance' | 'trigger';
   readonly name: string;
   readonly definition: string;
   /** For a foreign key: whether it leads out of the data set. For a trigger: how it is enabled. */
@@ -74,10 +74,13 @@ export async function readTableDdl(
     ddl.create.push({ object: `table ${relation.name}`, sql: createTable(relation, own), mayFail: false });
     const mine = attached.filter((each) => each.relation === relation.oid);
     finishTable(ddl.finish, relation, own, mine);
-    for (const each of mine) if (each.kind === 'foreign key' || each.kind === 'trigger') after.push(...afterTable(relation, each));
+    for (const each of mine) if (AFTER_TABLES.has(each.kind)) after.push(...afterTable(relation, each));
   }
   return { byTable, after };
 }
+
+/** What may speak of other tables. */
+const AFTER_TABLES: ReadonlySet<Attached['kind']> = new Set(['foreign key', 'inheritance', 'trigger']);
 
 function createTable(relation: Relation, columns: readonly Column[]): string {
   const options = relation.options === null || relation.options.length === 0 ? '' : ` WITH (${relation.options.join(', ')})`;
@@ -132,6 +135,7 @@ function afterTable(relation: Relation, each: Attached): DdlStatement[] {
     const sql = `ALTER TABLE ${relation.name} ADD CONSTRAINT ${identifier(each.name)} ${each.definition}`;
     return [{ object, sql, mayFail: each.note === 'outside' }];
   }
+  if (each.kind === 'inheritance') return [{ object, sql: `ALTER TABLE ${relation.name} INHERIT ${each.definition}`, mayFail: true }];
   const made: DdlStatement[] = [{ object, sql: each.definition, mayFail: true }];
   const state = { D: 'DISABLE', R: 'ENABLE REPLICA', A: 'ENABLE ALWAYS' }[each.note ?? ''];
   if (state !== undefined) {
@@ -172,7 +176,12 @@ function attachedQuery(members: string): string {
       CASE WHEN c.contype = 'f' AND c.confrelid NOT IN (SELECT oid FROM member) THEN 'outside' END AS note,
       CASE c.contype WHEN 'c' THEN 3 WHEN 'f' THEN 5 ELSE 2 END AS rank
     FROM member m JOIN pg_constraint c ON c.conrelid = m.oid
-    WHERE c.contype IN ('c', 'p', 'u', 'x', 'f') AND c.conparentid = 0 AND c.conislocal
+    WHERE c.contype IN ('c', 'p', 'u', 'x', 'f') AND c.conparentid = 0
+      AND (c.conislocal OR NOT (SELECT relispartition FROM pg_class WHERE oid = c.conrelid))
+    UNION ALL
+    SELECT h.inhrelid::int8, 'inheritance', h.inhparent::regclass::text, h.inhparent::regclass::text, NULL, 5
+    FROM member m JOIN pg_inherits h ON h.inhrelid = m.oid JOIN pg_class c ON c.oid = m.oid
+    WHERE NOT c.relispartition AND h.inhparent IN (SELECT oid FROM member)
     UNION ALL
     SELECT i.indrelid::int8, 'index', i.indexrelid::regclass::text, pg_get_indexdef(i.indexrelid), NULL, 1
     FROM member m JOIN pg_index i ON i.indrelid = m.oid

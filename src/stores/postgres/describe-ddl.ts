@@ -1,4 +1,4 @@
-import type { DataSetSchema } from '../../model/schema.ts';
+import type { DataSetSchema, DdlStatement } from '../../model/schema.ts';
 import { readAfter, readBefore } from './ddl-objects.ts';
 import { readTableDdl } from './ddl-tables.ts';
 import { type CatalogTable, schemaOf } from './describe.ts';
@@ -20,11 +20,10 @@ export async function describeDataSet(
     readBefore(wire, oids, signal),
     readAfter(wire, oids, signal),
   ]);
-  const keys = ddl.after.filter(({ object }) => object.startsWith('foreign key '));
-  const triggers = ddl.after.filter(({ object }) => object.startsWith('trigger '));
+  const of = (kind: string): DdlStatement[] => ddl.after.filter(({ object }) => object.startsWith(`${kind} `));
   return {
     tables: tables.map((table) => ({ ...schemaOf(table), ...ddl.byTable.get(table.oid) })),
     before,
-    after: [...keys, ...after, ...triggers],
+    after: [...of('inheritance'), ...of('foreign key'), ...after, ...of('trigger')],
   };
 }

@@ -134,15 +134,28 @@ export function qualifiedName(table: { readonly schema: string; readonly name: s
   return `${identifier(table.schema)}.${identifier(table.name)}`;
 }
 
+/** A table may have 1,600; the history has two of ours. */
+const MIRRORED_COLUMNS_MAX = 1598;
+
 /** Why a table cannot be tracked without risk to the application or to the copy; null if it can. With the remedy. */
 export function obstacle(table: CatalogTable): { code: string; message: string; remedy: string } | null {
   const name = qualifiedName(table);
   if (table.schema.includes('.')) {
     return { code: 'TABLE_UNNAMEABLE', message: 'its schema has a dot in its name', remedy: 'Rename the schema, or exclude the table.' };
   }
+  const ours = table.columns.find(({ name: column }) => column.startsWith(`${OWN_PREFIX}_`));
+  if (ours !== undefined) {
+    const remedy = `Run ALTER TABLE ${name} RENAME COLUMN ${identifier(ours.name)} TO …, or exclude the table.`;
+    return { code: 'TABLE_UNNAMEABLE', message: `its column ${ours.name} has a name that Foreshadow gives to its own`, remedy };
+  }
   if (table.persistence === 'u') {
     const remedy = `Run ALTER TABLE ${name} SET LOGGED (it rewrites the table), or exclude it.`;
     return { code: 'TABLE_UNLOGGED', message: 'it is unlogged: its changes are in no log', remedy };
+  }
+  const columnsMax = MIRRORED_COLUMNS_MAX - (table.key?.length === 0 ? keylessColumns('', '').length : 0);
+  if (table.columns.length > columnsMax) {
+    const message = `it has ${table.columns.length} columns; a mirror, which needs some of its own, has room for ${columnsMax}`;
+    return { code: 'TABLE_TOO_WIDE', message, remedy: 'Split the table, or exclude it.' };
   }
   const flawed = table.columns.filter(({ flaw }) => flaw !== null);
   if (flawed.length > 0) {
