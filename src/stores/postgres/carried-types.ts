@@ -12,11 +12,14 @@ import type { Wire } from './wire.ts';
  * operators of enums and ranges are not found for domains over them.
  */
 export const mirroredType = (type: string, modifier: string): string =>
-  `(WITH RECURSIVE based(type, modifier) AS (
-      SELECT ${type}, ${modifier}
-      UNION ALL SELECT d.typbasetype, d.typtypmod FROM based JOIN pg_type d ON d.oid = based.type WHERE d.typtype = 'd'
-    ) SELECT CASE WHEN t.typsend = 0 THEN 'text' ELSE format_type(t.oid, (SELECT max(modifier) FROM based)) END
-      FROM based JOIN pg_type t ON t.oid = based.type WHERE t.typtype <> 'd')`;
+  `(SELECT CASE WHEN base.typsend = 0 THEN 'text' ELSE format_type(base.oid, made.modifier) END
+    FROM (
+      WITH RECURSIVE based(type, modifier, depth) AS (
+        SELECT ${type}, ${modifier}, 0
+        UNION ALL SELECT d.typbasetype, d.typtypmod, depth + 1 FROM based
+        CROSS JOIN LATERAL (SELECT typbasetype, typtypmod FROM pg_type WHERE oid = based.type AND typtype = 'd' OFFSET 0) d
+      ) SELECT type, (SELECT max(modifier) FROM based) AS modifier FROM based ORDER BY depth DESC LIMIT 1
+    ) made CROSS JOIN LATERAL (SELECT oid, typsend FROM pg_type WHERE oid = made.type OFFSET 0) base)`;
 
 /** What only the server itself can write: the input functions of these refuse every value. */
 const SERVERS_OWN = [
