@@ -1,5 +1,5 @@
 import type { ChangeBlock, EndedTransaction, OpenBlock, TransactionId, TransactionPart, TransactionRef } from '../model/change.ts';
-import { type Position, commitEndOf, position } from '../model/position.ts';
+import { type Position, boundaryAt, commitEndOf } from '../model/position.ts';
 import type { TableName } from '../model/schema.ts';
 import type { KeyTuple, Tuple } from '../model/tuple.ts';
 
@@ -30,6 +30,14 @@ const PART_BYTES = 5;
 
 const NO_BYTES = Buffer.alloc(0);
 
+/** A row in another form than ours, which can be put straight where it belongs. */
+export interface Packing {
+  /** Bytes it takes at most. */
+  readonly bytesMax: number;
+  /** Packs it as a tuple from `at` on; returns where that ends. */
+  packInto(bytes: Buffer, at: number): number;
+}
+
 /** Collects the changes of one table into blocks. One transaction after another, in commit order. */
 export class BlockWriter {
   readonly #table: TableName;
@@ -38,8 +46,8 @@ export class BlockWriter {
   #bytesHint: number;
   #length = 0;
   #changes = 0;
-  #first: Position | null = null;
-  #last: Position | null = null;
+  #first: TransactionRef | null = null;
+  #last: TransactionRef | null = null;
   #part: TransactionPart = 0;
   #severalParts = false;
 
@@ -53,18 +61,18 @@ export class BlockWriter {
     return this.#length;
   }
 
-  /** The changes that follow belong to this transaction. Calling it again for the same one is harmless. */
-  transaction(ref: TransactionRef): void {
-    if (this.#last === ref.at) return;
+  /** The changes that follow belong to this transaction. Calling it again with the same object is harmless. */
+  transaction(ref: TransactionRef, commitEnd?: bigint): void {
+    if (this.#last === ref) return;
     this.#room(TRANSACTION_BYTES);
     const bytes = this.#bytes;
     bytes[this.#length] = TRANSACTION;
-    bytes.writeBigUInt64BE(commitEndOf(ref.at), this.#length + 1);
+    bytes.writeBigUInt64BE(commitEnd ?? commitEndOf(ref.at), this.#length + 1);
     bytes.writeBigUInt64BE(ref.id, this.#length + 9);
     bytes.writeBigInt64BE(ref.committedAtMicros, this.#length + 17);
     this.#length += TRANSACTION_BYTES;
-    this.#first ??= ref.at;
-    this.#last = ref.at;
+    this.#first ??= ref;
+    this.#last = ref;
   }
 
   /** The changes that follow belong to this part of a transaction that has not ended. Calling it again for the same one is harmless. */
@@ -79,6 +87,16 @@ export class BlockWriter {
 
   insert(row: Tuple): void {
     this.#record(INSERT, row);
+  }
+
+  /** As `insert`, with a row that is put together in place. */
+  insertFrom(row: Packing): void {
+    this.#recordFrom(INSERT, row);
+  }
+
+  /** As `update` where the key is the same, with a row that is put together in place. */
+  updateFrom(row: Packing): void {
+    this.#recordFrom(UPDATE, row);
   }
 
   update(row: Tuple, oldKey: KeyTuple | null): void {
@@ -101,11 +119,11 @@ export class BlockWriter {
 
   /** The block so far, or null if it holds no change; the writer starts afresh. For changes of transactions that were named. */
   take(): ChangeBlock | null {
-    const [first, last] = [this.#first, this.#last];
+    const last = this.#last;
     const open = this.takeOpen();
-    if (open === null || first === null || last === null) return null;
-    const { table, changes, bytes } = open;
-    return { table, first, last, changes, bytes, within: null };
+    if (open === null || open.first === null || last === null) return null;
+    const { table, first, changes, bytes } = open;
+    return { table, first, last: last.at, changes, bytes, within: null };
   }
 
   /** As `take`, for changes of one transaction that was not named because it was open, and has ended now. */
@@ -120,7 +138,8 @@ export class BlockWriter {
   takeOpen(): OpenBlock | null {
     const part = this.#severalParts ? null : this.#part;
     const bytes = this.#bytes.subarray(0, this.#length);
-    const block = this.#changes === 0 ? null : { table: this.#table, first: this.#first, part, changes: this.#changes, bytes };
+    const first = this.#first?.at ?? null;
+    const block = this.#changes === 0 ? null : { table: this.#table, first, part, changes: this.#changes, bytes };
     if (block !== null) {
       this.#bytesHint = Math.min(Math.max(this.#length, 4096), 1 << 20);
       this.#bytes = NO_BYTES;
@@ -138,6 +157,16 @@ export class BlockWriter {
     this.#room(1);
     this.#bytes[this.#length++] = kind;
     this.#tuple(tuple);
+    this.#changes++;
+  }
+
+  #recordFrom(kind: number, row: Packing): void {
+    this.#room(5 + row.bytesMax);
+    const bytes = this.#bytes;
+    const at = this.#length;
+    bytes[at] = kind;
+    this.#length = row.packInto(bytes, at + 5);
+    bytes.writeUInt32BE(this.#length - at - 5, at + 1);
     this.#changes++;
   }
 
@@ -246,6 +275,27 @@ export function transactionsOf(block: ChangeBlock): TransactionRef[] {
   return found;
 }
 
+/** The least and the greatest id of the transactions of a block; null: it names none. Throws as `walkBlock` does. */
+export function transactionIds(block: ChangeBlock): { readonly lowest: TransactionId; readonly highest: TransactionId } | null {
+  const { bytes, within } = block;
+  if (within !== null) return { lowest: within.transaction.id, highest: within.transaction.id };
+  let lowest: TransactionId | null = null;
+  let highest: TransactionId | null = null;
+  let at = 0;
+  while (at < bytes.length) {
+    if (bytes[at] !== TRANSACTION) {
+      at = recordEnd(block, at);
+      continue;
+    }
+    if (at + TRANSACTION_BYTES > bytes.length) throw damaged(block, at, 'a transaction passes its end');
+    const id = bytes.readBigUInt64BE(at + 9) as TransactionId;
+    if (lowest === null || id < lowest) lowest = id;
+    if (highest === null || id > highest) highest = id;
+    at += TRANSACTION_BYTES;
+  }
+  return lowest === null || highest === null ? null : { lowest, highest };
+}
+
 function partAt(block: ChangeBlock, at: number): TransactionPart {
   if (at + PART_BYTES > block.bytes.length) throw damaged(block, at, 'a part passes its end');
   return block.bytes.readUInt32BE(at + 1);
@@ -256,7 +306,7 @@ function transactionAt(block: ChangeBlock, at: number): TransactionRef {
   if (at + TRANSACTION_BYTES > bytes.length) throw damaged(block, at, 'a transaction passes its end');
   return {
     id: bytes.readBigUInt64BE(at + 9) as TransactionId,
-    at: position(bytes.readBigUInt64BE(at + 1)),
+    at: boundaryAt(bytes, at + 1),
     committedAtMicros: bytes.readBigInt64BE(at + 17),
   };
 }

@@ -19,6 +19,11 @@ export function position(commitEnd: bigint, ordinal: number = WHOLE): Position {
   return `${commitEnd.toString(16).padStart(16, '0')}.${ordinal.toString(16).padStart(8, '0')}` as Position;
 }
 
+/** The boundary after the commit whose end stands in eight bytes, big-endian. For those who meet very many. */
+export function boundaryAt(bytes: Buffer, at: number): Position {
+  return `${bytes.toString('hex', at, at + 8)}.ffffffff` as Position;
+}
+
 /** Reads a stored position; throws a RangeError for anything `position` did not write. */
 export function parsePosition(text: string): Position {
   if (!/^[0-9a-f]{16}\.[0-9a-f]{8}$/.test(text)) throw new RangeError(`"${text}" is not a position`);

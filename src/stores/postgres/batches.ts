@@ -12,7 +12,7 @@ import { maxPosition, type Position, position } from '../../model/position.ts';
 import type { TableName } from '../../model/schema.ts';
 import { type Tuple, cellsOf, hasAbsent, keyTuple, packTuple } from '../../model/tuple.ts';
 import type { PrimaryItem } from '../../tracking/primary.ts';
-import { PgoutputReader, type PgoutputVisitor, type RelationMessage } from './pgoutput.ts';
+import { PgoutputReader, type PgoutputVisitor, type RelationMessage, type SentTuple } from './pgoutput.ts';
 
 /** What a table's changes are made into. */
 export interface TrackedTable {
@@ -141,9 +141,9 @@ export class Batches implements PgoutputVisitor {
   /**
    * Reads one message. A relation that it announced must be answered with `settle` before the next is read.
    */
-  read(data: Buffer): RelationMessage | null {
+  read(data: Buffer, start: number, end: number): RelationMessage | null {
     this.#announced = null;
-    this.#reader.read(data);
+    this.#reader.read(data, start, end);
     return this.#announced;
   }
 
@@ -279,26 +279,28 @@ export class Batches implements PgoutputVisitor {
     this.#announced = relation;
   }
 
-  insert(relation: number, row: Tuple): void {
+  insert(relation: number, row: SentTuple): void {
     const target = this.#target(relation);
     if (target === null) return;
     const writer = this.#writer(target);
     const before = writer.length;
-    writer.insert(target.complete?.(row) ?? row);
+    if (target.complete !== null) writer.insert(target.complete(row.packed()));
+    else writer.insertFrom(row);
     this.#wrote(writer.length - before);
   }
 
-  update(relation: number, old: { row: Tuple; full: boolean } | null, row: Tuple): void {
+  update(relation: number, old: SentTuple | null, row: SentTuple): void {
     const target = this.#target(relation);
     if (target === null) return;
     const writer = this.#writer(target);
     const before = writer.length;
-    if (old === null) writer.update(row, null);
+    if (old === null) writer.updateFrom(row);
     else {
+      const [from, to] = [old.packed(), row.packed()];
       // With the full identity the old row always comes, and holds what the new one leaves out.
-      const whole = hasAbsent(row) ? inherit(row, old.row) : row;
+      const whole = hasAbsent(to) ? inherit(to, from) : to;
       const next = target.complete?.(whole) ?? whole;
-      const oldKey = keyTuple(target.complete?.(old.row) ?? old.row, target.key);
+      const oldKey = keyTuple(target.complete?.(from) ?? from, target.key);
       const moved = !oldKey.equals(keyTuple(next, target.key));
       // Without a key an update that leaves every byte as it was is none.
       if (moved || target.complete === null) writer.update(next, moved ? oldKey : null);
@@ -306,12 +308,13 @@ export class Batches implements PgoutputVisitor {
     this.#wrote(writer.length - before);
   }
 
-  delete(relation: number, old: { row: Tuple; full: boolean }): void {
+  delete(relation: number, old: SentTuple): void {
     const target = this.#target(relation);
     if (target === null) return;
     const writer = this.#writer(target);
     const before = writer.length;
-    writer.delete(keyTuple(target.complete?.(old.row) ?? old.row, target.key));
+    const row = old.packed();
+    writer.delete(keyTuple(target.complete?.(row) ?? row, target.key));
     this.#wrote(writer.length - before);
   }
 

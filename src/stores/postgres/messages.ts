@@ -93,6 +93,35 @@ export class MessageReader {
 const dropped: TakeRun = () => undefined;
 const noRuns = (): null => null;
 
+/** Cuts runs of CopyData messages into the messages, without making an object for each. */
+export class CopyDataCutter {
+  /** The beginning of a message that is not all there. */
+  #parts: Buffer[] = [];
+  #missingBytes = 0;
+
+  /** What to read payloads from: `payloadEnd` from 0 on tells where each begins and ends. Null: no message is whole yet. */
+  add(run: Buffer): Buffer | null {
+    if (this.#parts.length === 0) return run;
+    this.#parts.push(run);
+    this.#missingBytes -= run.length;
+    if (this.#missingBytes > 0) return null;
+    const bytes = Buffer.concat(this.#parts);
+    this.#parts = [];
+    return bytes;
+  }
+
+  /** Where the payload of the message at `at` ends (it begins at `at + 5`); -1 where the rest of it is still to come. */
+  payloadEnd(bytes: Buffer, at: number): number {
+    const left = bytes.length - at;
+    if (left === 0) return -1;
+    const length = left < 5 ? 5 : 1 + bytes.readInt32BE(at + 1);
+    if (length <= left && left >= 5) return at + length;
+    this.#parts = [bytes.subarray(at)];
+    this.#missingBytes = length - left;
+    return -1;
+  }
+}
+
 /** One message, ready to send. */
 export function message(type: string, ...parts: readonly Buffer[]): Buffer {
   let length = 4;
@@ -235,8 +264,8 @@ function textCells(body: Buffer): (string | null)[] {
 /** Both directions of a replication stream. */
 export interface CopyBoth {
   /**
-   * The payloads that arrived since the last call, waiting for the first one; null at the stream's end. Reading from the socket
-   * pauses while too much waits here.
+   * What arrived since the last call, waiting for the first of it; null at the stream's end. CopyData messages, unopened and cut
+   * anywhere: `CopyDataCutter` puts them together. Reading from the socket pauses while too much waits here.
    */
   read(): Promise<readonly Buffer[] | null>;
   send(payload: Buffer): void;

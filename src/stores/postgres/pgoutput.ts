@@ -25,16 +25,16 @@ export interface RelationColumn {
   readonly key: boolean;
 }
 
-/** Receives the messages of one stream. Tuples are views on a buffer that the next message overwrites. */
+/** Receives the messages of one stream. Tuples are there until the call returns. */
 export interface PgoutputVisitor {
   /** `commitLsn` is where the commit record begins. */
   begin(commitLsn: bigint, committedAtMicros: bigint, xid: number): void;
   commit(commitLsn: bigint, endLsn: bigint): void;
   relation(relation: RelationMessage): void;
-  insert(relation: number, row: Tuple): void;
+  insert(relation: number, row: SentTuple): void;
   /** `old` has all columns; those outside the key are absent unless the identity is the full row. Null: the key did not change. */
-  update(relation: number, old: { row: Tuple; full: boolean } | null, row: Tuple): void;
-  delete(relation: number, old: { row: Tuple; full: boolean }): void;
+  update(relation: number, old: SentTuple | null, row: SentTuple): void;
+  delete(relation: number, old: SentTuple): void;
   truncate(relations: readonly number[]): void;
 
   /** What follows, to the end of the stretch, belongs to a transaction in progress. */
@@ -51,16 +51,88 @@ export interface PgoutputVisitor {
 export const EPOCH_MICROS = 946_684_800_000_000n;
 
 /** Kinds of messages that say who wrote them, in a stretch of a transaction in progress. */
-const WRITTEN_BY = 'RYIUDTM';
+const WRITTEN_BY: ReadonlySet<number> = new Set(Buffer.from('RYIUDTM'));
 
 const ABSENT = -2;
 const NULL = -1;
 
+/** Up to here a value is copied byte by byte: quicker than asking for it. */
+const SHORT_BYTES = 40;
+
+/** A tuple as the server sends it: a byte for the kind of each column, then length and value. */
+export class SentTuple {
+  #data: Buffer = Buffer.alloc(0);
+  #at = 0;
+  #end = 0;
+  /** A null stands for a column that was not sent: a key has no nulls. */
+  #keyOnly = false;
+  #packed: Buffer = Buffer.alloc(0);
+
+  /** Puts it at a place of the message that ends at `end`. */
+  place(data: Buffer, at: number, end: number, keyOnly: boolean): void {
+    this.#data = data;
+    this.#at = at;
+    this.#end = end;
+    this.#keyOnly = keyOnly;
+  }
+
+  /** Where it ends in the message. */
+  get next(): number {
+    const data = this.#data;
+    let from = this.#at + 2;
+    for (let left = data.readInt16BE(this.#at); left > 0; left--) {
+      const kind = data[from++];
+      if (kind === BINARY || kind === TEXT) from += 4 + data.readInt32BE(from);
+    }
+    return from;
+  }
+
+  /** Bytes it takes when packed, at most: their kind byte goes, but a null takes four bytes instead of one. */
+  get bytesMax(): number {
+    return 3 * this.#data.readInt16BE(this.#at) + this.#end - this.#at;
+  }
+
+  /** Packs it as one of our tuples into `row`, from `start` on; returns where that ends. */
+  packInto(row: Buffer, start: number): number {
+    const data = this.#data;
+    const columns = data.readInt16BE(this.#at);
+    let from = this.#at + 2;
+    let to = row.writeInt16BE(columns, start);
+    for (let column = 0; column < columns; column++) {
+      const kind = data[from++];
+      // Text where the type has no binary form: then the text is what is mirrored.
+      if (kind === BINARY || kind === TEXT) {
+        const bytes = 4 + data.readInt32BE(from);
+        if (bytes > SHORT_BYTES) data.copy(row, to, from, from + bytes);
+        else for (let at = 0; at < bytes; at++) row[to + at] = data[from + at] as number;
+        from += bytes;
+        to += bytes;
+      } else if (kind === 0x6e) to = row.writeInt32BE(this.#keyOnly ? ABSENT : NULL, to);
+      else if (kind === 0x75) to = row.writeInt32BE(ABSENT, to);
+      else throw new Error(`pgoutput sent a value of unknown kind ${kind}`);
+    }
+    return to;
+  }
+
+  /** Packed, in a buffer that the next tuple placed here overwrites. */
+  packed(): Tuple {
+    const bytesMax = this.bytesMax;
+    if (this.#packed.length < bytesMax) this.#packed = Buffer.allocUnsafe(bytesMax * 2);
+    return this.#packed.subarray(0, this.packInto(this.#packed, 0)) as Tuple;
+  }
+}
+
+/** Kinds of values: in the type's binary form, or as text. */
+const BINARY = 0x62;
+const TEXT = 0x74;
+
 export class PgoutputReader {
   readonly #visitor: PgoutputVisitor;
-  /** Tuples are built here; the second one holds the old row of an update. */
-  readonly #rows: Buffer[] = [Buffer.allocUnsafe(8192), Buffer.allocUnsafe(8192)];
+  readonly #row = new SentTuple();
+  readonly #old = new SentTuple();
+  #data: Buffer = Buffer.alloc(0);
   #at = 0;
+  #end = 0;
   /** Between Stream Start and Stream Stop each message says who wrote it. */
   #inStream = false;
 
@@ -68,118 +140,112 @@ export class PgoutputReader {
     this.#visitor = visitor;
   }
 
-  /** One message: the data of an XLogData. Throws on a kind it does not know: nothing may be skipped unknowingly. */
-  read(data: Buffer): void {
-    const kind = String.fromCharCode(data[0] as number);
-    this.#at = 1;
-    if (this.#inStream && WRITTEN_BY.includes(kind)) {
-      this.#visitor.writtenBy(data.readUInt32BE(1));
-      this.#at = 5;
-    }
+  /**
+   * One message: the data of an XLogData, which lies in `data` from `start` to `end`. Throws on a kind it does not know: nothing may be
+   * skipped unknowingly.
+   */
+  read(data: Buffer, start: number, end: number): void {
+    const kind = data[start] as number;
+    this.#data = data;
+    this.#at = start + 1;
+    this.#end = end;
+    if (this.#inStream && WRITTEN_BY.has(kind)) this.#visitor.writtenBy(this.#u32());
     switch (kind) {
-      case 'B':
-        this.#visitor.begin(data.readBigUInt64BE(1), data.readBigInt64BE(9) + EPOCH_MICROS, data.readUInt32BE(17));
+      case 0x49: // I
+        this.#insert();
         return;
-      case 'C':
-        this.#visitor.commit(data.readBigUInt64BE(2), data.readBigUInt64BE(10));
+      case 0x55: // U
+        this.#update();
         return;
-      case 'R':
+      case 0x44: // D
+        this.#delete();
+        return;
+      case 0x42: // B
+        this.#visitor.begin(data.readBigUInt64BE(start + 1), data.readBigInt64BE(start + 9) + EPOCH_MICROS, data.readUInt32BE(start + 17));
+        return;
+      case 0x43: // C
+        this.#visitor.commit(data.readBigUInt64BE(start + 2), data.readBigUInt64BE(start + 10));
+        return;
+      case 0x52: // R
         this.#visitor.relation(readRelation(data, this.#at));
         return;
-      case 'I': {
-        const relation = this.#relation(data);
-        this.#at++; // N
-        this.#visitor.insert(relation, this.#tuple(data, 0, false));
+      case 0x54: // T
+        this.#truncate();
         return;
-      }
-      case 'U':
-        this.#update(data);
+      case 0x4d: // M, a logical message: ours only move the log on, others are not for us
+      case 0x4f: // O, the origin: where the transaction was first committed
+      case 0x59: // Y, a type's name: columns are told apart by OID
         return;
-      case 'D': {
-        const relation = this.#relation(data);
-        this.#visitor.delete(relation, this.#old(data));
-        return;
-      }
-      case 'T':
-        this.#truncate(data);
-        return;
-      case 'S':
+      default:
+        this.#streamed(kind, start);
+    }
+  }
+
+  /** What becomes of transactions in progress. */
+  #streamed(kind: number, start: number): void {
+    const data = this.#data;
+    switch (kind) {
+      case 0x53: // S
         this.#inStream = true;
-        this.#visitor.streamStart(data.readUInt32BE(1));
+        this.#visitor.streamStart(this.#u32());
         return;
-      case 'E':
+      case 0x45: // E
         this.#inStream = false;
         this.#visitor.streamStop();
         return;
-      case 'c': {
-        const committedAtMicros = data.readBigInt64BE(22) + EPOCH_MICROS;
-        this.#visitor.streamCommit(data.readUInt32BE(1), data.readBigUInt64BE(6), data.readBigUInt64BE(14), committedAtMicros);
+      case 0x63: // c
+        this.#visitor.streamCommit(
+          this.#u32(),
+          data.readBigUInt64BE(start + 6),
+          data.readBigUInt64BE(start + 14),
+          data.readBigInt64BE(start + 22) + EPOCH_MICROS,
+        );
         return;
-      }
-      case 'A':
-        this.#visitor.streamAbort(data.readUInt32BE(1), data.readUInt32BE(5));
-        return;
-      case 'M': // a logical message: ours only move the log on, others are not for us
-      case 'O': // origin: where the transaction was first committed
-      case 'Y': // a type's name: columns are told apart by OID
+      case 0x41: // A
+        this.#visitor.streamAbort(this.#u32(), this.#u32());
         return;
       default:
-        throw new Error(`pgoutput sent a message of unknown kind "${kind}"`);
+        throw new Error(`pgoutput sent a message of unknown kind "${String.fromCharCode(kind)}"`);
     }
   }
 
-  #update(data: Buffer): void {
-    const relation = this.#relation(data);
-    const marker = data[this.#at];
-    let old: { row: Tuple; full: boolean } | null = null;
-    if (marker === 0x4b || marker === 0x4f) old = this.#old(data);
-    this.#at++; // N
-    this.#visitor.update(relation, old, this.#tuple(data, 0, false));
+  #insert(): void {
+    const relation = this.#u32();
+    // Behind N.
+    this.#row.place(this.#data, this.#at + 1, this.#end, false);
+    this.#visitor.insert(relation, this.#row);
   }
 
-  #truncate(data: Buffer): void {
-    const relations = Array.from({ length: data.readInt32BE(this.#at) }, (_, index) => data.readUInt32BE(this.#at + 5 + 4 * index));
-    this.#visitor.truncate(relations);
+  #update(): void {
+    const relation = this.#u32();
+    const marker = this.#data[this.#at];
+    const old = marker === 0x4b || marker === 0x4f ? this.#oldTuple() : null;
+    if (old !== null) this.#at = old.next;
+    this.#row.place(this.#data, this.#at + 1, this.#end, false);
+    this.#visitor.update(relation, old, this.#row);
   }
 
-  #relation(data: Buffer): number {
-    const relation = data.readUInt32BE(this.#at);
-    this.#at += 4;
-    return relation;
+  #delete(): void {
+    const relation = this.#u32();
+    this.#visitor.delete(relation, this.#oldTuple());
+  }
+
+  #truncate(): void {
+    const data = this.#data;
+    const at = this.#at;
+    this.#visitor.truncate(Array.from({ length: data.readInt32BE(at) }, (_, index) => data.readUInt32BE(at + 5 + 4 * index)));
   }
 
   /** K: the key's columns, the others null. O: the whole row. */
-  #old(data: Buffer): { row: Tuple; full: boolean } {
-    const full = data[this.#at++] === 0x4f;
-    return { row: this.#tuple(data, 1, !full), full };
+  #oldTuple(): SentTuple {
+    this.#old.place(this.#data, this.#at + 1, this.#end, this.#data[this.#at] === 0x4b);
+    return this.#old;
   }
 
-  /** Repacks a tuple into ours. In a key tuple a null stands for a column that was not sent: a key has no nulls. */
-  #tuple(data: Buffer, slot: 0 | 1, keyOnly: boolean): Tuple {
-    const columns = data.readInt16BE(this.#at);
-    let row = this.#rows[slot] as Buffer;
-    // Their kind byte goes, but a null takes four bytes instead of one.
-    const bytesMax = 4 * columns + (data.length - this.#at);
-    if (row.length < bytesMax) {
-      row = Buffer.allocUnsafe(bytesMax * 2);
-      this.#rows[slot] = row;
-    }
-    let from = this.#at + 2;
-    let to = row.writeInt16BE(columns, 0);
-    for (let column = 0; column < columns; column++) {
-      const kind = data[from++];
-      // b, or t where the type has no binary form: then the text is what is mirrored.
-      if (kind === 0x62 || kind === 0x74) {
-        const bytes = 4 + data.readInt32BE(from);
-        data.copy(row, to, from, from + bytes);
-        from += bytes;
-        to += bytes;
-      } else if (kind === 0x6e) to = row.writeInt32BE(keyOnly ? ABSENT : NULL, to);
-      else if (kind === 0x75) to = row.writeInt32BE(ABSENT, to);
-      else throw new Error(`pgoutput sent a value of unknown kind ${kind}`);
-    }
-    this.#at = from;
-    return row.subarray(0, to) as Tuple;
+  #u32(): number {
+    const value = this.#data.readUInt32BE(this.#at);
+    this.#at += 4;
+    return value;
   }
 }
 

@@ -4,6 +4,7 @@ import { Pulse } from '../../model/pulse.ts';
 import { type Announced, Batches, type BatchParts, type StreamItem } from './batches.ts';
 import { literal } from './connection.ts';
 import { EPOCH_MICROS, type RelationMessage } from './pgoutput.ts';
+import { CopyDataCutter } from './messages.ts';
 import type { CopyBoth, Wire } from './wire.ts';
 
 export interface StreamParts extends BatchParts {
@@ -26,6 +27,7 @@ export class ReplicationStream {
   readonly #copy: CopyBoth;
   readonly #parts: StreamParts;
   readonly #batches: Batches;
+  readonly #cutter = new CopyDataCutter();
   readonly #wanted = new Pulse();
   #wantedAt: Position;
   /** LSNs, without the numbering's base. */
@@ -79,16 +81,20 @@ export class ReplicationStream {
     for (;;) {
       reading ??= this.#copy.read();
       const idle = batches.through > handed && !batches.inTransaction;
-      const payloads: readonly Buffer[] | null | undefined = idle ? await this.#readOrDue(reading, handedAt) : await reading;
-      if (payloads === null) throw new Error('the connection was closed by the server');
-      if (payloads !== undefined) {
+      const runs: readonly Buffer[] | null | undefined = idle ? await this.#readOrDue(reading, handedAt) : await reading;
+      if (runs === null) throw new Error('the connection was closed by the server');
+      if (runs !== undefined) {
         reading = null;
-        for (const payload of payloads) {
-          if (payload[0] === 0x77) {
-            const announced = batches.read(payload.subarray(25));
+        for (const run of runs) {
+          const bytes = this.#cutter.add(run);
+          if (bytes === null) continue;
+          let at = 0;
+          for (let end = this.#cutter.payloadEnd(bytes, at); end !== -1; end = this.#cutter.payloadEnd(bytes, at)) {
+            const announced = this.#payload(bytes, at + 5, end);
             if (announced !== null) batches.settle(announced, await this.#parts.announce(announced));
-          } else this.#keepalive(payload);
-          while (batches.due) yield take();
+            while (batches.due) yield take();
+            at = end;
+          }
         }
       }
       const moved = batches.through > handed;
@@ -138,12 +144,16 @@ export class ReplicationStream {
     }
   }
 
-  #keepalive(payload: Buffer): void {
-    if (payload[0] !== 0x6b) throw new Error(`the walsender sent a message of unknown kind ${payload[0]}`);
-    const lsn = payload.readBigUInt64BE(1);
+  /** XLogData, or a keepalive. Returns a relation that was announced. */
+  #payload(bytes: Buffer, at: number, end: number): RelationMessage | null {
+    const kind = bytes[at];
+    if (kind === 0x77) return this.#batches.read(bytes, at + 25, end);
+    if (kind !== 0x6b) throw new Error(`the walsender sent a message of unknown kind ${kind}`);
+    const lsn = bytes.readBigUInt64BE(at + 1);
     if (lsn > this.#received) this.#received = lsn;
     this.#batches.reached(lsn);
-    if (payload[17] === 1) this.#status();
+    if (bytes[at + 17] === 1) this.#status();
+    return null;
   }
 
   /** Standby status update: what was received, and as flushed and applied only what is durable. */

@@ -29,6 +29,8 @@ export type { CopyBoth, Parameter, RowSlice, TextResult } from './messages.ts';
 /** Rows wait here at most for their consumer. */
 const ROWS_BYTES_MAX = 1 << 20;
 const CANCEL_EVERY_MS = 100;
+/** How long a stream of changes is left to gather once much of it comes. */
+const GULP_MS = 15;
 
 type Take = (type: number, body: Buffer) => void;
 
@@ -186,13 +188,16 @@ export class Wire implements AsyncDisposable {
   /** Runs `START_REPLICATION …` and hands over both directions. Aborting closes the connection. */
   async replicate(sql: string, bufferBytesMax: number, signal: AbortSignal): Promise<CopyBoth> {
     signal.throwIfAborted();
-    const flow = new Flow<Buffer>(bufferBytesMax, this.#socket);
+    // Over a local socket, whose buffers are small, waiting would let the server wait too.
+    const gulpMs = this.#socket.remoteAddress === undefined ? 0 : GULP_MS;
+    const flow = new Flow<Buffer>(bufferBytesMax, this.#socket, gulpMs);
     const started = Promise.withResolvers<void>();
-    const { answered } = this.#submit(queryMessage(sql), (type, body) => {
+    const take: Take = (type) => {
       if (type === FROM_SERVER.bothCopy) started.resolve();
-      else if (type === FROM_SERVER.copyData) flow.push(body, body.length);
       else if (type === FROM_SERVER.copyDone) this.#write(message('c'));
-    });
+    };
+    const run: TakeRun = (bytes) => flow.push(bytes, bytes.length);
+    const { answered } = this.#submit(queryMessage(sql), take, undefined, undefined, run);
     const abort = (): void => this.fail(signal.reason);
     signal.addEventListener('abort', abort);
     answered.then(

@@ -2,7 +2,7 @@ import { statSync } from 'node:fs';
 import type { DatabaseSync } from 'node:sqlite';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { crc32 } from 'node:zlib';
-import { transactionsOf } from '../../journal/frame.ts';
+import { transactionIds, transactionsOf } from '../../journal/frame.ts';
 import type { Bookmark, Journal } from '../../journal/journal.ts';
 import { placeOf, prunedAway } from '../../journal/order.ts';
 import type {
@@ -331,7 +331,7 @@ class SqliteJournal implements Journal {
   }
 
   #insertFrame(id: number, table: Interned, block: ChangeBlock): void {
-    const { lowest, highest } = transactionRange(block);
+    const { lowest, highest } = idRange(block);
     const { first, last, changes, bytes, within } = block;
     const spool = within === null ? null : lowest;
     this.#sql.insertFrame.run(id, table.number, first, last, changes, lowest, highest, spool, null, crc32(bytes));
@@ -342,7 +342,7 @@ class SqliteJournal implements Journal {
     const spool = transactionText(transaction);
     // Whole transactions before it may stand in the same bytes.
     const named = { table: block.table, first: first ?? ORIGIN, last: ORIGIN, changes, bytes, within: null };
-    const { lowest, highest } = first === null ? { lowest: spool, highest: spool } : transactionRange(named);
+    const { lowest, highest } = first === null ? { lowest: spool, highest: spool } : idRange(named);
     this.#sql.insertFrame.run(id, table.number, first, null, changes, lowest, highest, spool, part, crc32(bytes));
     this.#sql.insertBytes.run(id, bytes);
   }
@@ -386,15 +386,10 @@ const DAMAGE = {
   remedy: 'Move the file away and start again: tracking begins anew, and the tables are resynced by comparison.',
 };
 
-function transactionRange(block: ChangeBlock): { readonly lowest: string; readonly highest: string } {
-  let lowest: bigint | null = null;
-  let highest: bigint | null = null;
-  for (const { id } of transactionsOf(block)) {
-    if (lowest === null || id < lowest) lowest = id;
-    if (highest === null || id > highest) highest = id;
-  }
-  if (lowest === null || highest === null) throw new RangeError(`a block of ${block.table} names no transaction`);
-  return { lowest: transactionText(lowest), highest: transactionText(highest) };
+function idRange(block: ChangeBlock): { readonly lowest: string; readonly highest: string } {
+  const ids = transactionIds(block);
+  if (ids === null) throw new RangeError(`a block of ${block.table} names no transaction`);
+  return { lowest: transactionText(ids.lowest), highest: transactionText(ids.highest) };
 }
 
 /** Text of fixed width, so that its order is the order of unsigned 64-bit ids, which SQLite's integers do not hold. */
