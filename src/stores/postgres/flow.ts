@@ -1,8 +1,15 @@
+import type { Socket } from 'node:net';
+
 /** This much within `WINDOW_MS` is much: reading on at once would get it in morsels. */
 const MUCH_BYTES = 64 << 10;
 const WINDOW_MS = 10;
 /** A turn of the event loop that read less than this has left nothing behind. */
 const DRAINED_BYTES = 32 << 10;
+
+/** How long a stream of changes is left to gather. Over a local socket, whose buffers are small, that would let the server wait too. */
+export function gulpMsOf(socket: Socket): number {
+  return socket.remoteAddress === undefined ? 0 : 15;
+}
 
 /**
  * Between a socket that pushes and a consumer that pulls: a buffer with a bound in bytes. Over the bound it has the source paused,

@@ -269,8 +269,6 @@ export interface CopyBoth {
    */
   read(): Promise<readonly Buffer[] | null>;
   send(payload: Buffer): void;
-  /** Asks the server to end the stream; `read` then returns null after what was on its way. */
-  end(): void;
 }
 
 export interface RowSlice {

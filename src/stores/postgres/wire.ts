@@ -5,7 +5,7 @@ import type { Tuple } from '../../model/tuple.ts';
 import { type ConnectOptions, connect, failureOf, silenceMsOf, streamOf } from './connection.ts';
 import { cancelStatement } from './cancel.ts';
 import { CopyFrames, type RowEnd, withoutCopyHeader } from './copy-format.ts';
-import { Flow } from './flow.ts';
+import { Flow, gulpMsOf } from './flow.ts';
 import {
   type CopyBoth,
   continueMessages,
@@ -29,8 +29,6 @@ export type { CopyBoth, Parameter, RowSlice, TextResult } from './messages.ts';
 /** Rows wait here at most for their consumer. */
 const ROWS_BYTES_MAX = 1 << 20;
 const CANCEL_EVERY_MS = 100;
-/** How long a stream of changes is left to gather once much of it comes. */
-const GULP_MS = 15;
 
 type Take = (type: number, body: Buffer) => void;
 
@@ -188,9 +186,7 @@ export class Wire implements AsyncDisposable {
   /** Runs `START_REPLICATION …` and hands over both directions. Aborting closes the connection. */
   async replicate(sql: string, bufferBytesMax: number, signal: AbortSignal): Promise<CopyBoth> {
     signal.throwIfAborted();
-    // Over a local socket, whose buffers are small, waiting would let the server wait too.
-    const gulpMs = this.#socket.remoteAddress === undefined ? 0 : GULP_MS;
-    const flow = new Flow<Buffer>(bufferBytesMax, this.#socket, gulpMs);
+    const flow = new Flow<Buffer>(bufferBytesMax, this.#socket, gulpMsOf(this.#socket));
     const started = Promise.withResolvers<void>();
     const take: Take = (type) => {
       if (type === FROM_SERVER.bothCopy) started.resolve();
@@ -200,22 +196,16 @@ export class Wire implements AsyncDisposable {
     const { answered } = this.#submit(queryMessage(sql), take, undefined, undefined, run);
     const abort = (): void => this.fail(signal.reason);
     signal.addEventListener('abort', abort);
-    answered.then(
-      () => {
-        signal.removeEventListener('abort', abort);
-        flow.end(null);
-      },
-      (error: unknown) => {
-        signal.removeEventListener('abort', abort);
-        started.reject(error);
-        flow.end(error);
-      },
-    );
+    const over = (error: unknown): void => {
+      signal.removeEventListener('abort', abort);
+      started.reject(error);
+      flow.end(error);
+    };
+    answered.then(() => over(null), over);
     await started.promise;
     return {
       read: () => flow.take(),
       send: (payload) => this.#write(message('d', payload)),
-      end: () => this.#write(message('c')),
     };
   }
 
