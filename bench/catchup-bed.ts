@@ -1,7 +1,7 @@
 import { cp, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Workload } from './catchup-workload.ts';
-import { ask, type Cluster, columnsOf, connectionString, digestSql, withClient } from './postgres-servers.ts';
+import { ask, type Cluster, columnsOf, connectionString, digestSql, dropSlot, waitUntil, withClient } from './postgres-servers.ts';
 import { say } from './recording.ts';
 import { FOREVER, openBenchSystem } from './systems.ts';
 
@@ -135,14 +135,6 @@ export async function cloneDatabase(cluster: Cluster, from: string, to: string):
   );
 }
 
-export async function dropSlot(cluster: Cluster, name: string): Promise<void> {
-  await waitUntil(
-    `slot ${name} to be free`,
-    async () => (await cluster.run(`SELECT count(*) FROM pg_replication_slots WHERE slot_name = '${name}' AND active`)) === '0',
-  );
-  await cluster.run(`SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '${name}'`);
-}
-
 /** Runs the load, and then one transaction that touches a row of every table. Positions are bytes of the log. */
 export async function runLoad(bed: Bed): Promise<LoadDone> {
   const { primary, workload, scale } = bed;
@@ -195,16 +187,4 @@ export async function digests(cluster: Cluster, database: string, tables: readon
     found.push(await cluster.run(digestSql(`${table} r`, columns), database));
   }
   return found;
-}
-
-const DEADLINE_MS = 15 * 60_000;
-
-export async function waitUntil(what: string, holds: () => Promise<boolean>, everyMs = 50): Promise<void> {
-  const deadlineMs = performance.now() + DEADLINE_MS;
-  while (!(await holds())) {
-    if (performance.now() > deadlineMs) throw new Error(`${what} took longer than ${DEADLINE_MS / 60_000} minutes`);
-    await new Promise((resolve) => {
-      setTimeout(resolve, everyMs);
-    });
-  }
 }

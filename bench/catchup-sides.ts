@@ -6,17 +6,15 @@ import {
   cloneOurs,
   DATABASE,
   digests,
-  dropSlot,
   HOLD,
   lsnOf,
   NATIVE_BARE_BASE,
   NATIVE_BASE,
   NATIVE_PUBLICATION,
   OUR_SLOT,
-  waitUntil,
 } from './catchup-bed.ts';
 import type { DrainProgress, DrainRequest } from './drain-process.ts';
-import { ask, connectionString } from './postgres-servers.ts';
+import { ask, connectionString, dropSlot, waitUntil } from './postgres-servers.ts';
 import { forkSide, startSystemProcess } from './system-processes.ts';
 import { FOREVER, openBenchSystem } from './systems.ts';
 

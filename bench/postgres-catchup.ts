@@ -1,11 +1,11 @@
 import { parseArgs } from 'node:util';
-import { type Bed, type BedParts, DATABASE, digests, type LoadDone, makeBed, runLoad, waitUntil } from './catchup-bed.ts';
+import { type Bed, type BedParts, DATABASE, digests, type LoadDone, makeBed, runLoad } from './catchup-bed.ts';
 import { HELD_OUT } from './catchup-held-out.ts';
 import { METHOD, reportCatchup } from './catchup-report.ts';
 import { prepareSide, SIDES, type SideName } from './catchup-sides.ts';
 import { TUNED } from './catchup-tuned.ts';
 import type { Workload } from './catchup-workload.ts';
-import { peakResidentBytes, processCpuMs, SERVER_SETTINGS, startCluster } from './postgres-servers.ts';
+import { peakResidentBytes, processCpuMs, SERVER_SETTINGS, startCluster, waitUntil } from './postgres-servers.ts';
 import { record, say, shown, temporaryDirectory } from './recording.ts';
 
 /** The same load caught up with by native logical replication, by Foreshadow, and by somebody who only reads. */

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs, promisify } from 'node:util';
 import { Client } from 'pg';
 import { median, percentile } from './measuring.ts';
-import { ask, type Cluster, connectionString, installedServers, startCluster } from './postgres-servers.ts';
+import { ask, type Cluster, connectionString, dropSlot, installedServers, startCluster, waitUntil } from './postgres-servers.ts';
 import { type Check, check, record, type ResultTable, say, shown, temporaryDirectory } from './recording.ts';
 import { startSystemProcess, type SystemProcess } from './system-processes.ts';
 import { FOREVER, type MeasuredCapture, openBenchSystem, type SystemPlaces } from './systems.ts';
@@ -77,7 +77,7 @@ async function measureSize(bed: Bed, gb: number): Promise<Size> {
     return { gb, scale, databaseBytes, ...found, delaysMs: { native, ours: found.delaysMs } };
   } finally {
     await load.stop();
-    await removeSlots(primary);
+    await dropSlot(primary, 'foreshadow_bench');
     await Promise.all([primary.run(`DROP DATABASE ${DATABASE} WITH (FORCE)`), shadow.run(`DROP DATABASE ${DATABASE} WITH (FORCE)`)]);
     await rm(directory, { recursive: true, force: true });
   }
@@ -177,17 +177,14 @@ async function delayOfNative(bed: Bed): Promise<number[]> {
       `CREATE SUBSCRIPTION ${NATIVE} CONNECTION '${connectionString(primary, DATABASE)}' PUBLICATION ${NATIVE} WITH (binary = true)`,
       database,
     );
-    while ((await shadow.run(`SELECT bool_and(srsubstate = 'r') FROM pg_subscription_rel`, database)) !== 'true') await sleep(100);
+    const ready = `SELECT bool_and(srsubstate = 'r') FROM pg_subscription_rel`;
+    await waitUntil("native's copy", async () => (await shadow.run(ready, database)) === 'true');
     return await delays({ ...bed, shadow: { ...shadow, url: () => shadow.url(database) } }, settings.probes);
   } finally {
     await shadow.run(`DROP SUBSCRIPTION IF EXISTS ${NATIVE}`, database);
     await shadow.run(`DROP DATABASE ${database} WITH (FORCE)`);
     await primary.run(`DROP PUBLICATION ${NATIVE}`, DATABASE);
   }
-}
-
-async function removeSlots(primary: Cluster): Promise<void> {
-  await primary.run(`SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active`, DATABASE);
 }
 
 /** The last capture, taken under the load, holds one state of all tables. */

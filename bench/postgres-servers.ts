@@ -105,6 +105,26 @@ export function columnsOf(cluster: Cluster, database: string, table: string): Pr
   return cluster.run(sql, database);
 }
 
+export async function dropSlot(cluster: Cluster, name: string): Promise<void> {
+  await waitUntil(
+    `slot ${name} to be free`,
+    async () => (await cluster.run(`SELECT count(*) FROM pg_replication_slots WHERE slot_name = '${name}' AND active`)) === '0',
+  );
+  await cluster.run(`SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '${name}'`);
+}
+
+const DEADLINE_MS = 15 * 60_000;
+
+export async function waitUntil(what: string, holds: () => Promise<boolean>, everyMs = 50): Promise<void> {
+  const deadlineMs = performance.now() + DEADLINE_MS;
+  while (!(await holds())) {
+    if (performance.now() > deadlineMs) throw new Error(`${what} took longer than ${DEADLINE_MS / 60_000} minutes`);
+    await new Promise((resolve) => {
+      setTimeout(resolve, everyMs);
+    });
+  }
+}
+
 /** Every backend is a child of the process that started the server. */
 async function postmasterOf({ url }: EmbeddedServer): Promise<number> {
   return withClient(url, async (client) => {
