@@ -33,7 +33,25 @@ export class RetainedWatch {
   add(retained: Retained | null): void {
     const atMs = performance.now();
     if (retained === null) this.#samples = [];
-    else this.#samples = [...this.#samples.filter((sample) => atMs - sample.atMs <= SPAN_MS), { atMs, retained }];
+    else {
+      const last = this.#samples.at(-1);
+      // However often it is asked: a sample a second at most, and the first stays.
+      const crowded = this.#samples.length > 1 && last !== undefined && atMs - last.atMs < GLANCE_MS;
+      const kept = this.#samples.filter((sample) => atMs - sample.atMs <= SPAN_MS && !(crowded && sample === last));
+      this.#samples = [...kept, { atMs, retained }];
+    }
+  }
+
+  /** A fresh look, given up after `patienceMs`: then the last one stands. */
+  async look(primary: Primary, patienceMs: number, signal: AbortSignal): Promise<void> {
+    const patience = AbortSignal.timeout(patienceMs);
+    try {
+      this.add(await primary.retained(AbortSignal.any([signal, patience])));
+    } catch (error) {
+      signal.throwIfAborted();
+      // The tracker meets the same trouble, and tells it.
+      if (!patience.aborted && !(error instanceof ForeshadowError)) throw error;
+    }
   }
 
   /** Looks every few seconds until `signal` aborts. A primary that cannot be asked is the tracker's trouble, and is told by it. */

@@ -136,6 +136,7 @@ class System implements LocalSystem {
   async #tracking(session: Session | null, signal: AbortSignal): Promise<StatusReport['tracking']> {
     if (session !== null) {
       const trouble = session.tracker.trouble;
+      if (trouble === null) await session.retained.look(session.primary, STATUS_PATIENCE_MS, signal);
       return { trouble: trouble === null ? null : troubleReport(trouble.error, trouble.since), retained: session.retained.report };
     }
     try {

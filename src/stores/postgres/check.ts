@@ -1,7 +1,8 @@
-import type { Finding } from '../../model/errors.ts';
+import { type Finding, ForeshadowError } from '../../model/errors.ts';
 import { type Selection, selects } from '../../model/selection.ts';
 import { identifier, literal, placeOf } from './connection.ts';
 import { ask, type CatalogTable, obstacle, qualifiedName, readTables, tableName } from './describe.ts';
+import { readServerState } from './installation.ts';
 import type { Wire } from './wire.ts';
 
 interface Settings {
@@ -35,6 +36,7 @@ export async function checkPrimary(wire: Wire, name: string, options: CheckOptio
   if (settings === undefined) throw new Error('the primary answered a question about itself with nothing');
   const place = placeOf(options.url);
   const findings = [...checkServer(settings, place), ...checkRole(settings, place)];
+  if (!settings.recovering) findings.push(...(await checkSlot(wire, name, signal)));
   const tables = await readTables(wire, options.selection, signal);
   if (tables.length === 0) {
     findings.push({
@@ -48,6 +50,17 @@ export async function checkPrimary(wire: Wire, name: string, options: CheckOptio
   for (const table of tables) findings.push(...checkTable(table, settings));
   findings.push(...(await outsiders(wire, options.selection, place, signal)));
   return findings;
+}
+
+/** A slot of our name that is somebody else's. */
+async function checkSlot(wire: Wire, name: string, signal: AbortSignal): Promise<Finding[]> {
+  try {
+    await readServerState(wire, name, signal);
+    return [];
+  } catch (error) {
+    if (!(error instanceof ForeshadowError)) throw error;
+    return [{ severity: 'error', code: error.code, subject: name, message: error.message, remedy: error.remedy }];
+  }
 }
 
 function settingsQuery(name: string): string {

@@ -78,6 +78,7 @@ export async function readServerState(wire: Wire, name: string, signal?: AbortSi
     signal,
   );
   if (found === undefined) throw new Error('the primary answered a question about itself with nothing');
+  if (found.slot !== null) refuseForeign(name, found.slot, found.database);
   return {
     system: found.system,
     timeline: found.wal.slice(0, 8),
@@ -85,13 +86,14 @@ export async function readServerState(wire: Wire, name: string, signal?: AbortSi
     insertLsn: parseLsn(found.insert),
     publication: found.publication,
     mark: parseMark(found.comment),
-    slot: found.slot === null ? null : slotState(found.slot, found.database),
+    slot: found.slot === null ? null : slotState(found.slot),
   };
 }
 
 interface SlotRow {
   readonly plugin: string | null;
   readonly datoid: number | string | null;
+  readonly database: string | null;
   readonly active_pid: number | null;
   readonly reader: string;
   readonly confirmed_flush_lsn: string | null;
@@ -100,10 +102,22 @@ interface SlotRow {
   readonly invalidation_reason?: string | null;
 }
 
-function slotState(slot: SlotRow, database: string): SlotState {
+/** Names of slots are the server's, not the database's. What is not ours we must not read from, and never drop. */
+function refuseForeign(name: string, slot: SlotRow, database: string): void {
+  if (slot.plugin === 'pgoutput' && String(slot.datoid) === database) return;
+  const what =
+    slot.plugin === 'pgoutput'
+      ? `of another database of this server (${slot.database})`
+      : `a slot of another kind (${slot.plugin ?? 'physical'})`;
+  throw new ForeshadowError('TRACKED_ELSEWHERE', `The replication slot ${name} on the primary is ${what}`, {
+    remedy:
+      'Give this data set another name (`dataSet`): its slot is called after it, and names of slots are shared by all databases of a server.',
+  });
+}
+
+function slotState(slot: SlotRow): SlotState {
   let lost: string | null = null;
-  if (slot.plugin !== 'pgoutput' || String(slot.datoid) !== database) lost = 'it is a slot of another kind or database';
-  else if (slot.invalidation_reason !== undefined && slot.invalidation_reason !== null)
+  if (slot.invalidation_reason !== undefined && slot.invalidation_reason !== null)
     lost = `it was invalidated (${slot.invalidation_reason}: ${INVALIDATIONS[slot.invalidation_reason] ?? 'see the server log'})`;
   else if (slot.wal_status === 'lost') lost = 'the log it needed was removed (max_slot_wal_keep_size)';
   else if (slot.conflicting === true) lost = 'it was invalidated';
