@@ -9,6 +9,7 @@ import { RowEnd } from './copy-format.ts';
 import { CopyPack } from './copy-pack.ts';
 import { collectRows, forgetNotes, readNotes, restoreTruth } from './foreign.ts';
 import { hasKey, LiveKey } from './key.ts';
+import { copyInserted, packKeys } from './inserted.ts';
 import { FOREIGN_LITERAL, type Layout, SINCE, UNTIL } from './layout.ts';
 import { progressSql, storedProgress } from './segments.ts';
 import { stageKeys, stageRows } from './staging.ts';
@@ -185,15 +186,23 @@ class BatchStep {
 
   /** Straight into the live table: with the column of ours at the end of each row. False: a key was taken, and nothing is in. */
   #copy(puts: readonly Tuple[], counts: Counts, signal: AbortSignal): Promise<boolean> {
-    const { history, key } = this.#layout;
     return this.#unlessTaken(counts, async () => {
       const inserted = await this.#wire.copyRowsIn(this.#copyIntoLive, this.#oids.takeAll(puts), signal, new RowEnd(this.#capture));
-      if (this.#marks) {
-        const marked = `COPY ${history} (${key.join(', ')}, ${SINCE}, ${UNTIL}) FROM STDIN (FORMAT binary)`;
-        await this.#wire.copyRowsIn(marked, this.#keysOf(puts), signal, new RowEnd(FOREIGN, this.#capture));
-      }
+      if (this.#marks) await this.#mark(puts, signal);
       return inserted;
     });
+  }
+
+  async #mark(inserts: readonly Tuple[], signal: AbortSignal): Promise<void> {
+    const { history, key, segment } = this.#layout;
+    const { packed } = segment.types;
+    if (packed === null) {
+      const marked = `COPY ${history} (${key.join(', ')}, ${SINCE}, ${UNTIL}) FROM STDIN (FORMAT binary)`;
+      await this.#wire.copyRowsIn(marked, this.#keysOf(inserts), signal, new RowEnd(FOREIGN, this.#capture));
+    } else {
+      const pack = packKeys(inserts, segment.schema.key, packed);
+      await this.#wire.copyRowsIn(copyInserted(this.#layout, packed), [pack], signal, new RowEnd(this.#capture));
+    }
   }
 
   /** As it came, where there is nothing to be seen to row by row. False: nothing is in. */

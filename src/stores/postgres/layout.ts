@@ -5,6 +5,7 @@ import type { KeyTuple } from '../../model/tuple.ts';
 import { cellsOf } from '../../model/tuple.ts';
 import { identifier } from './connection.ts';
 import type { Parameter } from './messages.ts';
+import type { PackedColumn } from './inserted.ts';
 import type { OidShapes } from './type-oids.ts';
 
 /** The schema of the shadow's database that holds everything of ours. */
@@ -25,6 +26,8 @@ export interface KeyOperators {
 export interface SegmentTypes {
   /** One for each column of the key. */
   readonly operators: readonly KeyOperators[];
+  /** How inserted keys are packed; null where a type of the key has no arrays. */
+  readonly packed: readonly PackedColumn[] | null;
   readonly oids: OidShapes;
 }
 
@@ -72,8 +75,9 @@ export function retiredName(id: number): string {
 
 /**
  * Where the rows of a segment are and how its SQL is spelled. A history row with since = FOREIGN is a *marker*: it says that the
- * key did not exist before `until`, so that every key changed by a capture is found in the history by `until` alone, which
- * ascends as rows are added and needs no more than a BRIN index. No read of a capture meets a marker, as no capture reaches FOREIGN.
+ * key did not exist before `until`, so that every key changed by a capture is found in the history, or in the packs of inserted keys
+ * (`inserted.ts`), by `until` alone, which ascends as rows are added and needs no more than a BRIN index. No read of a capture meets
+ * a marker, as no capture reaches FOREIGN.
  */
 export class Layout {
   readonly segment: Segment;

@@ -2,6 +2,7 @@ import { ForeshadowError } from '../../model/errors.ts';
 import { OWN_PREFIX, type DdlStatement, type TableName, type TableSchema } from '../../model/schema.ts';
 import { codeOf, identifier, literal } from './connection.ts';
 import { guardDdl } from './guard.ts';
+import { insertedDdl, type PackedColumn } from './inserted.ts';
 import {
   FOREIGN_LITERAL,
   type KeyOperators,
@@ -94,13 +95,13 @@ export async function occupiedTables(wire: Wire, tables: readonly TableName[]): 
 
 /** Makes the live table of a new segment, with history, guard and notes, and writes down the segment. */
 export async function makeSegment(wire: Wire, schema: TableSchema, first: Segment['first']): Promise<Segment> {
-  const { operators, collatable } = await keyTypes(wire, schema);
+  const { operators, packed, collatable } = await keyTypes(wire, schema);
   const oids = await readOidShapes(
     wire,
     schema.columns.map((column) => column.type),
   );
   const stored: StoredColumns = { names: schema.columns.map(({ name }) => name), others: [], began: first };
-  const segment = await addSegment(wire, { schema, first, types: { operators, oids }, storage: null, stored });
+  const segment = await addSegment(wire, { schema, first, types: { operators, packed, oids }, storage: null, stored });
   for (const sql of segmentDdl(new Layout(segment), collatable)) await wire.query(sql);
   return segment;
 }
@@ -124,7 +125,7 @@ export async function addSegment(
 
 /**
  * No foreign keys, uniques, checks or defaults, and no key yet: they are in the capture's schema record. `fillfactor` leaves room for
- * updates on the same page. The live table has no index on since (a btree costs an apply 15 %): the history's markers stand in.
+ * updates on the same page. The live table has no index on since (a btree costs an apply 15 %): the history's markers, and packs of keys, stand in.
  */
 function segmentDdl(layout: Layout, collatable: ReadonlySet<number>): string[] {
   const key = layout.key.join(', ');
@@ -136,6 +137,7 @@ function segmentDdl(layout: Layout, collatable: ReadonlySet<number>): string[] {
     `CREATE TABLE ${layout.history} (${columns}, ${SINCE} bigint NOT NULL, ${UNTIL} bigint NOT NULL)`,
     `CREATE INDEX ON ${layout.history} (${key})`,
     `CREATE INDEX ON ${layout.history} USING brin (${UNTIL}) WITH (pages_per_range = 16, autosummarize = on)`,
+    ...insertedDdl(layout, collatable),
     `CREATE TABLE ${layout.notes} (${layout.columnDefinitions('key', collatable)}, ${WRITER} xid8 NOT NULL, PRIMARY KEY (${key}))`,
     ...guardDdl(layout),
   ];
@@ -151,8 +153,12 @@ export function keyName(layout: Layout): string {
 }
 
 /** The operators of the key's default btree classes, and which key columns have a collation. */
-async function keyTypes(wire: Wire, schema: TableSchema): Promise<{ operators: KeyOperators[]; collatable: Set<number> }> {
+async function keyTypes(
+  wire: Wire,
+  schema: TableSchema,
+): Promise<{ operators: KeyOperators[]; packed: PackedColumn[] | null; collatable: Set<number> }> {
   const operators: KeyOperators[] = [];
+  const packed: PackedColumn[] = [];
   const collatable = new Set<number>();
   for (const index of schema.key) {
     const column = schema.columns[index];
@@ -167,13 +173,17 @@ async function keyTypes(wire: Wire, schema: TableSchema): Promise<{ operators: K
               WHERE a.amopfamily = c.opcfamily AND a.amopstrategy = 3 AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype),
              (SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname) FROM pg_amop a JOIN pg_operator o ON o.oid = a.amopopr
                 JOIN pg_namespace n ON n.oid = o.oprnamespace
-              WHERE a.amopfamily = c.opcfamily AND a.amopstrategy = 5 AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype)
+              WHERE a.amopfamily = c.opcfamily AND a.amopstrategy = 5 AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype),
+             (SELECT format('%I.%I[]', n.nspname, t.typname) FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+              WHERE t.oid = ${literal(column?.type ?? '')}::regtype AND t.typarray <> 0 AND b.typcategory <> 'A'),
+             ${literal(column?.type ?? '')}::regtype::oid
       FROM base b LEFT JOIN pg_opclass c ON c.opcintype = b.oid AND c.opcdefault AND c.opcmethod = (SELECT oid FROM pg_am WHERE amname = 'btree')
       WHERE b.typtype <> 'd'`);
-    const [isCollatable, , equal, greater] = found?.rows[0] ?? [];
+    const [isCollatable, , equal, greater, type, element] = found?.rows[0] ?? [];
+    if (typeof type === 'string') packed.push({ type, element: Number(element) });
     if (isCollatable === 't') collatable.add(index);
     // Types without a class of their own use that of what they coerce to (varchar: text; enums, arrays, ranges: any*): built in.
     operators.push({ equal: equal ?? 'OPERATOR(pg_catalog.=)', greater: greater ?? 'OPERATOR(pg_catalog.>)' });
   }
-  return { operators, collatable };
+  return { operators, packed: packed.length === schema.key.length ? packed : null, collatable };
 }

@@ -42,7 +42,7 @@ export async function reshapeSegment(
   const segment = await addSegment(wire, {
     schema: change.to,
     first: progress.capture,
-    types: { operators: old.types.operators, oids },
+    types: { ...old.types, oids },
     storage: old.storage,
     stored: { names, others: plan.others, began: old.stored.began },
   });

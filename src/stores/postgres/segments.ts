@@ -6,6 +6,7 @@ import type { DataSetSchema, TableName, TableSchema } from '../../model/schema.t
 import type { KeyTuple } from '../../model/tuple.ts';
 import { identifier, literal } from './connection.ts';
 import { renewGuardDdl, unguarded } from './guard.ts';
+import { dropInserted } from './inserted.ts';
 import { hasKey } from './key.ts';
 import { Layout, OWN_SCHEMA, qualified, retiredName, type Segment, type SegmentTypes, splitName, type StoredColumns } from './layout.ts';
 import { keyDdl, makeSegment, makeTypes, refuseOccupied } from './mirror.ts';
@@ -248,7 +249,8 @@ export async function retireSegment(
   progress: Progress,
 ): Promise<void> {
   await wire.query(`LOCK TABLE ${OWN_SCHEMA}.segment IN ACCESS EXCLUSIVE MODE`);
-  const { segment: old, live, history, notes } = await liveLayout(wire, table);
+  const layout = await liveLayout(wire, table);
+  const { segment: old, live, history, notes } = layout;
   await endSegment(wire, old, progress.capture);
   const [shared] = await wire.query(`SELECT EXISTS (SELECT FROM ${OWN_SCHEMA}.segment WHERE storage = ${old.storage})`);
   if (shared?.rows[0]?.[0] === 't') {
@@ -259,7 +261,10 @@ export async function retireSegment(
        ALTER TABLE ${identifier(splitName(table).schema)}.${name} SET SCHEMA ${OWN_SCHEMA};
        UPDATE ${OWN_SCHEMA}.segment SET home = NULL WHERE storage = ${old.storage}`,
     );
-  } else await wire.query(`DROP TABLE ${live}, ${history}, ${notes}; DROP FUNCTION ${OWN_SCHEMA}.guard_${old.storage}()`);
+  } else
+    await wire.query(
+      `DROP TABLE ${live}, ${history}, ${notes}; ${dropInserted(layout)}; DROP FUNCTION ${OWN_SCHEMA}.guard_${old.storage}()`,
+    );
   if (schema === null) return;
   const segment = await makeSegment(wire, schema, progress.capture);
   if (hasKey(state)) await wire.query(keyDdl(new Layout(segment)));

@@ -4,6 +4,7 @@ import { cellsOf, type KeyTuple, keyTuple, packTuple, type Tuple } from '../../m
 import type { RowVersion, StandingRows } from '../../shadowing/shadow.ts';
 import type { RowChunk, RowLimit } from '../../tracking/primary.ts';
 import { collectRows } from './foreign.ts';
+import { insertedKeys } from './inserted.ts';
 import { type Layout, SINCE, UNTIL } from './layout.ts';
 import { BEGIN_READING, layoutAt, layoutOf, segmentsOf } from './segments.ts';
 import { sentRecord, sentRow } from './sent-record.ts';
@@ -164,10 +165,13 @@ async function* oneSided(
 /** Each key that changed in between has a version or a marker that ends in between; each is looked up at both ends. */
 function changedKeys(before: Layout, after: Layout, from: CaptureNumber, to: CaptureNumber): string {
   const keys = after.key.join(', ');
+  const superseded = `SELECT ${keys} FROM ${after.history} WHERE ${UNTIL} > ${from} AND ${UNTIL} <= ${to}`;
+  const inserted = insertedKeys(after, from, to);
+  const changed = inserted === null ? superseded : `${superseded} UNION ALL ${inserted}`;
   const common = after.columns.filter((name) => before.columns.includes(name));
   const side = (layout: Layout, at: CaptureNumber): string => sideOf(layout, layout.asOf(at, layout.sameKey('r', 'k')), common);
   return `SELECT b.sent, a.sent
-    FROM (SELECT DISTINCT ${keys} FROM ${after.history} WHERE ${UNTIL} > ${from} AND ${UNTIL} <= ${to} ORDER BY ${keys} OFFSET 0) k
+    FROM (SELECT DISTINCT ${keys} FROM (${changed}) c ORDER BY ${keys} OFFSET 0) k
     LEFT JOIN LATERAL ${side(before, from)} b ON true LEFT JOIN LATERAL ${side(after, to)} a ON true
     WHERE ${DIFFERING}`;
 }
