@@ -10,6 +10,7 @@ import type { Generation } from '../src/model/progress.ts';
 import type { TableName, TableSchema } from '../src/model/schema.ts';
 import { type Cell, type KeyTuple, type Tuple, packTuple } from '../src/model/tuple.ts';
 import { newDrain } from '../src/shadowing/drain.ts';
+import { Newcomers } from '../src/shadowing/newcomers.ts';
 import { Engine } from '../src/shadowing/engine.ts';
 import type { Shadow } from '../src/shadowing/shadow.ts';
 import { openMemoryJournal } from '../src/stores/memory/journal.ts';
@@ -95,6 +96,7 @@ export class MemoryWorld {
       catalog,
       failpoint,
       foldEveryMs: 1,
+      followsShape: () => true,
       lagToleranceMs: () => 60_000,
       log: (message: string) => this.log.push(message),
     };
@@ -107,7 +109,12 @@ export class MemoryWorld {
       },
       signal,
     );
-    const orchestrator = new Orchestrator({ ...parts, engine, policy: this.policy, lifetime: signal });
+    const newcomers = new Newcomers({ ...parts, engine });
+    const adopt = async (tables: readonly TableName[]): Promise<void> => {
+      newcomers.want(tables);
+      await newcomers.adopt(signal);
+    };
+    const orchestrator = new Orchestrator({ ...parts, engine, adopt, policy: this.policy, lifetime: signal });
     const failures: unknown[] = [];
     const loops = [tracker.run(signal), engine.run(signal)].map((loop) => loop.catch((error: unknown) => failures.push(error)));
     const stop = async (): Promise<void> => {

@@ -118,10 +118,15 @@ const patterns = z.array(z.string().min(1)).meta({ expects: PATTERN_EXPECTS });
 const conflict = z.enum(['primary-wins']).meta({ expects: 'primary-wins' });
 const lagTolerance = (description: string) => duration.meta({ description, expects: 'a number with ms, s, m, h, d or w, such as 15m' });
 
+const onSchemaChange = z.enum(['follow', 'halt']).meta({ expects: 'follow or halt' });
+
 const perTable = z
   .strictObject({
     lagTolerance: lagTolerance('The lag tolerance of these tables.').optional(),
     conflict: conflict.meta({ description: 'As `policy.conflict`, for these tables.', expects: 'primary-wins' }).optional(),
+    onSchemaChange: onSchemaChange
+      .meta({ description: 'As `policy.onSchemaChange`, for these tables.', expects: 'follow or halt' })
+      .optional(),
   })
   .meta({ expects: 'settings such as { lagTolerance: 1m }' });
 
@@ -135,6 +140,13 @@ const policy = z
         expects: 'primary-wins',
       })
       .prefault('primary-wins'),
+    onSchemaChange: onSchemaChange
+      .meta({
+        description:
+          "What happens when a table's shape changes so that its rows must be read again (a column's type, the key): it is followed, or that table halts until `foreshadow resume`. Columns added, dropped or renamed are followed either way.",
+        expects: 'follow or halt',
+      })
+      .prefault('follow'),
     exclude: patterns
       .meta({
         description: 'Tables left out of the data set, as patterns.',

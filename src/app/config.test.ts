@@ -29,7 +29,7 @@ describe('a config that is right', () => {
       primary: 'sqlite:/data/shop.db',
       shadow: 'sqlite:/data/shadow.db',
       selection: { include: ['*'], exclude: [] },
-      policy: { lagToleranceMs: 900_000, conflict: 'primary-wins', perTable: [] },
+      policy: { lagToleranceMs: 900_000, conflict: 'primary-wins', onSchemaChange: 'follow', perTable: [] },
       journal: { path: '/data/.foreshadow/journal.db' },
       captures: { schedule: null, validate: 'changed', onInvalid: 'rollback' },
     });
@@ -44,9 +44,10 @@ tables: ["public.*"]
 policy:
   lagTolerance: 1.5h
   conflict: primary-wins
+  onSchemaChange: halt
   exclude: ["public.audit_*"]
   perTable:
-    public.orders: { lagTolerance: 500ms }
+    public.orders: { lagTolerance: 500ms, onSchemaChange: follow }
 journal: { path: /var/lib/foreshadow/journal.db }
 captures:
   schedule: "*/5 * * * * *"
@@ -59,7 +60,7 @@ captures:
     );
     expect(config.primary).toBe('postgres://me:pa: #{ss@db/shop');
     expect(config.policy.lagToleranceMs).toBe(5_400_000);
-    expect(config.policy.perTable).toEqual([{ pattern: 'public.orders', lagToleranceMs: 500 }]);
+    expect(config.policy.perTable).toEqual([{ pattern: 'public.orders', lagToleranceMs: 500, onSchemaChange: 'follow' }]);
     expect(config.journal.path).toBe('/var/lib/foreshadow/journal.db');
     expect(config.captures).toEqual({
       schedule: { cron: '*/5 * * * * *', timeZone: 'Europe/Berlin' },

@@ -9,6 +9,14 @@ import type { ConfigDocument } from './config-schema.ts';
 import { pathText, plannedIn, problemsOf } from './config-problems.ts';
 import type { ConfigProblem } from './config-problems.ts';
 
+export type OnSchemaChange = 'follow' | 'halt';
+
+export interface TableRule {
+  readonly pattern: string;
+  readonly lagToleranceMs: number | null;
+  readonly onSchemaChange: OnSchemaChange | null;
+}
+
 /** What `foreshadow.yaml` says, checked, with every path absolute and every duration in milliseconds. */
 export interface Config {
   /** The config file, absolute. */
@@ -23,8 +31,9 @@ export interface Config {
   readonly policy: {
     readonly lagToleranceMs: number;
     readonly conflict: 'primary-wins';
-    /** In the order of the file; the first pattern that matches a table counts. */
-    readonly perTable: readonly { readonly pattern: string; readonly lagToleranceMs: number | null }[];
+    readonly onSchemaChange: OnSchemaChange;
+    /** In the order of the file; the first pattern that matches a table counts. Null: as in general. */
+    readonly perTable: readonly TableRule[];
   };
   readonly journal: { readonly path: string };
   readonly captures: {
@@ -168,7 +177,12 @@ function resolved(document: ConfigDocument, path: string): Config {
     policy: {
       lagToleranceMs: policy.lagTolerance,
       conflict: policy.conflict,
-      perTable: Object.entries(policy.perTable).map(([pattern, each]) => ({ pattern, lagToleranceMs: each.lagTolerance ?? null })),
+      onSchemaChange: policy.onSchemaChange,
+      perTable: Object.entries(policy.perTable).map(([pattern, each]) => ({
+        pattern,
+        lagToleranceMs: each.lagTolerance ?? null,
+        onSchemaChange: each.onSchemaChange ?? null,
+      })),
     },
     journal: { path: resolve(directory, document.journal.path) },
     captures: {

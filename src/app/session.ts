@@ -6,16 +6,18 @@ import { lastReadable, toState } from '../capture/states.ts';
 import type { Journal } from '../journal/journal.ts';
 import { type CaptureNumber, NO_CAPTURE, captureNumber } from '../model/capture.ts';
 import { type ErrorCode, type Finding, ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
+import type { TableEvent } from '../model/change.ts';
 import type { Position } from '../model/position.ts';
 import { COPY_BY_COMPARISON, COPY_FROM_NOTHING, type Element, type Generation, type Progress } from '../model/progress.ts';
-import { type DataSetSchema, type TableName, tableOf } from '../model/schema.ts';
+import { type DataSetSchema, type TableName, type TableSchema, tableOf } from '../model/schema.ts';
 import { selects } from '../model/selection.ts';
 import { type Drain, newDrain } from '../shadowing/drain.ts';
 import { Engine } from '../shadowing/engine.ts';
+import { Newcomers } from '../shadowing/newcomers.ts';
 import type { Shadow } from '../shadowing/shadow.ts';
 import type { Primary } from '../tracking/primary.ts';
 import { Tracker } from '../tracking/tracker.ts';
-import { type Config, redactUrl } from './config.ts';
+import { type Config, type TableRule, redactUrl } from './config.ts';
 import { failpoint } from './failpoint.ts';
 import type { SystemOptions } from './local-system.ts';
 import { RetainedWatch } from './retained.ts';
@@ -81,7 +83,8 @@ export class Session implements AsyncDisposable {
       const former = await knownDataSet(catalog);
       return former === null ? [journal.id] : [journal.id, former.journalId];
     };
-    const primary = resources.use(await openPrimary(config, (ids, upTo) => journal.contains(ids, upTo), owners));
+    const shapes = (): Promise<TableSchema[]> => shapesAtHead(shadow, catalog, journal);
+    const primary = resources.use(await openPrimary(config, (ids, upTo) => journal.contains(ids, upTo), { owners, shapes }));
     await refuseSame(config, primary, shadow, signal);
     refuseErrors(await primary.check(signal));
     const described = await describe(config, primary, signal);
@@ -112,7 +115,15 @@ export class Session implements AsyncDisposable {
       const parked = await stores.catalog.read('parked');
       const foldEveryMs = Math.max(1, Math.min(FOLD_EVERY_MS, config.policy.lagToleranceMs / 2));
       const engine = await Engine.open(
-        { ...stores, tracker, failpoint, log, foldEveryMs, lagToleranceMs: (table) => lagToleranceMs(config, table) },
+        {
+          ...stores,
+          tracker,
+          failpoint,
+          log,
+          foldEveryMs,
+          lagToleranceMs: (table) => lagToleranceMs(config, table),
+          followsShape: (table) => followsShape(config, table),
+        },
         { ...(await whereCapturesStand(stores.catalog)), parked: parked !== null && parked !== undefined },
         signal,
       );
@@ -122,10 +133,16 @@ export class Session implements AsyncDisposable {
         drainDeadlineMs: DRAIN_DEADLINE_MS,
         rollingBudgetMs: ROLLING_BUDGET_MS,
       };
-      const orchestrator = new Orchestrator({ ...stores, tracker, engine, policy, lifetime: lifetime.signal, failpoint, log });
+      const newcomers = new Newcomers({ ...stores, tracker, engine, log });
+      const adopt = async (tables: readonly TableName[], within: AbortSignal): Promise<void> => {
+        newcomers.want(tables);
+        await newcomers.adopt(within);
+      };
+      const orchestrator = new Orchestrator({ ...stores, tracker, engine, policy, adopt, lifetime: lifetime.signal, failpoint, log });
       const retained = new RetainedWatch();
       const watching = retained.run(stores.primary, options.log, lifetime.signal);
-      const loops = Promise.all([tracker.run(lifetime.signal), engine.run(lifetime.signal), watching]).catch((error: unknown) => {
+      const running = [tracker.run(lifetime.signal), engine.run(lifetime.signal), newcomers.run(lifetime.signal), watching];
+      const loops = Promise.all(running).catch((error: unknown) => {
         if (!isAbort(error)) options.log('error', 'stopped', { reason: messageOf(error) });
         lifetime.abort(error);
       });
@@ -178,8 +195,35 @@ export class Session implements AsyncDisposable {
 }
 
 function lagToleranceMs(config: Config, table: TableName): number {
-  const rule = config.policy.perTable.find(({ pattern }) => selects({ include: [pattern], exclude: [] }, table));
-  return rule?.lagToleranceMs ?? config.policy.lagToleranceMs;
+  return ruleFor(config.policy, table)?.lagToleranceMs ?? config.policy.lagToleranceMs;
+}
+
+function followsShape({ policy }: Config, table: TableName): boolean {
+  return (ruleFor(policy, table)?.onSchemaChange ?? policy.onSchemaChange) === 'follow';
+}
+
+function ruleFor({ perTable }: Config['policy'], table: TableName): TableRule | undefined {
+  return perTable.find(({ pattern }) => selects({ include: [pattern], exclude: [] }, table));
+}
+
+/** The shapes in which the journal's next changes of tables would be. */
+async function shapesAtHead(shadow: Shadow, catalog: Catalog, journal: Journal): Promise<TableSchema[]> {
+  const head = journal.head()?.at;
+  if (head === undefined || !(await catalog.exists())) return [];
+  const shapes: TableSchema[] = [];
+  for (const { schema, progress } of (await shadow.elements()).values()) {
+    let shape: TableSchema | null = schema;
+    let after = progress.low;
+    for (;;) {
+      const events: readonly TableEvent[] = shape === null ? [] : await journal.events(shape.table, after, head);
+      const told = events.find(({ kind, change }) => kind === 'dropped' || change !== undefined);
+      if (told === undefined) break;
+      shape = told.change?.to ?? null;
+      after = told.at;
+    }
+    if (shape !== null) shapes.push(shape);
+  }
+  return shapes;
 }
 
 async function refuseSame(config: Config, primary: Primary, shadow: Shadow, signal: AbortSignal): Promise<void> {
@@ -220,15 +264,18 @@ async function prepare(parts: PrepareParts, options: SystemOptions, signal: Abor
   const { config, primary, shadow, catalog, journal, described } = parts;
   const known = await knownDataSet(catalog);
   if (known) refuseOther(config, known, await primary.identity(signal));
-  const bookmark = await primary.install(described.tables, signal);
+  const elements = known ? await shadow.elements() : new Map<never, Element>();
+  // Where the log tells of shapes, it tells of tables that came, went or were renamed meanwhile too.
+  const told = known !== null && primary.tellsShapes;
+  const tables = told ? described.tables.filter(({ table }) => elements.has(table)) : described.tables;
+  const bookmark = await primary.install(tables, signal);
   failpoint('installed');
   const lost = known ? known.journalId !== journal.id || journal.head() === null : false;
   if (!known || lost) await journal.begin(bookmark);
   const head = journal.head()?.at;
   if (head === undefined) throw new Error('the journal has no beginning');
-  const elements = known ? await shadow.elements() : new Map<never, Element>();
   const capture = await nextCapture(catalog, elements.values(), known !== null);
-  await shadow.prepare(described, { generation: 1 as Generation, low: head, high: head, capture });
+  await shadow.prepare({ ...described, tables }, { generation: 1 as Generation, low: head, high: head, capture });
   if (lost) await abortDraining(catalog);
   // A parked shadow stands as it was at a capture, shapes included, until it is resumed.
   const parked = known ? await catalog.read('parked') : null;
@@ -271,7 +318,7 @@ async function nextCapture(catalog: Catalog, elements: Iterable<Element>, known:
 
 /** What changed while nothing ran: tables that went, tables of another shape, a journal that was lost. */
 async function reconcile(
-  { described, shadow }: PrepareParts,
+  { described, primary, shadow }: PrepareParts,
   elements: Iterable<Element>,
   head: Position,
   lost: boolean,
@@ -281,7 +328,7 @@ async function reconcile(
   for (const { schema, progress } of elements) {
     const now = tableOf(described, schema.table);
     const restarted: Progress = { ...progress, generation: (progress.generation + 1) as Generation, low: head, high: head };
-    if (now?.shape !== schema.shape) {
+    if (now?.shape !== schema.shape && !primary.tellsShapes) {
       options.log('warn', now === undefined ? 'a table left the data set' : 'a table has a new shape and is copied again', {
         table: schema.table,
       });

@@ -4,6 +4,7 @@ import type { Journal } from '../journal/journal.ts';
 import type { TransactionId } from '../model/change.ts';
 import { ForeshadowError } from '../model/errors.ts';
 import type { Position } from '../model/position.ts';
+import type { TableSchema } from '../model/schema.ts';
 import type { Shadow } from '../shadowing/shadow.ts';
 import type { Primary } from '../tracking/primary.ts';
 import { type Config, redactUrl } from './config.ts';
@@ -27,15 +28,19 @@ export function schemeOf(url: string): Scheme {
 /** Which transactions an earlier process journaled: asked where a snapshot may not show them yet. */
 export type Journaled = (ids: readonly TransactionId[], upTo: Position) => Promise<ReadonlySet<TransactionId>>;
 
-/** `owners`: see `PostgresPrimaryOptions`; left out by who only looks. */
-export async function openPrimary(config: Config, journaled: Journaled, owners?: () => Promise<readonly string[]>): Promise<Primary> {
+/** `owners` and `shapes`: see `PostgresPrimaryOptions`; left out by who only looks. */
+export async function openPrimary(
+  config: Config,
+  journaled: Journaled,
+  kept: { readonly owners?: () => Promise<readonly string[]>; readonly shapes?: () => Promise<readonly TableSchema[]> } = {},
+): Promise<Primary> {
   if (schemeOf(config.primary) === 'sqlite') {
     const { openSqlitePrimary } = await import('../stores/sqlite/primary.ts');
     return openSqlitePrimary(config.primary, config.selection);
   }
   const { openPostgresPrimary } = await import('../stores/postgres/primary.ts');
   const { dataSet, selection } = config;
-  return openPostgresPrimary({ url: config.primary, dataSet, selection, journaled, ...(owners === undefined ? {} : { owners }) });
+  return openPostgresPrimary({ url: config.primary, dataSet, selection, journaled, ...kept });
 }
 
 export async function openShadow(config: Config): Promise<OpenShadow> {

@@ -81,6 +81,9 @@ async function testimony(
   signal: AbortSignal,
 ): Promise<Pending | null> {
   if (since === null) return null;
+  // Changes from before are in another shape.
+  const events = await journal.events(schema.table, since, through);
+  if (events.some(({ kind }) => kind === 'schema-changed')) return null;
   const pending = new Pending(schema, since, TESTIMONY_LIMIT);
   try {
     await fold(journal.read(schema.table, since, through, signal), { after: since, upTo: through }, pending);

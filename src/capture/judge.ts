@@ -32,6 +32,8 @@ export interface CaptureParts {
   readonly catalog: Catalog;
   readonly engine: Engine;
   readonly policy: CapturePolicy;
+  /** Begins to track and copy these tables, and those that the log has told of as new. */
+  readonly adopt: (tables: readonly TableName[], signal: AbortSignal) => Promise<void>;
   /** As long as the system lives. Once elements are crossing, only its end stops a capture, whoever asked for it. */
   readonly lifetime: AbortSignal;
   readonly failpoint: (name: string) => void;

@@ -88,6 +88,7 @@ export class Orchestrator {
     try {
       onPhase('asking the primary', null, 0, null);
       let certain = await this.#reachNow(signal);
+      await this.#parts.adopt([], signal);
       if (engine.isCopying) {
         await this.#untilCopied(planned, onPhase, signal);
         certain = await this.#reachNow(signal);
@@ -194,7 +195,11 @@ export class Orchestrator {
     failpoint('cut');
     engine.wasCut(cut.number, drain.leftOut.keys());
     const cutMs = performance.now() - cutBegunMs;
-    if (described !== null) await this.#adopt(described, signal);
+    if (described !== null)
+      await this.#parts.adopt(
+        this.#unknown(described).map(({ table }) => table),
+        signal,
+      );
     const timings = { residualRows, drainMs: cutBegunMs - drainBegunMs, cutMs, validateMs: 0, elapsedMs: 0 };
     return this.#judge.judge({ ...cut, timings }, begunMs, onPhase, signal, validate);
   }
@@ -231,22 +236,5 @@ export class Orchestrator {
     return (described?.tables ?? [])
       .filter(({ table }) => !known.has(table))
       .map(({ table }) => ({ table, reason: 'created since: it is copied from now on, and is in the next capture' }));
-  }
-
-  /** Begins to track and copy tables that came to the primary. */
-  async #adopt(described: DataSetSchema, signal: AbortSignal): Promise<void> {
-    const { primary, shadow, engine, tracker, log } = this.#parts;
-    const unknown = this.#unknown(described);
-    if (unknown.length === 0) return;
-    try {
-      await primary.install(described.tables, signal);
-      const low = tracker.head;
-      await shadow.prepare(described, { generation: engine.generation, low, high: low, capture: engine.nextNumber });
-      await engine.adopt();
-      for (const { table } of unknown) log('a new table is copied', { table });
-    } catch (error) {
-      if (signal.aborted) throw error;
-      log('new tables could not be taken up', { reason: messageOf(error) });
-    }
   }
 }

@@ -33,6 +33,8 @@ export interface TableSchema {
   readonly keyOrderShared: boolean;
   /** A fingerprint of shape and identity: two schemas with the same shape have interchangeable tuples. */
   readonly shape: string;
+  /** For the primary's store alone: by what it recognises the table and its rows again. */
+  readonly lineage?: string | undefined;
   /** What rebuilds the table: run before the rows are loaded. */
   readonly create: readonly DdlStatement[];
   /** Run after the rows are loaded: indexes, constraints, identity values, triggers. */

@@ -1,15 +1,8 @@
-import type { TableEvent, TransactionRef } from '../model/change.ts';
+import type { ShapeChange, TableEvent, TransactionRef } from '../model/change.ts';
 import { type CaptureNumber, captureNumber } from '../model/capture.ts';
 import { ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
-import { type Position, maxPosition } from '../model/position.ts';
-import {
-  COPY_BY_COMPARISON,
-  COPY_FROM_NOTHING,
-  type Element,
-  type ElementState,
-  type Generation,
-  type Progress,
-} from '../model/progress.ts';
+import type { Position } from '../model/position.ts';
+import { COPY_BY_COMPARISON, COPY_FROM_NOTHING, type Element, type ElementState } from '../model/progress.ts';
 import { type TableName, tableOf } from '../model/schema.ts';
 import { type KeyTuple, identityOf, keyTuple } from '../model/tuple.ts';
 import type { RowLimit } from '../tracking/primary.ts';
@@ -18,6 +11,7 @@ import type { Drain } from './drain.ts';
 import type { Conflict, EngineParts } from './engine.ts';
 import type { Backlog } from './lag.ts';
 import { type FoldLimit, type FoldPiece, Pending, foldPieces } from './pending.ts';
+import { Reshaper, isTaken, restarted } from './reshape.ts';
 import { type RowBatch, RowsMissing, type StandingRows } from './shadow.ts';
 
 /** What a step came to. A null element: the table is gone. */
@@ -49,11 +43,13 @@ export class Advance {
   readonly #parts: EngineParts;
   readonly #backlog: Backlog;
   readonly #stir: () => void;
+  readonly #reshaper: Reshaper;
   readonly #open = new Map<TableName, OpenChunk>();
   readonly #repairs = new Map<TableName, Repair[]>();
 
-  constructor(parts: EngineParts, backlog: Backlog, stir: () => void) {
+  constructor(parts: EngineParts, backlog: Backlog, hasElement: (table: TableName) => boolean, stir: () => void) {
     this.#parts = parts;
+    this.#reshaper = new Reshaper(parts, hasElement);
     this.#backlog = backlog;
     this.#stir = stir;
   }
@@ -86,12 +82,12 @@ export class Advance {
     const { schema, progress, state } = element;
     const target = drain?.at ?? this.#parts.tracker.head;
     if (this.#backlog.hasEvent(schema.table, progress.low)) {
-      const outcome = await this.#meetEvents(element, target, drain, signal);
+      const outcome = await this.#meetEvents(element, { target, chunk: null, scope: null, drain, savedThrough }, signal);
       if (outcome !== null) return outcome;
     }
     const open = this.#open.get(schema.table);
     if (open !== undefined) {
-      if (drain === null) return this.#stepChunk(element, open, savedThrough, signal);
+      if (drain === null) return this.#stepChunk(element, open, target, savedThrough, signal);
       // It would bring rows from beyond the capture: read again afterwards.
       this.#close(schema.table);
     } else if (state.kind === 'copying') return this.#begin(element, { kind: 'phase', state, extra: [] }, signal);
@@ -139,9 +135,14 @@ export class Advance {
     this.#stir();
   }
 
-  async #stepChunk(element: Element, open: OpenChunk, savedThrough: CaptureNumber, signal: AbortSignal): Promise<Outcome | null> {
+  async #stepChunk(
+    element: Element,
+    open: OpenChunk,
+    head: Position,
+    savedThrough: CaptureNumber,
+    signal: AbortSignal,
+  ): Promise<Outcome | null> {
     const { outcome, scope } = open;
-    const head = this.#parts.tracker.head;
     if (outcome === null) return null;
     if ('error' in outcome) {
       this.#close(element.schema.table);
@@ -152,7 +153,7 @@ export class Advance {
     this.#close(element.schema.table);
     this.#parts.failpoint('chunk-read');
     if (chunk.low !== element.progress.low || !goesOnFrom(scope, element.state)) return null;
-    if (chunk.shape !== element.schema.shape) return this.#reshape(element, maxPosition(element.progress.low, chunk.low), signal);
+    if (chunk.shape !== element.schema.shape) return this.#misread(element, signal);
     if (chunk.moved) return this.#resync(element, 'its rows were moved on the primary while they were copied', signal);
     this.#readAhead(element, scope, chunk, head, signal);
     return this.#fold(element, { target: head, chunk, scope, drain: null, savedThrough }, signal);
@@ -224,16 +225,34 @@ export class Advance {
     else this.#repairs.set(table, rest);
   }
 
-  async #meetEvents(element: Element, target: Position, drain: Drain | null, signal: AbortSignal): Promise<Outcome | null> {
+  async #meetEvents(element: Element, task: FoldTask, signal: AbortSignal): Promise<Outcome | null> {
     const { schema, progress } = element;
-    for (const event of await this.#parts.journal.events(schema.table, progress.low, target)) {
+    for (const event of await this.#parts.journal.events(schema.table, progress.low, task.target)) {
+      if (event.change !== undefined && isTaken(element, event.change)) continue;
+      if (event.change !== undefined) return this.#follow(element, event, event.change, task, signal);
       const outcome = await this.#meet(element, event, signal);
       if (outcome === null) continue;
-      drain?.leftOut.set(schema.table, event.reason);
+      task.drain?.leftOut.set(schema.table, event.reason);
       this.#close(schema.table);
       return outcome;
     }
     return null;
+  }
+
+  /** The next shape, once everything before it is applied. */
+  async #follow(element: Element, event: TableEvent, change: ShapeChange, task: FoldTask, signal: AbortSignal): Promise<Outcome> {
+    const { schema, progress } = element;
+    let { kept } = change;
+    if (kept && change.from === schema.shape && progress.low < change.after) {
+      const folded = await this.#fold(element, { ...task, target: change.after }, signal);
+      if (folded !== null) return folded;
+      // A row that is missing cannot be read in this shape any more.
+      kept = false;
+    }
+    this.#close(schema.table);
+    const next = await this.#reshaper.follow(element, { ...change, kept }, event.at, signal);
+    if (next.state.kind !== 'live') task.drain?.leftOut.set(next.schema.table, event.reason);
+    return { element: next, rows: 0, conflicts: [] };
   }
 
   /** Null: the event asks for nothing. */
@@ -253,12 +272,36 @@ export class Advance {
     }
   }
 
-  /** Begins the table anew, at the journal's head: in the primary's shape if that is another now. Null: the primary has it no more. */
+  /** A chunk was read in another shape than the element's. Null: an event tells of it. */
+  async #misread(element: Element, signal: AbortSignal): Promise<Outcome | null> {
+    if (!this.#parts.primary.tellsShapes) return this.#reshape(element, element.progress.low, signal);
+    const present = await this.#reshaper.present(element, signal);
+    return present === 'told' ? null : this.#anew(element, present.schema, present.at, signal);
+  }
+
+  /** Begins the table anew: in the primary's shape if that is another now. Null: the primary has it no more. */
   async restart(element: Element, signal: AbortSignal): Promise<Element | null> {
     this.#close(element.schema.table);
-    const at = this.#parts.tracker.head;
-    const reshaped = await this.#reshape(element, at, signal);
-    return (reshaped ?? (await this.#resync(element, 'asked for', signal, at))).element;
+    const { journal, tracker, primary } = this.#parts;
+    const head = tracker.head;
+    if (!primary.tellsShapes) {
+      const reshaped = await this.#reshape(element, head, signal);
+      return (reshaped ?? (await this.#resync(element, 'asked for', signal, head))).element;
+    }
+    for (;;) {
+      const events = await journal.events(element.schema.table, element.progress.low, tracker.head);
+      const told = events.findLast(({ kind, change }) => kind === 'dropped' || change !== undefined);
+      if (told !== undefined) return (await this.#anew(element, told.change?.to ?? null, told.at, signal)).element;
+      const present = await this.#reshaper.present(element, signal);
+      if (present !== 'told') return (await this.#anew(element, present.schema, present.at, signal)).element;
+    }
+  }
+
+  async #anew(element: Element, to: Element['schema'] | null, at: Position, signal: AbortSignal): Promise<Outcome> {
+    if (to === null) return this.#retire(element, null, at);
+    if (to.shape === element.schema.shape && to.table === element.schema.table) return this.#resync(element, 'asked for', signal, at);
+    const change = { from: element.schema.shape, to, after: at, kept: false, initial: [] };
+    return { element: await this.#reshaper.anew(element, change, at, signal), rows: 0, conflicts: [] };
   }
 
   /** Begins to compare the whole table with the primary: what happened up to `at` cannot be learned from the journal. */
@@ -332,10 +375,4 @@ function stateAfter(state: ElementState, chunk: Chunk | null, scope: ChunkScope 
   if (state.kind !== 'copying') return state;
   if (chunk === null || scope?.kind !== 'phase') return { ...state, fresh: state.fresh && !touched };
   return afterChunk(state, chunk, touched);
-}
-
-/** A resync is a new generation: what was applied before says nothing of what stands now. */
-function restarted(progress: Progress, at: Position): Progress {
-  const low = maxPosition(progress.low, at);
-  return { ...progress, generation: (progress.generation + 1) as Generation, low, high: low };
 }

@@ -28,6 +28,8 @@ export interface EngineParts {
   readonly foldEveryMs: number;
   /** How old a table's changes may grow: the earliest deadline is served first. */
   readonly lagToleranceMs: (table: TableName) => number;
+  /** Whether a table whose new shape asks for its rows to be read again is to be followed, or halted. */
+  readonly followsShape: (table: TableName) => boolean;
 }
 
 export interface Conflict {
@@ -68,7 +70,12 @@ export class Engine {
     this.#elements = new Map(elements);
     this.#backlog = backlog;
     this.#lastCut = lastCut;
-    this.#advance = new Advance(parts, backlog, () => this.#stir());
+    this.#advance = new Advance(
+      parts,
+      backlog,
+      (table) => this.#elements.has(table),
+      () => this.#stir(),
+    );
     this.#stopListening = parts.tracker.onTracked((tracked) => this.#heard(tracked));
   }
 
@@ -251,9 +258,7 @@ export class Engine {
       for (const table of tables) {
         const element = this.#elements.get(table);
         if (element === undefined) continue;
-        const outcome = await this.#advance.restart(element, signal);
-        if (outcome === null) this.#elements.delete(table);
-        else this.#elements.set(table, outcome);
+        this.#replace(table, await this.#advance.restart(element, signal));
         this.#rest.succeeded(table);
       }
     });
@@ -339,9 +344,14 @@ export class Engine {
     if (outcome === null) return false;
     this.#appliedRows += outcome.rows;
     this.#note(outcome.conflicts);
-    if (outcome.element === null) this.#elements.delete(table);
-    else this.#elements.set(table, outcome.element);
+    this.#replace(table, outcome.element);
     return true;
+  }
+
+  /** What became of an element: it may have another name. Null: its table is gone. */
+  #replace(table: TableName, element: Element | null): void {
+    if (element?.schema.table !== table) this.#elements.delete(table);
+    if (element !== null) this.#elements.set(element.schema.table, element);
   }
 
   async #tryCross(drain: Drain, signal: AbortSignal): Promise<void> {

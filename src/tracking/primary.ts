@@ -21,6 +21,12 @@ export interface Primary extends AsyncDisposable {
   readonly kind: StoreKind;
   readonly values: ValueCodec;
 
+  /**
+   * Whether every change of a table's shape comes as an event that says so in its place (`TableEvent.change`), and every table that comes
+   * or goes as one too. Otherwise `describe` has to be asked.
+   */
+  readonly tellsShapes: boolean;
+
   /** Names this database for good: two URLs of one database give the same. */
   identity(signal: AbortSignal): Promise<string>;
 

@@ -41,6 +41,7 @@ interface CommitOptions {
 /** A primary in memory: obviously right, and able to show what real ones show rarely. For tests of everything above it. */
 export class MemoryPrimary implements Primary {
   readonly kind = 'memory';
+  readonly tellsShapes = false;
   readonly values = memoryValues;
   #id = randomUUID();
   #schema: DataSetSchema;

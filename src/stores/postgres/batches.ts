@@ -8,59 +8,13 @@ import type {
   TransactionPart,
   TransactionRef,
 } from '../../model/change.ts';
-import { maxPosition, type Position, position } from '../../model/position.ts';
+import { commitEndOf, maxPosition, type Position, position } from '../../model/position.ts';
 import type { TableName } from '../../model/schema.ts';
 import { type Tuple, cellsOf, hasAbsent, keyTuple, packTuple } from '../../model/tuple.ts';
 import type { PrimaryItem } from '../../tracking/primary.ts';
+import { boundary, type Numbering, transactionPosition, widen } from './numbering.ts';
 import { PgoutputReader, type PgoutputVisitor, type RelationMessage, type SentTuple } from './pgoutput.ts';
-
-/** What a table's changes are made into. */
-export interface TrackedTable {
-  readonly table: TableName;
-  /** The key's columns, in the key's order, as indexes into what `complete` makes. */
-  readonly key: readonly number[];
-  /** Makes a row of the log into one of the table; null: it is one. Set for tables without a key: their identity is the row. */
-  readonly complete: ((row: Tuple) => Tuple) | null;
-}
-
-/** How positions and transaction ids of the journal follow from those of the server. */
-export interface Numbering {
-  /** Added to every LSN: a server put back to an earlier state goes on above what the journal has seen. */
-  readonly base: bigint;
-  /** A 64-bit transaction id near those to come: the stream has only the lower half of each. */
-  transactionNear: bigint;
-}
-
-/**
- * A transaction's position lies inside its commit record: after every earlier record's end, before its own. (The record's end is
- * known only after the whole transaction has passed, which may be too large to wait for.)
- */
-function transactionPosition(commitLsn: bigint, base: bigint): Position {
-  return position(commitLsn + 1n + base);
-}
-
-export function boundary(lsn: bigint, base: bigint): Position {
-  return position(lsn + base);
-}
-
-/** The 64-bit id whose lower half this is, nearest to a known one. */
-export function widen(xid: number, near: bigint): bigint {
-  const half = 1n << 31n;
-  let id = (near & ~0xffff_ffffn) | BigInt(xid);
-  if (id > near + half && id >= 1n << 32n) id -= 1n << 32n;
-  else if (id < near - half) id += 1n << 32n;
-  return id;
-}
-
-/** What became of a relation the stream announced. */
-export interface Announced {
-  /** Null: not a table of the data set. */
-  readonly tracked: TrackedTable | null;
-  /** Set where the shape is another than the table was installed with. */
-  readonly changed: string | null;
-  /** To be called where the transaction that brought it is rolled back: the table has the shape it had before. */
-  readonly undo: () => void;
-}
+import type { Announced, Noticed, TrackedTable } from './watch.ts';
 
 export interface BatchParts {
   readonly numbering: Numbering;
@@ -68,6 +22,8 @@ export interface BatchParts {
   readonly after: Position;
   /** Told of each transaction before its changes are handed out. */
   readonly onTransaction: (ref: TransactionRef) => void;
+  /** What is to be said before a transaction that commits here (an LSN). */
+  readonly due: (commitLsn: bigint) => readonly Noticed[];
   /** Told of each change of the data set in a transaction that is known already. */
   readonly onRepeated: (ref: TransactionRef) => void;
 }
@@ -96,7 +52,9 @@ interface Streamed extends Written {
   readonly dropped: Set<TransactionPart>;
   /** Parts that have changes, but for those dropped. */
   readonly changed: Set<TransactionPart>;
-  readonly events: (Omit<TableEvent, 'at'> & { readonly part: TransactionPart })[];
+  readonly events: (Noticed & { readonly part: TransactionPart; readonly among: boolean })[];
+  /** Tables of which rows were changed. */
+  readonly touched: Set<TableName>;
   readonly undo: { readonly part: TransactionPart; readonly undo: () => void }[];
 }
 
@@ -130,6 +88,9 @@ export class Batches implements PgoutputVisitor {
   #stream: Streamed | null = null;
   #part: TransactionPart = 0;
   #announced: RelationMessage | null = null;
+  /** Tables of which the transaction being read has changed rows, and how many events were placed before it. */
+  readonly #touched = new Set<TableName>();
+  #eventsBefore = 0;
 
   constructor(parts: BatchParts) {
     this.#parts = parts;
@@ -149,20 +110,39 @@ export class Batches implements PgoutputVisitor {
 
   settle(relation: RelationMessage, { tracked, changed, undo }: Announced): void {
     (this.#stream?.tables ?? this.#tables).set(relation.id, tracked);
-    if (changed === null || tracked === null) return;
+    if (changed === null) return;
     this.#stream?.undo.push({ part: this.#part, undo });
-    this.event('schema-changed', tracked.table, changed);
+    const among = (this.#stream?.touched ?? this.#touched).has(changed.table);
+    if (this.#stream !== null) this.#stream.events.push({ ...changed, part: this.#part, among });
+    else if (this.#transaction !== null && !this.#skipping) this.#event(changed, this.#transaction, among);
   }
 
-  /** Something befell a table in the transaction being read, or just now. */
-  event(kind: TableEvent['kind'], table: TableName, reason: string): void {
-    if (this.#stream !== null) this.#stream.events.push({ kind, table, reason, part: this.#part });
-    else if (!this.#skipping) this.#events.push({ kind, table, at: this.#transaction?.at ?? this.#through, reason });
+  /**
+   * Something befell a table. Its place is before the transaction that showed it, unless that has changed rows of the table already: a
+   * change of shape then lies among them, and only a comparison makes sense of those.
+   */
+  #event({ kind, table, reason, change }: Noticed, { at: end }: TransactionRef, among: boolean): void {
+    const at = among ? end : position(commitEndOf(end), this.#eventsBefore++);
+    const after = position(commitEndOf(end) - 1n);
+    const placed = change === undefined ? {} : { change: { ...change, after, kept: change.kept && !among } };
+    this.#events.push({ kind, table, at, reason, ...placed });
+  }
+
+  /** A transaction's changes come next. */
+  #enter(ref: TransactionRef, commitLsn: bigint): void {
+    this.#parts.onTransaction(ref);
+    this.#eventsBefore = 0;
+    for (const noticed of this.#parts.due(commitLsn)) this.#event(noticed, ref, false);
   }
 
   /** Everything committed up to here has been read: known from a keepalive. */
   reached(lsn: bigint): void {
     if (this.#transaction === null) this.#through = maxPosition(this.#through, boundary(lsn, this.#parts.numbering.base));
+  }
+
+  /** Where the transaction being read commits; for one in progress, what has been read up to. */
+  get lsn(): bigint {
+    return commitEndOf(this.#transaction?.at ?? this.#through) - this.#parts.numbering.base;
   }
 
   get inTransaction(): boolean {
@@ -208,7 +188,9 @@ export class Batches implements PgoutputVisitor {
     const ref = this.#refTo(this.#idOf(xid), commitLsn, committedAtMicros);
     this.#transaction = ref;
     this.#skipping = ref.at <= this.#parts.after;
-    this.#parts.onTransaction(ref);
+    this.#touched.clear();
+    if (this.#skipping) this.#parts.onTransaction(ref);
+    else this.#enter(ref, commitLsn);
   }
 
   commit(_commitLsn: bigint, endLsn: bigint): void {
@@ -225,7 +207,8 @@ export class Batches implements PgoutputVisitor {
     let stream = this.#streamed.get(xid);
     if (stream === undefined) {
       const written = { writers: new Map(), bytes: 0, inPieces: false };
-      stream = { ...written, id: this.#idOf(xid), tables: new Map(), dropped: new Set(), changed: new Set(), events: [], undo: [] };
+      const [id, touched] = [this.#idOf(xid), new Set<TableName>()];
+      stream = { ...written, id, tables: new Map(), dropped: new Set(), changed: new Set(), events: [], touched, undo: [] };
       this.#streamed.set(xid, stream);
     }
     this.#stream = stream;
@@ -251,12 +234,10 @@ export class Batches implements PgoutputVisitor {
       if (counts) this.#parts.onRepeated(transaction);
       return this.#forget(stream);
     }
-    this.#parts.onTransaction(transaction);
+    this.#enter(transaction, commitLsn);
     if (counts) this.#adopt(stream, { transaction, dropped: stream.dropped });
     else this.#release(stream);
-    for (const { kind, table, reason, part } of stream.events) {
-      if (!stream.dropped.has(part)) this.#events.push({ kind, table, reason, at: transaction.at });
-    }
+    for (const { part, among, ...noticed } of stream.events) if (!stream.dropped.has(part)) this.#event(noticed, transaction, among);
     for (const [relation, target] of stream.tables) this.#tables.set(relation, target);
     this.#passed(endLsn);
   }
@@ -363,6 +344,7 @@ export class Batches implements PgoutputVisitor {
       writer = new BlockWriter(table);
       writers.set(table, writer);
     }
+    (this.#stream?.touched ?? this.#touched).add(table);
     if (this.#stream === null) writer.transaction(this.#transaction as TransactionRef);
     else {
       writer.part(this.#part);

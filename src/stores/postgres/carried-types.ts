@@ -1,4 +1,3 @@
-import { literal } from './connection.ts';
 import type { Wire } from './wire.ts';
 
 /**
@@ -36,7 +35,7 @@ const flawsQuery = (table: string | null): string => `
   WITH RECURSIVE reach(root, typ) AS (
     SELECT DISTINCT atttypid, atttypid FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
     WHERE c.relkind IN ('r', 'p') AND c.oid >= 16384 AND attnum > 0 AND NOT attisdropped
-      ${table === null ? '' : `AND c.oid = to_regclass(${literal(table)})`}
+      ${table === null ? '' : `AND c.oid = ${table}`}
     UNION
     SELECT r.root, part.typ FROM reach r CROSS JOIN LATERAL (
       SELECT typbasetype FROM pg_type WHERE oid = r.typ AND typbasetype <> 0
@@ -60,7 +59,7 @@ const flawsQuery = (table: string | null): string => `
     END) f(flaw)
   WHERE flaw IS NOT NULL GROUP BY r.root`;
 
-/** By the type's OID: why its values cannot be carried. */
+/** By the type's OID: why its values cannot be carried. `table`: only those of one, whose OID this expression gives. */
 export async function readTypeFlaws(wire: Wire, table: string | null, signal?: AbortSignal): Promise<ReadonlyMap<number, string>> {
   const [found] = await wire.query(flawsQuery(table), signal);
   return new Map((found?.rows ?? []).map(([oid, flaw]) => [Number(oid), flaw as string]));

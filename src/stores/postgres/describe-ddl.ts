@@ -1,7 +1,7 @@
-import type { DataSetSchema, DdlStatement } from '../../model/schema.ts';
+import type { DataSetSchema, DdlStatement, TableSchema } from '../../model/schema.ts';
 import { readAfter, readBefore } from './ddl-objects.ts';
 import { readTableDdl } from './ddl-tables.ts';
-import { type CatalogTable, schemaOf } from './describe.ts';
+import type { TrackableTable } from './describe.ts';
 import type { Wire } from './wire.ts';
 
 /**
@@ -10,7 +10,8 @@ import type { Wire } from './wire.ts';
  */
 export async function describeDataSet(
   wire: Wire,
-  tables: readonly (CatalogTable & { readonly key: readonly string[] })[],
+  tables: readonly TrackableTable[],
+  schemaOf: (table: TrackableTable) => TableSchema,
   signal: AbortSignal,
 ): Promise<DataSetSchema> {
   if (tables.length === 0) return { tables: [], before: [], after: [] };

@@ -57,7 +57,9 @@ async function describeOf(url: string): Promise<DataSetSchema> {
 
 /** Without the values of sequences. */
 function plain(each: DataSetSchema): unknown {
-  return JSON.parse(JSON.stringify(each).replace(/GREATEST\(\w+::/g, 'GREATEST(?::'));
+  // By its shape and lineage a table is told from every other.
+  const tables = each.tables.map(({ shape: _shape, lineage: _lineage, ...rest }) => rest);
+  return JSON.parse(JSON.stringify({ ...each, tables }).replace(/GREATEST\(\w+::/g, 'GREATEST(?::'));
 }
 
 beforeAll(async () => {

@@ -1,10 +1,11 @@
 import { createHash } from 'node:crypto';
 import { keylessColumns } from '../../model/copies.ts';
+import { ForeshadowError } from '../../model/errors.ts';
 import { type Selection, selects } from '../../model/selection.ts';
 import { OWN_PREFIX, type TableName, type TableSchema } from '../../model/schema.ts';
+import { splitName } from './layout.ts';
 import { mirroredType, readTypeFlaws } from './carried-types.ts';
 import { identifier, literal } from './connection.ts';
-import { splitName } from './layout.ts';
 import type { Wire } from './wire.ts';
 
 /** A table as the catalogs of the primary describe it. */
@@ -18,6 +19,11 @@ export interface CatalogTable {
   readonly persistence: string;
   /** d default, n nothing, f full, i index. */
   readonly identity: string;
+  /** The number of its last column, and the numbers of those that were dropped: none is given twice. */
+  readonly lastColumn: number;
+  readonly droppedColumns: readonly number[];
+  /** Where its rows are: itself, or the partitions that have rows. */
+  readonly units: readonly StorageUnit[];
   /** All columns that are not generated, in the table's order: what pgoutput sends, and what is mirrored. */
   readonly columns: readonly CatalogColumn[];
   /**
@@ -48,8 +54,26 @@ export interface CatalogPartition {
   readonly key: readonly string[];
 }
 
+/**
+ * What tells that rows were rewritten without a change in the log: `file` is another then, and `columns` (a digest of the versions of the
+ * columns' own rows in the catalog) too. A TRUNCATE, CLUSTER or VACUUM FULL leaves `columns` as they are.
+ */
+export interface StorageUnit {
+  readonly oid: number;
+  readonly file: number;
+  readonly columns: string;
+  /** Asked of partitions only: nothing was ever put into it. */
+  readonly empty: boolean;
+}
+
 export interface CatalogColumn {
+  /** pg_attribute.attnum. */
+  readonly id: number;
   readonly name: string;
+  /** What rows have in it that stood when it was added and were not written since (pg_attribute.attmissingval); null: NULL. */
+  readonly initial: string | null;
+  /** Whether `initial` says so: not where its text means something else on another server, or partitions differ. */
+  readonly initialKnown: boolean;
   /** What it is mirrored with: `mirroredType`. */
   readonly type: string;
   readonly typeOid: number;
@@ -81,7 +105,18 @@ const TABLES = `
     c.relreplident AS identity, pg_has_role(c.relowner, 'USAGE') AS owned,
     has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE') AS readable,
     row_security_active(c.oid) AS veiled, current_setting('server_version_num')::int / 10000 AS "serverVersion",
+    c.relnatts AS "lastColumn",
+    (SELECT coalesce(json_agg(a.attnum), '[]') FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attisdropped)
+      AS "droppedColumns",
+    (SELECT coalesce(json_agg(json_build_object('oid', p.oid::int8, 'file', p.relfilenode::int8, 'columns',
+        (SELECT md5(string_agg(a.attnum || ':' || a.xmin, ',' ORDER BY a.attnum)) FROM pg_attribute a WHERE a.attrelid = p.oid AND a.attnum > 0),
+        'empty', c.relkind = 'p' AND pg_relation_size(p.oid) = 0) ORDER BY p.oid), '[]')
+      FROM pg_class p WHERE p.oid = c.oid AND c.relkind = 'r'
+        OR c.relkind = 'p' AND p.oid IN (SELECT relid FROM pg_partition_tree(c.oid) WHERE isleaf)) AS units,
     (SELECT coalesce(json_agg(json_build_object(
+        'id', a.attnum, 'initial', CASE WHEN a.atthasmissing AND t.typdelim = ',' THEN (a.attmissingval::text::text[])[1] END,
+        'initialKnown', (NOT a.atthasmissing OR t.typdelim = ',' AND t.typname !~ '^_?(reg|money)')
+          AND NOT (c.relkind = 'p' AND a.atthasdef),
         'name', a.attname, 'type', ${mirroredType('a.atttypid', 'a.atttypmod')}, 'typeOid', a.atttypid::int8, 'modifier', a.atttypmod,
         'notNull', a.attnotnull, 'asText', t.typsend = 0,
         'orderShared', t.typname = ANY ('{${ORDERED_TYPES.join(',')}}') AND t.typnamespace = 'pg_catalog'::regnamespace
@@ -107,13 +142,23 @@ const TABLES = `
   WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
     AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT IN ('information_schema', '${OWN_PREFIX}')`;
 
-/** The tables a selection names, in the order of their names. `only` asks for one of them. */
-export async function readTables(wire: Wire, selection: Selection, signal?: AbortSignal, only?: TableName): Promise<CatalogTable[]> {
-  const named = only === undefined ? null : qualifiedName(splitName(only));
-  const alone = named === null ? '' : ` AND c.oid = to_regclass(${literal(named)})`;
+/** The tables a selection names, in the order of their names. */
+export async function readTables(wire: Wire, selection: Selection, signal?: AbortSignal): Promise<CatalogTable[]> {
+  return (await readTablesWhere(wire, null, signal)).filter(({ table }) => selects(selection, table));
+}
+
+/** One table, by its name or its OID, whatever is selected. */
+export async function readTable(wire: Wire, which: TableName | number, signal?: AbortSignal): Promise<CatalogTable | null> {
+  return (await readTablesWhere(wire, which, signal))[0] ?? null;
+}
+
+async function readTablesWhere(wire: Wire, which: TableName | number | null, signal?: AbortSignal): Promise<CatalogTable[]> {
+  const oid =
+    typeof which === 'string' ? `to_regclass(${literal(qualifiedName(splitName(which)))})` : which === null ? null : String(which);
+  const alone = oid === null ? '' : ` AND c.oid = ${oid}`;
   const [found, flaws] = await Promise.all([
     ask<Omit<CatalogTable, 'table'>>(wire, TABLES + alone, signal),
-    readTypeFlaws(wire, named, signal),
+    readTypeFlaws(wire, oid, signal),
   ]);
   return found
     .map((each) => ({
@@ -122,7 +167,6 @@ export async function readTables(wire: Wire, selection: Selection, signal?: Abor
       table: tableName(each.schema, each.name),
       columns: each.columns.map((column) => ({ ...column, flaw: flaws.get(column.typeOid) ?? null })),
     }))
-    .filter(({ table }) => only !== undefined || selects(selection, table))
     .toSorted((a, b) => (a.table < b.table ? -1 : 1));
 }
 
@@ -226,12 +270,14 @@ function identityRemedy(table: CatalogTable, name: string): string {
   return `Add a primary key to ${name}; or ${index}; or ${full}; or exclude it.`;
 }
 
-export function isTrackable(table: CatalogTable): table is CatalogTable & { readonly key: readonly string[] } {
+export type TrackableTable = CatalogTable & { readonly key: readonly string[] };
+
+export function isTrackable(table: CatalogTable): table is TrackableTable {
   return obstacle(table) === null;
 }
 
-/** Without the DDL: what tracking and reading need. */
-export function schemaOf(table: CatalogTable & { readonly key: readonly string[] }): TableSchema {
+/** Without the DDL: what tracking and reading need. `epoch` is of the rows' content: see `watch.ts`. */
+export function schemaOf(table: TrackableTable, epoch = ''): TableSchema {
   const keyless = table.key.length === 0;
   const key = keyless ? [table.columns.length] : table.key.map((name) => table.columns.findIndex((column) => column.name === name));
   const columns = table.columns.map((column) => ({
@@ -240,24 +286,48 @@ export function schemaOf(table: CatalogTable & { readonly key: readonly string[]
     nullable: !column.notNull,
     generated: false,
     hidden: false,
+    id: column.id,
   }));
   return {
     table: table.table,
     columns: keyless ? [...columns, ...keylessColumns('bytea', 'bigint')] : columns,
     key,
     keyOrderShared: keyless || key.every((index) => table.columns[index]?.orderShared === true),
-    shape: shapeOf(table.columns, table.key),
+    shape: shapeOf(table.oid, table.columns, table.key, epoch),
     create: [],
     finish: [],
   };
 }
 
-type ShapeColumn = Pick<CatalogColumn, 'name' | 'type' | 'typeOid'>;
+type ShapeColumn = Pick<CatalogColumn, 'name' | 'type' | 'typeOid'> & { readonly id: number | null };
 
-/** Names, types and identity: what makes the bytes of one row mean the same as those of another. */
-export function shapeOf(columns: readonly ShapeColumn[], key: readonly string[]): string {
+/** Names, types and identity: what makes the bytes of one row mean the same as those of another. Columns without ids equal none that have. */
+export function shapeOf(oid: number, columns: readonly ShapeColumn[], key: readonly string[], epoch: string): string {
   // Without a key the OIDs of the types are part of what identifies a row.
   const identity = key.length === 0 ? columns.map(({ typeOid }) => typeOid) : key;
-  const text = JSON.stringify([columns.map(({ name, type }) => [name, type]), identity]);
+  const text = JSON.stringify([oid, columns.map(({ id, name, type }) => [id, name, type]), identity, epoch]);
   return createHash('sha256').update(text).digest('hex').slice(0, 32);
+}
+
+export function trackable(found: readonly TrackableTable[], table: TableName): TrackableTable {
+  const one = found.find((each) => each.table === table);
+  if (one !== undefined) return one;
+  throw new ForeshadowError('TABLE_MISSING', `The table ${table} is not on the primary, or cannot be tracked there`, {
+    remedy: 'Run `foreshadow doctor`: it says what is wrong with the table.',
+  });
+}
+
+/** What values of these types are mirrored with. */
+export async function readTypes(
+  wire: Wire,
+  columns: readonly { readonly type: number; readonly modifier: number }[],
+  signal: AbortSignal,
+): Promise<string[]> {
+  const list = columns.map(({ type, modifier }, index) => `(${index}, ${type}::oid, ${modifier})`).join(', ');
+  const types = await ask<{ type: string }>(
+    wire,
+    `SELECT ${mirroredType('t', 'm')} AS type FROM (VALUES ${list}) v(i, t, m) ORDER BY i`,
+    signal,
+  );
+  return types.map(({ type }) => type);
 }

@@ -1,4 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto';
+import { setTimeout as pause } from 'node:timers/promises';
 import { ForeshadowError } from '../../model/errors.ts';
 import { codeOf, identifier, literal } from './connection.ts';
 import { ask, type CatalogTable, qualifiedName } from './describe.ts';
@@ -157,8 +158,17 @@ export async function writeMark(wire: Wire, name: string, mark: Mark): Promise<b
   }
 }
 
-/** Makes the publication (true), or makes it publish exactly these tables. Takes locks that stop no reader or writer. */
-export async function ensurePublication(wire: Wire, name: string, tables: readonly CatalogTable[], signal: AbortSignal): Promise<boolean> {
+/**
+ * Makes the publication (true), or makes it publish exactly these tables. Those of `fresh` (OIDs) that it has already are announced by
+ * the stream anew. Takes locks that stop no reader or writer, and waits for those who wrote to an added table before.
+ */
+export async function ensurePublication(
+  wire: Wire,
+  name: string,
+  tables: readonly CatalogTable[],
+  fresh: ReadonlySet<number>,
+  signal: AbortSignal,
+): Promise<boolean> {
   const wanted = new Set(tables.map(({ oid }) => oid));
   const [found] = await ask<{ all: boolean; root: boolean; kinds: boolean; tables: number[] }>(
     wire,
@@ -178,12 +188,63 @@ export async function ensurePublication(wire: Wire, name: string, tables: readon
     );
     return true;
   }
-  const same = found.tables.length === wanted.size && found.tables.every((oid) => wanted.has(oid));
+  const stale = tables.filter(({ oid }) => fresh.has(oid) && found.tables.includes(oid));
+  const same = stale.length === 0 && found.tables.length === wanted.size && found.tables.every((oid) => wanted.has(oid));
   const statements = [`SET LOCAL lock_timeout = '5s'`];
   if (!found.root || !found.kinds) statements.push(`ALTER PUBLICATION ${identifier(name)} SET (${options})`);
+  if (stale.length > 0 && !found.all) {
+    statements.push(`ALTER PUBLICATION ${identifier(name)} DROP TABLE ${stale.map((table) => `ONLY ${qualifiedName(table)}`).join(', ')}`);
+  }
   if (!same && !found.all) statements.push(`ALTER PUBLICATION ${identifier(name)} SET TABLE ${list}`);
   if (statements.length > 1) await inTransaction(wire, statements, signal);
+  const added = tables.filter(({ oid }) => fresh.has(oid) || !found.tables.includes(oid));
+  if (!same) await untilWritten(wire, added, signal);
   return false;
+}
+
+/** OIDs of the tables that the publication names; none where there is no publication. */
+export async function publishedTables(wire: Wire, name: string, signal: AbortSignal): Promise<number[]> {
+  const found = await ask<{ oid: number }>(
+    wire,
+    `SELECT prrelid::int8 AS oid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = prpubid WHERE pubname = ${literal(name)}`,
+    signal,
+  );
+  return found.map(({ oid }) => oid);
+}
+
+const WRITERS_PAUSE_MS = 50;
+const WRITERS_WAIT_MS = 60_000;
+
+/**
+ * A transaction that wrote to a table before it was published is in the log in part only. Those that are open now must end before the
+ * table is copied: then the copy has what the log lacks.
+ */
+async function untilWritten(wire: Wire, tables: readonly CatalogTable[], signal: AbortSignal): Promise<void> {
+  if (tables.length === 0) return;
+  const oids = tables.flatMap(({ oid, units }) => [oid, ...units.map((unit) => unit.oid)]).join(', ');
+  const holders = async (): Promise<string[]> => {
+    const [found] = await wire.query(
+      `SELECT DISTINCT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND granted AND relation IN (${oids})
+         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+         AND mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')`,
+      signal,
+    );
+    return (found?.rows ?? []).map(([transaction]) => transaction as string);
+  };
+  const deadline = performance.now() + WRITERS_WAIT_MS;
+  let waiting = await holders();
+  while (waiting.length > 0) {
+    if (performance.now() > deadline) {
+      const names = tables.map(({ table }) => table).join(', ');
+      throw new ForeshadowError('PRIMARY_SETTING', `Transactions that wrote to ${names} before it was tracked have not ended`, {
+        remedy: 'End these transactions; it is tried again.',
+        retry: 'later',
+      });
+    }
+    await pause(WRITERS_PAUSE_MS, undefined, { signal });
+    const still = await holders();
+    waiting = waiting.filter((transaction) => still.includes(transaction));
+  }
 }
 
 async function inTransaction(wire: Wire, statements: readonly string[], signal: AbortSignal): Promise<void> {

@@ -1,19 +1,29 @@
+import { setTimeout as pause } from 'node:timers/promises';
 import type { Bookmark } from '../../journal/journal.ts';
+import { isKeyless } from '../../model/copies.ts';
 import type { TableEvent, TrackedBatch, TransactionId } from '../../model/change.ts';
-import { type Finding, ForeshadowError, isAbort } from '../../model/errors.ts';
+import { type Finding, isAbort } from '../../model/errors.ts';
 import type { Position } from '../../model/position.ts';
 import type { DataSetSchema, TableName, TableSchema } from '../../model/schema.ts';
-import type { Selection } from '../../model/selection.ts';
+import { type Selection, selects } from '../../model/selection.ts';
 import type { ValueCodec } from '../../model/values.ts';
 import type { Retained } from '../../model/retained.ts';
 import type { Primary, PrimaryItem, PrimarySnapshot } from '../../tracking/primary.ts';
-import { type Announced, boundary } from './batches.ts';
-import { mirroredType } from './carried-types.ts';
+import { boundary } from './numbering.ts';
 import { checkPrimary } from './check.ts';
 import { identifier, literal } from './connection.ts';
-import { ask, type CatalogTable, isTrackable, readTables, schemaOf, shapeOf } from './describe.ts';
+import { type CatalogTable, isTrackable, readTable, readTables, readTypes, type TrackableTable, trackable } from './describe.ts';
 import { describeDataSet } from './describe-ddl.ts';
-import { createSlot, dropSlot, ensurePublication, installedName, newMark, readServerState, writeMark } from './installation.ts';
+import {
+  createSlot,
+  dropSlot,
+  ensurePublication,
+  publishedTables,
+  installedName,
+  newMark,
+  readServerState,
+  writeMark,
+} from './installation.ts';
 import { BrokenHistory, Continuity, evidenceOf, evidenceText, Recent, unusable } from './history.ts';
 import type { RelationMessage } from './pgoutput.ts';
 import { notInstalled, refuseOwner, resumeAt, type StreamStart } from './resume.ts';
@@ -23,6 +33,7 @@ import { Snapshots } from './snapshots.ts';
 import { parseLsn, ReplicationStream } from './stream.ts';
 import { postgresValues } from './values.ts';
 import { SilenceError } from './silence.ts';
+import { type Announced, Watch } from './watch.ts';
 import { Wire } from './wire.ts';
 
 export interface PostgresPrimaryOptions {
@@ -39,11 +50,14 @@ export interface PostgresPrimaryOptions {
    * refused. None: whoever asks only looks.
    */
   readonly owners?: () => Promise<readonly string[]>;
+  /** The shapes that tables have at the journal's head. None: those they are installed with. */
+  readonly shapes?: () => Promise<readonly TableSchema[]>;
   /** How long the slot waits for older transactions to end. */
   readonly lockTimeoutMs?: number;
 }
 
 const LOCK_TIMEOUT_MS = 10_000;
+const OBSERVE_EVERY_MS = 2000;
 
 /** Opens no connection yet. */
 export function openPostgresPrimary(options: PostgresPrimaryOptions): Promise<Primary> {
@@ -52,6 +66,7 @@ export function openPostgresPrimary(options: PostgresPrimaryOptions): Promise<Pr
 
 class PostgresPrimary implements Primary {
   readonly kind = 'postgres';
+  readonly tellsShapes = true;
   readonly values: ValueCodec = postgresValues;
   readonly #options: PostgresPrimaryOptions;
   readonly #name: string;
@@ -63,14 +78,14 @@ class PostgresPrimary implements Primary {
   #base: bigint | null = null;
   /** Why `install` had to make the slot anew. */
   #remade: string | null = null;
-  /** The tables of the data set as last read, and the shape each was installed with. */
-  #known = new Map<TableName, CatalogTable & { readonly key: readonly string[] }>();
-  readonly #installed = new Map<TableName, string>();
+  readonly #watch = new Watch();
+  readonly #schemaOf = (table: TrackableTable): TableSchema => this.#watch.schemaOf(table);
+  #watching = false;
 
   constructor(options: PostgresPrimaryOptions) {
     this.#options = options;
     this.#name = installedName(options.dataSet);
-    this.#snapshots = new Snapshots({ url: options.url, journaled: options.journaled });
+    this.#snapshots = new Snapshots({ url: options.url, journaled: options.journaled, schemaOf: this.#schemaOf });
   }
 
   identity(signal: AbortSignal): Promise<string> {
@@ -89,21 +104,29 @@ class PostgresPrimary implements Primary {
 
   describe(signal: AbortSignal): Promise<DataSetSchema> {
     return this.#ask(async (wire) => {
-      const tables = await this.#readTables(wire, signal);
-      return describeDataSet(wire, tables, signal);
+      await this.#beginWatch();
+      return describeDataSet(wire, await this.#readTables(wire, signal), this.#schemaOf, signal);
     }, signal);
   }
 
   install(tables: readonly TableSchema[], signal: AbortSignal): Promise<Bookmark> {
     return this.#ask(async (wire) => {
-      await this.#readTables(wire, signal);
-      const catalog = tables.map(({ table }) => this.#trackable(table));
+      const found = await this.#readTables(wire, signal);
+      // What is published already stays so: a table may have another name by now.
+      const published = new Set(await publishedTables(wire, this.#name, signal));
+      const named = new Map(tables.map(({ table }) => [trackable(found, table).oid, table]));
+      const catalog = found.filter(({ oid }) => named.has(oid) || published.has(oid));
       refuseOwner({ name: this.#name, owners: await this.#owners() }, await readServerState(wire, this.#name, signal));
       // The publication comes first: a slot made before it would look for it in a past where it did not exist.
-      const made = await ensurePublication(wire, this.#name, catalog, signal);
+      let made = false;
+      // Tracked before they are published: nothing of what is published is passed over.
+      const added = this.#watch.add(tables);
       try {
-        return await this.#installSlot(wire, tables, signal);
+        const fresh = this.#options.shapes === undefined ? [] : [...named].filter(([, table]) => added.includes(table));
+        made = await ensurePublication(wire, this.#name, catalog, new Set(fresh.map(([oid]) => oid)), signal);
+        return await this.#installSlot(wire, signal);
       } catch (error) {
+        this.#watch.remove(added);
         if (made && !wire.broken) await wire.query(`DROP PUBLICATION ${identifier(this.#name)}`);
         throw error;
       }
@@ -150,6 +173,8 @@ class PostgresPrimary implements Primary {
     const closing = (): void => void this.#stream?.close();
     const recent = new Recent(start.evidence.witness);
     let continuity: Continuity | null = null;
+    const stop = new AbortController();
+    let observing: Promise<unknown> = Promise.resolve();
     try {
       this.#stream = await ReplicationStream.start(
         wire,
@@ -163,7 +188,8 @@ class PostgresPrimary implements Primary {
             this.#snapshots.streamed(ref);
           },
           onRepeated: (ref) => continuity?.repeated(ref),
-          announce: (relation) => this.#announce(relation, signal),
+          due: (commitLsn) => this.#watch.due(commitLsn, this.#isTracked),
+          announce: (relation, lsn) => this.#announce(relation, lsn, signal),
         },
         signal,
       );
@@ -171,6 +197,7 @@ class PostgresPrimary implements Primary {
       const confirmed = await this.#ask((control) => this.#confirmed(control, wire.processId, signal), signal);
       const slotAt = boundary(confirmed, start.numbering.base);
       if (slotAt > start.after) throw new BrokenHistory('the replication slot was advanced by another reader');
+      observing = this.#observeAlways(AbortSignal.any([signal, stop.signal]));
       continuity = new Continuity(slotAt, start.evidence.witness);
       for await (const item of this.#stream.items()) {
         if (item.kind !== 'batch') {
@@ -194,6 +221,8 @@ class PostgresPrimary implements Primary {
       throw wire.failure(error);
     } finally {
       signal.removeEventListener('abort', closing);
+      stop.abort();
+      await observing;
       const stream = this.#stream;
       this.#stream = null;
       await (stream ?? wire).close();
@@ -208,6 +237,7 @@ class PostgresPrimary implements Primary {
   now(signal: AbortSignal): Promise<Position> {
     return this.#ask(async (wire) => {
       const base = await this.#baseOf(wire, signal);
+      await this.#observe(wire, signal);
       const published = `EXISTS (SELECT FROM pg_publication WHERE pubname = ${literal(this.#name)})`;
       const [read] = await wire.query(`SELECT pg_current_wal_insert_lsn()::text, ${published}`, signal);
       if (read?.rows[0]?.[1] !== 't') throw notInstalled(this.#options.url);
@@ -249,21 +279,46 @@ class PostgresPrimary implements Primary {
     return this.#base;
   }
 
-  async #readTables(wire: Wire, signal: AbortSignal): Promise<(CatalogTable & { readonly key: readonly string[] })[]> {
-    const tables = (await readTables(wire, this.#options.selection, signal)).filter((table) => isTrackable(table));
-    this.#known = new Map(tables.map((table) => [table.table, table]));
-    return tables;
+  async #readTables(wire: Wire, signal: AbortSignal): Promise<TrackableTable[]> {
+    return (await readTables(wire, this.#options.selection, signal)).filter((table) => isTrackable(table));
   }
 
-  #trackable(table: TableName): CatalogTable & { readonly key: readonly string[] } {
-    const found = this.#known.get(table);
-    if (found !== undefined) return found;
-    throw new ForeshadowError('TABLE_MISSING', `The table ${table} is not on the primary, or cannot be tracked there`, {
-      remedy: 'Run `foreshadow doctor`: it says what is wrong with the table.',
-    });
+  readonly #isTracked = (table: CatalogTable): table is TrackableTable =>
+    selects(this.#options.selection, table.table) && isTrackable(table);
+
+  /** What the rows of the log have for shapes is known to those who keep them. */
+  async #beginWatch(): Promise<void> {
+    if (this.#watching) return;
+    if (this.#options.shapes !== undefined) this.#watch.begin(await this.#options.shapes());
+    this.#watching = true;
   }
 
-  async #installSlot(wire: Wire, tables: readonly TableSchema[], signal: AbortSignal): Promise<Bookmark> {
+  /** Now and again, at most a hundredth of the time. A failure ends the stream, which is begun anew and says why if it persists. */
+  async #observeAlways(signal: AbortSignal): Promise<void> {
+    try {
+      for (let tookMs = 0; ; ) {
+        await pause(Math.max(OBSERVE_EVERY_MS, 100 * tookMs), undefined, { signal });
+        const begunMs = performance.now();
+        await this.#ask((wire) => this.#observe(wire, signal), signal);
+        tookMs = performance.now() - begunMs;
+      }
+    } catch {
+      if (!signal.aborted) await this.#stream?.close();
+    }
+  }
+
+  /** Looks at the catalog: what the log will not tell, or tells with the next change only, takes its place in the stream. */
+  async #observe(wire: Wire, signal: AbortSignal): Promise<void> {
+    if (this.#stream === null) return;
+    const before = await insertLsn(wire, signal);
+    const tables = await readTables(wire, this.#options.selection, signal);
+    if (!this.#watch.differs(tables, this.#isTracked)) return;
+    const end = await insertLsn(wire, signal);
+    this.#watch.observe(before, end, tables);
+    await this.#nudge(wire, boundary(end, await this.#baseOf(wire, signal)));
+  }
+
+  async #installSlot(wire: Wire, signal: AbortSignal): Promise<Bookmark> {
     let state = await readServerState(wire, this.#name, signal);
     const owners = await this.#owners();
     const owner = owners[0] ?? null;
@@ -276,8 +331,6 @@ class PostgresPrimary implements Primary {
     if (this.#remade !== null) await dropSlot(wire, this.#name, this.#streamPid, signal);
     const lsn = this.#remade === null && state.slot !== null ? state.slot.confirmed : await this.#createSlot(wire, signal);
     this.#base = state.mark?.base ?? 0n;
-    this.#installed.clear();
-    for (const { table, shape } of tables) this.#installed.set(table, shape);
     return { at: boundary(lsn, this.#base), evidence: evidenceText(evidenceOf(state, state.mark?.marks.at(-1) ?? '', this.#base)) };
   }
 
@@ -290,8 +343,10 @@ class PostgresPrimary implements Primary {
   }
 
   async #begin(wire: Wire, from: Bookmark, broken: string | null, signal: AbortSignal): Promise<StreamStart> {
+    this.#watching = false;
+    await this.#beginWatch();
     const tables = await this.#readTables(wire, signal);
-    for (const table of tables) if (!this.#installed.has(table.table)) this.#installed.set(table.table, schemaOf(table).shape);
+    if (this.#options.shapes === undefined) this.#watch.add(tables.map(this.#schemaOf));
     const parts = {
       url: this.#options.url,
       name: this.#name,
@@ -318,46 +373,23 @@ class PostgresPrimary implements Primary {
   }
 
   #gap(after: Position, through: Position, reason: string): TrackedBatch {
-    const events: TableEvent[] = Array.from(this.#installed.keys(), (table) => ({ kind: 'gap', table, at: through, reason }));
+    const events: TableEvent[] = Array.from(this.#watch.tables, (table) => ({ kind: 'gap', table, at: through, reason }));
     return { after, through, blocks: [], adopts: [], events };
   }
 
   /** What a relation of the stream is to us: its shape there may be older or newer than the table's is now. */
-  async #announce(relation: RelationMessage, signal: AbortSignal): Promise<Announced> {
-    const table = `${relation.schema}.${relation.name}` as TableName;
-    const expected = this.#installed.get(table);
-    const undo = (): void => void (expected !== undefined && this.#installed.set(table, expected));
-    if (expected === undefined) return { tracked: null, changed: null, undo };
+  async #announce(relation: RelationMessage, lsn: bigint, signal: AbortSignal): Promise<Announced> {
+    const unknown = { tracked: null, changed: null, undo: () => {} };
+    if (!this.#watch.knows(relation)) return unknown;
     const wire = await this.#wire(signal);
-    let known = this.#known.get(table);
-    if (known === undefined || !sameColumns(relation, known)) {
-      await this.#readTables(wire, signal);
-      known = this.#known.get(table);
-    }
-    const types = known !== undefined && sameColumns(relation, known) ? known.columns : await this.#typesOf(wire, relation, signal);
-    const flagged = relation.columns.filter(({ key }) => key).map(({ name }) => name);
-    // The stream says which columns are the key, not in which order.
-    const full = relation.identity === 'f';
-    const ordered = known !== undefined && (full || sameNames(known.key, flagged)) ? known.key : full ? [] : flagged;
-    const shape = shapeOf(types, ordered);
-    this.#installed.set(table, shape);
-    const changed = shape === expected ? null : 'its columns, their types or its key changed';
-    const width = relation.columns.length;
-    if (full && ordered.length === 0) {
-      return { tracked: { table, key: [width], complete: keylessTuples(types) }, changed, undo };
-    }
-    const key = ordered.map((name) => relation.columns.findIndex((column) => column.name === name));
-    return { tracked: { table, key: key.includes(-1) ? [] : key, complete: null }, changed, undo };
-  }
-
-  async #typesOf(wire: Wire, relation: RelationMessage, signal: AbortSignal): Promise<{ name: string; type: string; typeOid: number }[]> {
-    const list = relation.columns.map(({ type, modifier }, index) => `(${index}, ${type}::oid, ${modifier})`).join(', ');
-    const types = await ask<{ type: string }>(
-      wire,
-      `SELECT ${mirroredType('t', 'm')} AS type FROM (VALUES ${list}) v(i, t, m) ORDER BY i`,
-      signal,
-    );
-    return relation.columns.map(({ name, type }, index) => ({ name, type: types[index]?.type ?? '', typeOid: type }));
+    const now = await readTable(wire, relation.id, signal);
+    const types = await readTypes(wire, relation.columns, signal);
+    const found = this.#watch.announce(relation, types, now !== null && isTrackable(now) ? now : null, lsn);
+    if (found === null) return unknown;
+    const { schema, noticed, undo } = found;
+    const columns = relation.columns.map(({ type }, index) => ({ type: types[index] ?? '', typeOid: type }));
+    const complete = isKeyless(schema) ? keylessTuples(columns) : null;
+    return { tracked: { table: schema.table, key: schema.key, complete }, changed: noticed, undo };
   }
 
   async #wire(signal: AbortSignal): Promise<Wire> {
@@ -379,14 +411,7 @@ class PostgresPrimary implements Primary {
   }
 }
 
-function sameColumns(relation: RelationMessage, known: CatalogTable): boolean {
-  if (relation.columns.length !== known.columns.length) return false;
-  return relation.columns.every(({ name, type, modifier }, index) => {
-    const column = known.columns[index];
-    return column?.name === name && column.typeOid === type && column.modifier === modifier;
-  });
-}
-
-function sameNames(a: readonly string[], b: readonly string[]): boolean {
-  return a.length === b.length && a.every((name) => b.includes(name));
+async function insertLsn(wire: Wire, signal: AbortSignal): Promise<bigint> {
+  const [read] = await wire.query('SELECT pg_current_wal_insert_lsn()::text', signal);
+  return parseLsn(read?.rows[0]?.[0] ?? '');
 }

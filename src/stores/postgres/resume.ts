@@ -1,7 +1,7 @@
 import type { Bookmark } from '../../journal/journal.ts';
 import { ForeshadowError } from '../../model/errors.ts';
 import { commitEndOf, type Position } from '../../model/position.ts';
-import { boundary, type Numbering } from './batches.ts';
+import { boundary, type Numbering } from './numbering.ts';
 import { placeOf } from './connection.ts';
 import type { CatalogTable } from './describe.ts';
 import { branchOf, type Evidence, evidenceOf, gapReason, parseEvidence } from './history.ts';
@@ -51,7 +51,7 @@ export async function resumeAt(
   const reason = broken ?? gapReason(evidence, fromLsn, state, await branchedAt(parts.url, evidence, state, signal), parts.remade);
   let after = from.at;
   if (reason !== null) {
-    if (!state.publication) await ensurePublication(wire, name, tables, signal);
+    if (!state.publication) await ensurePublication(wire, name, tables, new Set(), signal);
     await dropSlot(wire, name, ownPid, signal);
     const lsn = await createSlot(wire, name, parts.lockTimeoutMs, signal);
     // A server put back to an earlier state counts from lower again: positions must go on rising.

@@ -8,7 +8,7 @@ import type { PackedChunk, PrimarySnapshot, RowChunk, RowLimit } from '../../tra
 import { identifier, literal } from './connection.ts';
 import { CopyPack, readPack } from './copy-pack.ts';
 import { frontierAt, lyingIn, placeAt, readHeap } from './heap.ts';
-import { ask, isTrackable, qualifiedName, readTables, schemaOf } from './describe.ts';
+import { ask, isTrackable, qualifiedName, readTable, type TrackableTable } from './describe.ts';
 import { binaryArray, readKeylessRows, readKeylessRowsByKey } from './keyless.ts';
 import { splitName } from './layout.ts';
 import type { Parameter, Wire } from './wire.ts';
@@ -63,13 +63,21 @@ export class PostgresSnapshot implements PrimarySnapshot {
   readonly end: Position;
   readonly #wire: Wire;
   readonly #visibility: Visibility;
+  readonly #schemaOf: (table: TrackableTable) => TableSchema;
   readonly #release: () => Promise<void>;
   readonly #facts = new Map<TableName, KeyFacts>();
   readonly #ranges: PlaceRanges;
 
-  constructor(wire: Wire, visibility: Visibility, end: Position, ranges: PlaceRanges, release: () => Promise<void>) {
+  constructor(
+    wire: Wire,
+    visibility: Visibility,
+    end: Position,
+    parts: { readonly ranges: PlaceRanges; readonly schemaOf: (table: TrackableTable) => TableSchema },
+    release: () => Promise<void>,
+  ) {
     this.#wire = wire;
-    this.#ranges = ranges;
+    this.#ranges = parts.ranges;
+    this.#schemaOf = parts.schemaOf;
     this.#visibility = visibility;
     this.end = end;
     this.#release = release;
@@ -81,8 +89,8 @@ export class PostgresSnapshot implements PrimarySnapshot {
 
   async describe(table: TableName, signal: AbortSignal): Promise<TableSchema | null> {
     return this.#mapped(async () => {
-      const [found] = await readTables(this.#wire, { include: ['*'], exclude: [] }, signal, table);
-      return found !== undefined && isTrackable(found) ? schemaOf(found) : null;
+      const found = await readTable(this.#wire, table, signal);
+      return found !== null && isTrackable(found) ? this.#schemaOf(found) : null;
     }, signal);
   }
 

@@ -1,9 +1,10 @@
 import type { TransactionId, TransactionRef } from '../../model/change.ts';
 import type { Position } from '../../model/position.ts';
-import type { TableName } from '../../model/schema.ts';
-import { boundary, widen } from './batches.ts';
+import type { TableName, TableSchema } from '../../model/schema.ts';
 import { codeOf } from './connection.ts';
+import type { TrackableTable } from './describe.ts';
 import { qualified } from './layout.ts';
+import { boundary, widen } from './numbering.ts';
 import { type PlaceRanges, PostgresSnapshot, Visibility } from './snapshot.ts';
 import { parseLsn } from './stream.ts';
 import { Wire } from './wire.ts';
@@ -11,6 +12,8 @@ import { Wire } from './wire.ts';
 export interface SnapshotParts {
   readonly url: string;
   readonly journaled: (ids: readonly TransactionId[], upTo: Position) => Promise<ReadonlySet<TransactionId>>;
+  /** A table's schema as it is compared with what the log says. */
+  readonly schemaOf: (table: TrackableTable) => TableSchema;
 }
 
 /** Connections kept for the next snapshot. */
@@ -71,7 +74,8 @@ export class Snapshots {
         const visibility = new Visibility(text);
         this.#seen(visibility);
         if (this.#covers(covering) && (await this.#coversEarlier(visibility, covering))) {
-          return new PostgresSnapshot(wire, visibility, boundary(parseLsn(lsn), base), this.#ranges, () => this.#giveBack(wire));
+          const known = { ranges: this.#ranges, schemaOf: this.#parts.schemaOf };
+          return new PostgresSnapshot(wire, visibility, boundary(parseLsn(lsn), base), known, () => this.#giveBack(wire));
         }
         await wire.query('ROLLBACK', signal);
         await pause(waitMs, signal);

@@ -40,6 +40,7 @@ export async function openSqlitePrimary(url: string, selection: Selection): Prom
  */
 class SqlitePrimary implements Primary {
   readonly kind = 'sqlite';
+  readonly tellsShapes = false;
   readonly values = sqliteValues;
   readonly #path: string;
   readonly #selection: Selection;

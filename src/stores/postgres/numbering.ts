@@ -1,0 +1,30 @@
+import { type Position, position } from '../../model/position.ts';
+
+/** How positions and transaction ids of the journal follow from those of the server. */
+export interface Numbering {
+  /** Added to every LSN: a server put back to an earlier state goes on above what the journal has seen. */
+  readonly base: bigint;
+  /** A 64-bit transaction id near those to come: the stream has only the lower half of each. */
+  transactionNear: bigint;
+}
+
+/**
+ * A transaction's position lies inside its commit record: after every earlier record's end, before its own. (The record's end is
+ * known only after the whole transaction has passed, which may be too large to wait for.)
+ */
+export function transactionPosition(commitLsn: bigint, base: bigint): Position {
+  return position(commitLsn + 1n + base);
+}
+
+export function boundary(lsn: bigint, base: bigint): Position {
+  return position(lsn + base);
+}
+
+/** The 64-bit id whose lower half this is, nearest to a known one. */
+export function widen(xid: number, near: bigint): bigint {
+  const half = 1n << 31n;
+  let id = (near & ~0xffff_ffffn) | BigInt(xid);
+  if (id > near + half && id >= 1n << 32n) id -= 1n << 32n;
+  else if (id < near - half) id += 1n << 32n;
+  return id;
+}

@@ -1,0 +1,335 @@
+import { createHash } from 'node:crypto';
+import type { ShapeChange, TableEvent } from '../../model/change.ts';
+import { isKeyless, keylessColumns } from '../../model/copies.ts';
+import type { ColumnSchema, TableName, TableSchema } from '../../model/schema.ts';
+import type { Tuple } from '../../model/tuple.ts';
+import type { CatalogTable, StorageUnit, TrackableTable } from './describe.ts';
+import { schemaOf, shapeOf } from './describe.ts';
+import type { RelationMessage } from './pgoutput.ts';
+
+/** What befell a table, but for its place in the log. */
+export interface Noticed {
+  readonly kind: TableEvent['kind'];
+  readonly table: TableName;
+  readonly reason: string;
+  readonly change?: Omit<ShapeChange, 'after'>;
+}
+
+/** What a table's changes are made into. */
+export interface TrackedTable {
+  readonly table: TableName;
+  /** The key's columns, in the key's order, as indexes into what `complete` makes. */
+  readonly key: readonly number[];
+  /** Makes a row of the log into one of the table; null: it is one. Set for tables without a key: their identity is the row. */
+  readonly complete: ((row: Tuple) => Tuple) | null;
+}
+
+/** What became of a relation the stream announced. */
+export interface Announced {
+  /** Null: not a table of the data set. */
+  readonly tracked: TrackedTable | null;
+  /** Set where the shape is another than that of the rows before. */
+  readonly changed: Noticed | null;
+  /** To be called where the transaction that brought it is rolled back: the table has the shape it had before. */
+  readonly undo: () => void;
+}
+
+/** By what a table and its rows are recognised: kept with the schema, over restarts. */
+interface Lineage {
+  readonly oid: number;
+  readonly lastColumn: number;
+  /** Another wherever rows were rewritten: part of the shape. */
+  readonly epoch: string;
+  readonly units: readonly Omit<StorageUnit, 'empty'>[];
+}
+
+/** What the catalog showed at one moment. */
+interface Observation {
+  /** Log positions before and after it was read. */
+  readonly before: bigint;
+  readonly end: bigint;
+  readonly tables: ReadonlyMap<number, CatalogTable>;
+}
+
+interface Standing {
+  schema: TableSchema;
+  lineage: Lineage | null;
+  /** The end of the transaction that said so; what was read of the catalog earlier counts for nothing. */
+  since: bigint;
+}
+
+const OBSERVATIONS_MAX = 100;
+const CHANGED = 'its columns, their types, its key or its rows were changed by a statement that is not in the log';
+
+/**
+ * Follows the shapes of tables along the log. PostgreSQL's log does not tell of DDL: the stream describes a table's columns, without their
+ * identities, before the first change after a DDL statement. So the catalog is read then, and now and again; what it shows is set
+ * against what the rows of the log have had so far, and takes its place in the log where that is certain: DDL locks out writers, so
+ * every row from before it was committed before it.
+ */
+export class Watch {
+  readonly #tables = new Map<TableName, Standing>();
+  #observations: Observation[] = [];
+  /** Tables that were announced as new. */
+  readonly #offered = new Set<number>();
+
+  get tables(): Iterable<TableName> {
+    return this.#tables.keys();
+  }
+
+  /** Whether a relation of the stream is one of these tables, be it under another name. */
+  knows(relation: RelationMessage): boolean {
+    return this.#byOid(relation.id) !== undefined || this.#tables.has(`${relation.schema}.${relation.name}` as TableName);
+  }
+
+  /** Begins anew with the shapes that the log's next rows have: what was said before may not have come to the journal. */
+  begin(schemas: readonly TableSchema[]): void {
+    this.#observations = [];
+    this.#offered.clear();
+    for (const { table } of schemas) this.#tables.delete(table);
+    this.add(schemas);
+  }
+
+  /** Tables that are tracked from now on. Returns those that were not yet. */
+  add(schemas: readonly TableSchema[]): TableName[] {
+    const added = schemas.filter(({ table }) => !this.#tables.has(table));
+    for (const schema of added) this.#tables.set(schema.table, { schema, lineage: lineageOf(schema), since: 0n });
+    return added.map(({ table }) => table);
+  }
+
+  remove(tables: readonly TableName[]): void {
+    for (const table of tables) this.#tables.delete(table);
+  }
+
+  /** The schema of a table as the catalog shows it, in the epoch that its rows have here. */
+  schemaOf(table: TrackableTable): TableSchema {
+    const standing = this.#byOid(table.oid);
+    const before = standing?.lineage ?? null;
+    // Nobody knows this table yet: there is nothing that its rows could have been rewritten from.
+    const epoch =
+      before === null ? (standing === undefined ? '' : epochOf(table)) : isRewritten(before, table) ? epochOf(table) : before.epoch;
+    return withLineage(table, epoch);
+  }
+
+  /** The catalog as read between two positions of the log. */
+  observe(before: bigint, end: bigint, tables: readonly CatalogTable[]): void {
+    this.#observations.push({ before, end, tables: new Map(tables.map((table) => [table.oid, table])) });
+    if (this.#observations.length > OBSERVATIONS_MAX) this.#observations.shift();
+  }
+
+  /** What is to be said before a transaction that commits at `lsn`: the newest observation that it lies behind. */
+  due(lsn: bigint, isTracked: (table: CatalogTable) => table is TrackableTable): Noticed[] {
+    const index = this.#observations.findLastIndex(({ end }) => end <= lsn);
+    const observed = this.#observations[index];
+    if (observed === undefined) return [];
+    this.#observations = this.#observations.slice(index + 1);
+    const noticed: Noticed[] = [];
+    const names = new Set(this.#tables.keys());
+    for (const [table, standing] of Array.from(this.#tables)) {
+      if (standing.since >= observed.before) continue;
+      const now = this.#present(standing, observed.tables);
+      // A table that takes the name of another is begun anew under it: the other may not have left it yet.
+      const free = now !== undefined && isTracked(now) && (now.table === table || !names.has(now.table));
+      noticed.push(...this.#met(table, standing, free ? now : null, lsn));
+    }
+    const known = new Set(Array.from(this.#tables.values(), ({ lineage }) => lineage?.oid));
+    for (const [oid, table] of observed.tables) {
+      if (known.has(oid) || this.#tables.has(table.table) || this.#offered.has(oid) || !isTracked(table)) continue;
+      this.#offered.add(oid);
+      noticed.push({ kind: 'created', table: table.table, reason: 'it was created, or came to the data set' });
+    }
+    return noticed;
+  }
+
+  /** Whether `due` would have anything to say of these tables. */
+  differs(tables: readonly CatalogTable[], isTracked: (table: CatalogTable) => table is TrackableTable): boolean {
+    const standing = new Set<TableName>();
+    for (const table of tables) {
+      if (!isTracked(table)) continue;
+      const known = this.#byOid(table.oid);
+      if (known === undefined && !this.#offered.has(table.oid)) return true;
+      if (known === undefined) continue;
+      if (known.schema.table !== table.table || known.schema.shape !== this.schemaOf(table).shape) return true;
+      standing.add(table.table);
+    }
+    return Array.from(this.#tables.keys()).some((table) => !standing.has(table));
+  }
+
+  /**
+   * What a relation of the stream means, given the catalog as it is now (null: the table is gone by now), which may be later. `types` are
+   * those of the relation's columns. `inLog` is where its transaction commits.
+   */
+  announce(
+    relation: RelationMessage,
+    types: readonly string[],
+    now: TrackableTable | null,
+    inLog: bigint,
+  ): { readonly schema: TableSchema; readonly noticed: Noticed | null; readonly undo: () => void } | null {
+    const name = `${relation.schema}.${relation.name}` as TableName;
+    const standing = this.#byOid(relation.id) ?? this.#tables.get(name);
+    if (standing === undefined) return null;
+    const { table } = standing.schema;
+    if (standing.lineage !== null && standing.lineage.oid !== relation.id) return null;
+    const next = placed(relation, types, standing, now);
+    const schema = next.schema.table !== table && this.#tables.has(next.schema.table) ? { ...next.schema, table } : next.schema;
+    if (schema.shape === standing.schema.shape && schema.table === table) {
+      standing.since = inLog;
+      return { schema: standing.schema, noticed: null, undo: () => {} };
+    }
+    const noticed = changed(standing, schema, next.kept, now);
+    const before = { ...standing };
+    this.#move(standing, schema, next.lineage, inLog);
+    return { schema, noticed, undo: () => this.#move(standing, before.schema, before.lineage, before.since) };
+  }
+
+  #met(table: TableName, standing: Standing, now: TrackableTable | null, lsn: bigint): Noticed[] {
+    if (now === null) {
+      this.#tables.delete(table);
+      return [{ kind: 'dropped', table, reason: 'it was dropped, or left the data set' }];
+    }
+    const schema = this.schemaOf(now);
+    const lineage = lineageOf(schema);
+    if (schema.shape === standing.schema.shape && schema.table === table) {
+      standing.lineage = lineage;
+      return [];
+    }
+    const kept = standing.lineage !== null && !isRewritten(standing.lineage, now);
+    const noticed = changed(standing, schema, kept, now);
+    this.#move(standing, schema, lineage, lsn);
+    return [noticed];
+  }
+
+  #move(standing: Standing, schema: TableSchema, lineage: Lineage | null, since: bigint): void {
+    this.#tables.delete(standing.schema.table);
+    this.#tables.set(schema.table, standing);
+    standing.schema = schema;
+    standing.lineage = lineage;
+    standing.since = since;
+  }
+
+  #present({ schema, lineage }: Standing, tables: ReadonlyMap<number, CatalogTable>): CatalogTable | undefined {
+    if (lineage !== null) return tables.get(lineage.oid);
+    return Array.from(tables.values()).find(({ table }) => table === schema.table);
+  }
+
+  #byOid(oid: number): Standing | undefined {
+    for (const standing of this.#tables.values()) if (standing.lineage?.oid === oid) return standing;
+    return undefined;
+  }
+}
+
+function changed({ schema: before }: Standing, to: TableSchema, kept: boolean, now: CatalogTable | null): Noticed {
+  const standing = new Set(before.columns.map(({ id }) => id));
+  const fresh = to.columns.map(({ id }) => (standing.has(id) ? null : (now?.columns.find((column) => column.id === id) ?? null)));
+  const known = to.columns.every(
+    ({ id, hidden }, index) => hidden || (id !== undefined && (standing.has(id) || fresh[index]?.initialKnown === true)),
+  );
+  const initial = fresh.map((column) => column?.initial ?? null);
+  const reason = to.table === before.table ? CHANGED : `it is ${to.table} now`;
+  return { kind: 'schema-changed', table: before.table, reason, change: { from: before.shape, to, kept: kept && known, initial } };
+}
+
+/** What a relation of the stream is, column by column, as far as the catalog before and after tells. */
+function placed(
+  relation: RelationMessage,
+  types: readonly string[],
+  { schema, lineage }: Standing,
+  now: TrackableTable | null,
+): { readonly schema: TableSchema; readonly lineage: Lineage | null; readonly kept: boolean } {
+  const ids =
+    lineage === null
+      ? null
+      : idsOf(
+          relation.columns.length,
+          schema.columns.filter(({ hidden }) => !hidden),
+          lineage,
+          now,
+        );
+  const rewritten = lineage === null || (now !== null && isRewritten(lineage, now));
+  const columns = relation.columns.map(({ name }, index): ColumnSchema => {
+    const id = ids?.[index];
+    const same = now?.columns.find((column) => column.id === id) ?? schema.columns.find((column) => column.id === id);
+    const nullable = same === undefined ? true : 'nullable' in same ? same.nullable : !same.notNull;
+    return { name, type: types[index] ?? '', nullable, generated: false, hidden: false, ...(id === undefined ? {} : { id }) };
+  });
+  const keyless = relation.identity === 'f' && (now === null ? isKeyless(schema) : now.key.length === 0);
+  const key = keyless ? [] : keyOf(relation, columns, schema, now);
+  const epoch = rewritten && now !== null ? epochOf(now) : (lineage?.epoch ?? '');
+  const names = key.map((index) => columns[index]?.name ?? '');
+  const next: Lineage | null =
+    ids === null || lineage === null
+      ? null
+      : { oid: relation.id, lastColumn: Math.max(lineage.lastColumn, ...ids), epoch, units: (now ?? lineage).units };
+  const table = `${relation.schema}.${relation.name}` as TableName;
+  const shaped = columns.map(({ id, name, type }, index) => ({ id: id ?? null, name, type, typeOid: relation.columns[index]?.type ?? 0 }));
+  const placedSchema: TableSchema = {
+    table,
+    columns: keyless ? [...columns, ...keylessColumns('bytea', 'bigint')] : columns,
+    key: keyless ? [columns.length] : key,
+    keyOrderShared: keyless || key.every((index) => now?.columns.find(({ name }) => name === columns[index]?.name)?.orderShared ?? false),
+    shape: shapeOf(relation.id, shaped, names, epoch),
+    ...(next === null ? {} : { lineage: textOf(next) }),
+    create: [],
+    finish: [],
+  };
+  return { schema: placedSchema, lineage: next, kept: !rewritten && ids !== null };
+}
+
+/**
+ * The ids of as many columns as a relation has, in their order. The catalog is later than the relation: a statement in between adds
+ * columns with ids above all before, or drops some. Null: it may have been one column or another.
+ */
+function idsOf(count: number, before: readonly ColumnSchema[], lineage: Lineage, now: TrackableTable | null): number[] | null {
+  const old = before.map(({ id }) => id as number);
+  if (now === null) return count === old.length ? old : null;
+  const present = now.columns.map(({ id }) => id);
+  const added = present.filter((id) => !old.includes(id));
+  const gone = old.filter((id) => !present.includes(id));
+  // Added and dropped again since: what the relation has may have been one of these.
+  if (now.droppedColumns.some((id) => id > lineage.lastColumn)) return null;
+  if (gone.length === 0) return count >= old.length && count <= present.length ? [...old, ...added.slice(0, count - old.length)] : null;
+  if (added.length > 0) return null;
+  return count === old.length ? old : count === present.length ? present : null;
+}
+
+/** The stream says which columns are the key, not in which order. */
+function keyOf(relation: RelationMessage, columns: readonly ColumnSchema[], before: TableSchema, now: TrackableTable | null): number[] {
+  const flagged = relation.columns.flatMap(({ key }, index) => (key ? [index] : []));
+  const at = (names: readonly string[]): number[] => names.map((name) => columns.findIndex((column) => column.name === name));
+  const matches = (key: readonly number[]): boolean =>
+    !key.includes(-1) && (relation.identity === 'f' || (key.length === flagged.length && flagged.every((index) => key.includes(index))));
+  const candidates = [
+    at(now?.key ?? []),
+    before.key.map((index) => columns.findIndex(({ id }) => id !== undefined && id === before.columns[index]?.id)),
+  ];
+  return candidates.find((key) => key.length > 0 && matches(key)) ?? flagged;
+}
+
+/** Rows may differ from what they were although the log has no change of them. */
+function isRewritten(before: Lineage, now: CatalogTable): boolean {
+  const present = new Map(now.units.map((unit) => [unit.oid, unit]));
+  const known = new Set(before.units.map(({ oid }) => oid));
+  const unitsChanged = before.units.some(({ oid, file, columns }) => {
+    const unit = present.get(oid);
+    return unit === undefined || (unit.file !== file && unit.columns !== columns);
+  });
+  return unitsChanged || now.units.some(({ oid, empty }) => !known.has(oid) && !empty);
+}
+
+function epochOf(table: CatalogTable): string {
+  const text = JSON.stringify(table.units.map(({ oid, file, columns }) => [oid, file, columns]));
+  return createHash('sha256').update(text).digest('hex').slice(0, 12);
+}
+
+function withLineage(table: TrackableTable, epoch: string): TableSchema {
+  const units = table.units.map(({ oid, file, columns }) => ({ oid, file, columns }));
+  return { ...schemaOf(table, epoch), lineage: textOf({ oid: table.oid, lastColumn: table.lastColumn, epoch, units }) };
+}
+
+function textOf(lineage: Lineage): string {
+  return JSON.stringify(lineage);
+}
+
+function lineageOf({ lineage }: TableSchema): Lineage | null {
+  return lineage === undefined ? null : (JSON.parse(lineage) as Lineage);
+}
