@@ -320,20 +320,21 @@ export class Wire implements AsyncDisposable {
     const stopped = (): boolean => over || this.#broken !== null || signal?.aborted === true;
     try {
       await sent;
+      const send = async (ready: readonly Buffer[]): Promise<boolean> => {
+        for (const frame of ready) await this.#writeSlowly(frame);
+        return stopped();
+      };
+      const add = (piece: Buffer): Promise<boolean> | false => {
+        const ready = frames.add(piece);
+        return ready.length > 0 && send(ready);
+      };
+      // Without a promise for each row.
       if (Symbol.iterator in source) {
-        // Without a promise for each row.
         for (const piece of source) {
-          const ready = frames.add(piece);
-          if (ready.length === 0) continue;
-          for (const frame of ready) await this.#writeSlowly(frame);
-          if (stopped()) break;
+          const sending = add(piece);
+          if (sending !== false && (await sending)) break;
         }
-      } else {
-        for await (const piece of source) {
-          for (const frame of frames.add(piece)) await this.#writeSlowly(frame);
-          if (stopped()) break;
-        }
-      }
+      } else for await (const piece of source) if (await add(piece)) break;
       if (!stopped()) for (const frame of frames.end()) await this.#writeSlowly(frame);
     } catch (error) {
       this.#write(message('f', Buffer.from('the source of the rows failed\0')));
