@@ -80,6 +80,8 @@ export interface CaptureReport {
   readonly conflicts: readonly { readonly table: string; readonly key: Readonly<Record<string, unknown>> }[];
   /** What was done about an INVALID verdict, and the verdict after it. */
   readonly cure: { readonly action: 'repair' | 'rollback' | 'halt'; readonly rows: number; readonly note: string } | null;
+  /** Why the verdict is what it is, where the differences do not say it. */
+  readonly note: string | null;
   /** What is left on the primary when nothing runs on: a slot that holds back WAL, a trigger log that grows. */
   readonly leaves: string | null;
 }

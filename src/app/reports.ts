@@ -54,6 +54,7 @@ export function captureReport(
     differences: differenceReports(outcome.differences, values),
     conflicts: conflicts.slice(0, DIFFERENCES_SHOWN).map(({ table, key }) => ({ table, key: shownKey(schemas.get(table), key, values) })),
     cure: outcome.cure,
+    note: record.note,
     leaves,
   };
 }

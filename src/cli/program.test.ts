@@ -58,6 +58,7 @@ const REPORT: CaptureReport = {
   differences: [],
   conflicts: [],
   cure: null,
+  note: null,
   leaves: null,
 };
 

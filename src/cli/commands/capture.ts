@@ -4,7 +4,7 @@ import { exitOf } from '../failure.ts';
 import { newCommand, operationsOf, withProgress } from '../invocation.ts';
 import type { Act } from '../invocation.ts';
 import { coverageText, differencesText, rowsText } from '../verdict.ts';
-import { count, duration, keyText } from '../words.ts';
+import { cell, count, duration, keyText } from '../words.ts';
 
 export function captureCommand(act: Act): Command {
   return newCommand(
@@ -32,6 +32,7 @@ function captureText(report: CaptureReport): string {
     ...report.conflicts.map(({ table, key }) => `  foreign write to the shadow undone: ${table} ${keyText(key)}`),
   ];
   const cure = report.cure === null ? '' : `  cure: ${report.cure.action}, ${count(report.cure.rows, 'row')}: ${report.cure.note}\n`;
+  const note = report.note === null || report.note === report.cure?.note ? '' : `  ${cell(report.note)}\n`;
   const leaves = report.leaves === null ? '' : `  from now on ${report.leaves}\n`;
-  return `${lines.join('\n')}\n${differencesText(report.differences)}${cure}${leaves}`;
+  return `${lines.join('\n')}\n${differencesText(report.differences)}${cure}${note}${leaves}`;
 }
