@@ -2,9 +2,9 @@ import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { connectionString, DATABASE, dropSlot, NATIVE_PUBLICATION, OUR_SLOT, waitUntil } from './catchup-bed.ts';
+import { DATABASE, dropSlot, NATIVE_PUBLICATION, OUR_SLOT, waitUntil } from './catchup-bed.ts';
 import { COPIED } from './copy-data.ts';
-import { type Cluster, peakResidentBytes, processCpuMs } from './postgres-servers.ts';
+import { type Cluster, connectionString, peakResidentBytes, processCpuMs } from './postgres-servers.ts';
 import { startSystemProcess } from './system-processes.ts';
 
 export const SIDES = ['native', 'native2', 'ours', 'dump'] as const;
@@ -68,12 +68,12 @@ async function copyOurs({ primary, shadow, directory }: CopyBed): Promise<MadeCo
   };
 }
 
-/** Until every table is ready, two at a time, in binary where the server can (16). The tables are there, empty, with their keys. */
+/** Until every table is ready, all at the same time, in binary where the server can (16). The tables are there, empty, with their keys. */
 async function copyNative({ primary, shadow }: CopyBed): Promise<MadeCopy> {
   await shadow.run(COPIED.map(({ schema }) => schema).join('; '), RUN);
   const begunMs = performance.now();
   await shadow.run(
-    `CREATE SUBSCRIPTION ${RUN} CONNECTION '${connectionString(primary)}' PUBLICATION ${NATIVE_PUBLICATION} WITH (binary = true)`,
+    `CREATE SUBSCRIPTION ${RUN} CONNECTION '${connectionString(primary, DATABASE)}' PUBLICATION ${NATIVE_PUBLICATION} WITH (binary = true)`,
     RUN,
   );
   await waitUntil(

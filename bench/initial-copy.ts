@@ -137,7 +137,7 @@ function checksOf({ postgres, runs }: ServerRuns): Check[] {
 const METHOD = [
   'Two clusters on this machine hold primary and target; they and whatever copies share its cores. Each copy goes into an empty database, sides',
   'interleaved, after a checkpoint of both. Native: CREATE SUBSCRIPTION with `binary = true` into tables made before, until all are ready,',
-  'two tables at a time; below version 16 its copy is text. Foreshadow: what `start` does, from opening both ends until all',
+  'all four tables at the same time; below version 16 its copy is text. Foreshadow: what `start` does, from opening both ends until all',
   'tables are live and durable in the shadow, keys made. pg_dump and pg_restore by way of a directory, indexes made after the rows.',
   'Every copy is compared with the primary by count and digest.',
 ];

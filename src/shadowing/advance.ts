@@ -27,6 +27,12 @@ interface OpenChunk {
   outcome: { readonly chunk: Chunk } | { readonly error: unknown } | null;
 }
 
+/** A copy that is being written beside the engine's turns. */
+interface Writing {
+  readonly done: Promise<void>;
+  result: { readonly outcome: Outcome | null } | { readonly error: unknown } | null;
+}
+
 interface Repair {
   readonly keys: readonly KeyTuple[];
   done: boolean;
@@ -45,6 +51,7 @@ export class Advance {
   readonly #stir: () => void;
   readonly #reshaper: Reshaper;
   readonly #open = new Map<TableName, OpenChunk>();
+  readonly #writing = new Map<TableName, Writing>();
   readonly #repairs = new Map<TableName, Repair[]>();
 
   constructor(parts: EngineParts, backlog: Backlog, hasElement: (table: TableName) => boolean, stir: () => void) {
@@ -80,6 +87,13 @@ export class Advance {
 
   async #step(element: Element, drain: Drain | null, savedThrough: CaptureNumber, signal: AbortSignal): Promise<Outcome | null> {
     const { schema, progress, state } = element;
+    const writing = this.#writing.get(schema.table);
+    if (writing !== undefined) {
+      if (writing.result === null) return null;
+      this.#writing.delete(schema.table);
+      if ('error' in writing.result) throw writing.result.error;
+      return writing.result.outcome;
+    }
     const target = drain?.at ?? this.#parts.tracker.head;
     if (this.#backlog.hasEvent(schema.table, progress.low)) {
       const outcome = await this.#meetEvents(element, { target, chunk: null, scope: null, drain, savedThrough }, signal);
@@ -156,7 +170,38 @@ export class Advance {
     if (chunk.shape !== element.schema.shape) return this.#misread(element, signal);
     if (chunk.moved) return this.#resync(element, 'its rows were moved on the primary while they were copied', signal);
     this.#readAhead(element, scope, chunk, head, signal);
-    return this.#fold(element, { target: head, chunk, scope, drain: null, savedThrough }, signal);
+    const task = { target: head, chunk, scope, drain: null, savedThrough };
+    // Nobody reads a table that is copied for the first time: the others need not wait until it is written, or its key made.
+    return chunk.pack === null ? this.#fold(element, task, signal) : this.#write(element, task, signal);
+  }
+
+  #write(element: Element, task: FoldTask, signal: AbortSignal): null {
+    const done = this.#fold(element, task, signal).then(
+      (outcome) => {
+        writing.result = { outcome };
+        this.#stir();
+      },
+      (error: unknown) => {
+        writing.result = { error };
+        this.#stir();
+      },
+    );
+    const writing: Writing = { done, result: null };
+    this.#writing.set(element.schema.table, writing);
+    return null;
+  }
+
+  /**
+   * Resolves when nothing is being written beside the turns, with what came of it. What failed wrote nothing: it is read again, and
+   * fails in its own turn if it must.
+   */
+  async settle(): Promise<readonly (readonly [TableName, Outcome])[]> {
+    const all = Array.from(this.#writing);
+    await Promise.all(all.map(([, { done }]) => done));
+    this.#writing.clear();
+    return all.flatMap(([table, { result }]) =>
+      result !== null && 'outcome' in result && result.outcome !== null ? [[table, result.outcome]] : [],
+    );
   }
 
   async #fold(element: Element, task: FoldTask, signal: AbortSignal): Promise<Outcome | null> {

@@ -1,6 +1,6 @@
 import { setImmediate as otherWork } from 'node:timers/promises';
 import type { Journal } from '../journal/journal.ts';
-import { type CaptureNumber, captureNumber } from '../model/capture.ts';
+import { type CaptureNumber, captureNumber, NO_CAPTURE } from '../model/capture.ts';
 import { ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
 import { type Position, maxPosition } from '../model/position.ts';
 import type { Element, Generation } from '../model/progress.ts';
@@ -10,7 +10,7 @@ import type { KeyTuple } from '../model/tuple.ts';
 import { Turns } from '../model/turns.ts';
 import type { Primary } from '../tracking/primary.ts';
 import type { Tracked, Tracker } from '../tracking/tracker.ts';
-import { Advance } from './advance.ts';
+import { Advance, type Outcome } from './advance.ts';
 import { type Drain, newDrain } from './drain.ts';
 import { Backlog } from './lag.ts';
 import { Rest } from './rest.ts';
@@ -136,6 +136,7 @@ export class Engine {
       throw error;
     } finally {
       this.#stopListening();
+      await this.#advance.settle();
       this.#settled.beat();
     }
   }
@@ -221,7 +222,7 @@ export class Engine {
 
   /** Runs `work` while the engine stands still: nothing is applied meanwhile. Keep it short. */
   still<T>(work: (elements: ReadonlyMap<TableName, Element>) => Promise<T>): Promise<T> {
-    return this.#turns.take(() => work(this.#elements));
+    return this.#alone(() => work(this.#elements));
   }
 
   /**
@@ -245,7 +246,7 @@ export class Engine {
 
   /** Takes up what was prepared beside it: tables that came to the data set. */
   async adopt(): Promise<void> {
-    await this.#turns.take(async () => {
+    await this.#alone(async () => {
       for (const [table, element] of await this.#parts.shadow.elements())
         if (!this.#elements.has(table)) this.#elements.set(table, element);
     });
@@ -254,7 +255,7 @@ export class Engine {
 
   /** Begins to bring tables to equality with the primary whatever the journal says: halted ones too, in the shape they have there. */
   async resync(tables: readonly TableName[], signal: AbortSignal): Promise<void> {
-    await this.#turns.take(async () => {
+    await this.#alone(async () => {
       for (const table of tables) {
         const element = this.#elements.get(table);
         if (element === undefined) continue;
@@ -342,10 +343,25 @@ export class Engine {
     if (this.#parked) return false;
     const outcome = await this.#advance.step(element, drain, this.savedThrough(element), signal);
     if (outcome === null) return false;
-    this.#appliedRows += outcome.rows;
-    this.#note(outcome.conflicts);
-    this.#replace(table, outcome.element);
+    this.#took(table, outcome);
     return true;
+  }
+
+  #took(table: TableName, { element, rows, conflicts }: Outcome): void {
+    this.#appliedRows += rows;
+    this.#note(conflicts);
+    // A capture that left the table out may have been cut while it was written.
+    const capture = this.#elements.get(table)?.progress.capture ?? NO_CAPTURE;
+    const isPast = element !== null && element.progress.capture < capture;
+    this.#replace(table, isPast ? { ...element, progress: { ...element.progress, capture } } : element);
+  }
+
+  /** A turn in which no copy is written beside it either. */
+  #alone<T>(work: () => Promise<T>): Promise<T> {
+    return this.#turns.take(async () => {
+      for (const [table, outcome] of await this.#advance.settle()) this.#took(table, outcome);
+      return work();
+    });
   }
 
   /** What became of an element: it may have another name. Null: its table is gone. */

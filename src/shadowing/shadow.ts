@@ -18,7 +18,8 @@ import type { RowChunk, RowLimit, RowPack, StoreKind } from '../tracking/primary
  * - Idempotence: an `apply` whose progress lies below the stored one in the same generation is refused (FENCED).
  * - Foreign writes: a write by anybody else is stamped FOREIGN and saves the true version until FOREIGN; so no capture ever
  *   contains one, and every read below returns the true rows.
- * - Concurrency: one writer, which holds the claim; reads may run beside it, each in a snapshot of its own.
+ * - Concurrency: one writer, which holds the claim. An `apply` may run beside others of other tables; reads may run beside all,
+ *   each in a snapshot of its own.
  */
 export interface Shadow extends AsyncDisposable {
   readonly kind: StoreKind;

@@ -19,6 +19,7 @@ export class Writer implements AsyncDisposable {
   #wire: Wire | null = null;
   readonly #turns = new Turns();
   #pass: GuardPass = 'setting';
+  #writing = 0;
 
   constructor(url: string, purpose: string, claim: Claim) {
     this.#url = url;
@@ -28,6 +29,17 @@ export class Writer implements AsyncDisposable {
 
   /** One transaction under the claim: durable when it resolves. All failures are ForeshadowErrors. */
   write<T>(work: (wire: Wire) => Promise<T>, signal?: AbortSignal): Promise<T> {
+    this.#writing++;
+    const written = this.#write(work, signal);
+    return written.finally(() => this.#writing--);
+  }
+
+  /** No transaction runs or waits. */
+  get idle(): boolean {
+    return this.#writing === 0;
+  }
+
+  #write<T>(work: (wire: Wire) => Promise<T>, signal?: AbortSignal): Promise<T> {
     return this.#turns.take(async () => {
       signal?.throwIfAborted();
       const wire = await this.#open();

@@ -41,6 +41,8 @@ class PostgresShadow implements Shadow {
   readonly #claim: Claim;
   readonly #catalogWriter: Writer;
   readonly #writer: Writer;
+  /** For an `apply` that comes while another runs. */
+  readonly #second: Writer;
   readonly #readers: Readers;
   readonly #majorVersion: number;
 
@@ -49,6 +51,7 @@ class PostgresShadow implements Shadow {
     this.#claim = claim;
     this.#catalogWriter = catalogWriter;
     this.#writer = new Writer(url, 'shadowing', claim);
+    this.#second = new Writer(url, 'shadowing beside', claim);
     this.#readers = new Readers(url);
     this.#majorVersion = majorVersion;
   }
@@ -82,7 +85,8 @@ class PostgresShadow implements Shadow {
   }
 
   apply(works: readonly ApplyWork[], signal: AbortSignal): Promise<ApplyReport> {
-    return this.#writer.write((wire) => applyWorks(wire, works, this.#majorVersion, signal), signal);
+    const writer = this.#writer.idle || !this.#second.idle ? this.#writer : this.#second;
+    return writer.write((wire) => applyWorks(wire, works, this.#majorVersion, signal), signal);
   }
 
   reshape(table: TableName, change: ShapeChange, state: ElementState, progress: Progress): Promise<boolean> {
@@ -164,6 +168,7 @@ class PostgresShadow implements Shadow {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#writer[Symbol.asyncDispose]();
+    await this.#second[Symbol.asyncDispose]();
     await this.#catalogWriter[Symbol.asyncDispose]();
     await this.#readers[Symbol.asyncDispose]();
     await this.#claim.release();
