@@ -1,10 +1,9 @@
 import { spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { DATABASE, dropSlot, NATIVE_PUBLICATION, OUR_SLOT, waitUntil } from './catchup-bed.ts';
+import { DATABASE, NATIVE_PUBLICATION, OUR_SLOT } from './catchup-bed.ts';
 import { COPIED } from './copy-data.ts';
-import { type Cluster, connectionString, peakResidentBytes, processCpuMs } from './postgres-servers.ts';
+import { type Cluster, connectionString, dropSlot, peakResidentBytes, processCpuMs, waitUntil } from './postgres-servers.ts';
 import { startSystemProcess } from './system-processes.ts';
 
 export const SIDES = ['native', 'native2', 'ours', 'dump'] as const;
@@ -108,12 +107,6 @@ async function dumpAndRestore({ primary, shadow, directory, programs }: CopyBed)
       await rm(file, { recursive: true, force: true });
     },
   };
-}
-
-/** The system's server of a version, with its programs; null where it is not installed. */
-export function systemServer(version: number): string | null {
-  const native = `/usr/lib/postgresql/${version}`;
-  return ['postgres', 'initdb', 'pg_dump', 'pg_restore'].every((name) => existsSync(join(native, 'bin', name))) ? native : null;
 }
 
 function connection(cluster: Cluster, database: string): string {

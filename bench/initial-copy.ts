@@ -1,9 +1,9 @@
 import { parseArgs } from 'node:util';
 import { DATABASE, digests, NATIVE_PUBLICATION } from './catchup-bed.ts';
 import { COPIED } from './copy-data.ts';
-import { type CopyBed, makeCopy, SIDES, type SideName, systemServer } from './copy-sides.ts';
+import { type CopyBed, makeCopy, SIDES, type SideName } from './copy-sides.ts';
 import { median, noiseBand } from './measuring.ts';
-import { startCluster, withClient } from './postgres-servers.ts';
+import { installedServers, startCluster, withClient } from './postgres-servers.ts';
 import { type Check, check, megabytes, record, type ResultTable, say, shown, temporaryDirectory } from './recording.ts';
 
 /** The initial copy of a data set: by native logical replication, by pg_dump and pg_restore, by Foreshadow. */
@@ -30,7 +30,6 @@ interface Settings {
 }
 
 const TABLES = COPIED.map(({ name }) => name);
-const SYSTEM_VERSION = 15;
 
 async function measureOn(native: string | null, sides: readonly SideName[], settings: Settings): Promise<ServerRuns> {
   const { scale, rounds, small } = settings;
@@ -157,8 +156,8 @@ async function main(): Promise<void> {
       settings,
     ),
   ];
-  const native = systemServer(SYSTEM_VERSION);
-  if (native === null) say(`skipped: pg_dump and pg_restore, as PostgreSQL ${SYSTEM_VERSION} is not installed on this machine`);
+  const native = installedServers()[0] ?? null;
+  if (native === null) say(`skipped: pg_dump and pg_restore, as no PostgreSQL with its programs is installed on this machine`);
   else if (wanted.includes('dump'))
     results.push(
       await measureOn(
