@@ -92,7 +92,7 @@ export class Advance {
       if (writing.result === null) return null;
       this.#writing.delete(schema.table);
       if ('error' in writing.result) throw writing.result.error;
-      return writing.result.outcome;
+      return writing.result.outcome === null ? null : inCaptureOf(element, writing.result.outcome);
     }
     const target = drain?.at ?? this.#parts.tracker.head;
     if (this.#backlog.hasEvent(schema.table, progress.low)) {
@@ -195,13 +195,14 @@ export class Advance {
    * Resolves when nothing is being written beside the turns, with what came of it. What failed wrote nothing: it is read again, and
    * fails in its own turn if it must.
    */
-  async settle(): Promise<readonly (readonly [TableName, Outcome])[]> {
+  async settle(elements: ReadonlyMap<TableName, Element>): Promise<readonly (readonly [TableName, Outcome])[]> {
     const all = Array.from(this.#writing);
     await Promise.all(all.map(([, { done }]) => done));
     this.#writing.clear();
-    return all.flatMap(([table, { result }]) =>
-      result !== null && 'outcome' in result && result.outcome !== null ? [[table, result.outcome]] : [],
-    );
+    return all.flatMap(([table, { result }]) => {
+      if (result === null || 'error' in result || result.outcome === null) return [];
+      return [[table, inCaptureOf(elements.get(table), result.outcome)] as const];
+    });
   }
 
   async #fold(element: Element, task: FoldTask, signal: AbortSignal): Promise<Outcome | null> {
@@ -390,6 +391,13 @@ interface FoldTask {
   readonly scope: ChunkScope | null;
   readonly drain: Drain | null;
   readonly savedThrough: CaptureNumber;
+}
+
+/** A capture that left the table out may have been cut while it was written. */
+function inCaptureOf(element: Element | undefined, outcome: Outcome): Outcome {
+  const now = element?.progress.capture;
+  if (now === undefined || outcome.element === null || outcome.element.progress.capture >= now) return outcome;
+  return { ...outcome, element: { ...outcome.element, progress: { ...outcome.element.progress, capture: now } } };
 }
 
 /** The rows of a fold's pieces, each settled on what the ones before it left. */

@@ -1,6 +1,6 @@
 import { setImmediate as otherWork } from 'node:timers/promises';
 import type { Journal } from '../journal/journal.ts';
-import { type CaptureNumber, captureNumber, NO_CAPTURE } from '../model/capture.ts';
+import { type CaptureNumber, captureNumber } from '../model/capture.ts';
 import { ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
 import { type Position, maxPosition } from '../model/position.ts';
 import type { Element, Generation } from '../model/progress.ts';
@@ -136,7 +136,7 @@ export class Engine {
       throw error;
     } finally {
       this.#stopListening();
-      await this.#advance.settle();
+      await this.#advance.settle(this.#elements);
       this.#settled.beat();
     }
   }
@@ -287,16 +287,12 @@ export class Engine {
   }
 
   get generation(): Generation {
-    let generation = 1;
-    for (const { progress } of this.#elements.values()) generation = Math.max(generation, progress.generation);
-    return generation as Generation;
+    return Math.max(1, ...Array.from(this.#elements.values(), ({ progress }) => progress.generation)) as Generation;
   }
 
   /** Every element's high: a cut lies past all of them. */
   get high(): Position {
-    let high = '' as Position;
-    for (const { progress } of this.#elements.values()) high = maxPosition(high, progress.high);
-    return high;
+    return Array.from(this.#elements.values(), ({ progress }) => progress.high).reduce(maxPosition, '' as Position);
   }
 
   async #round(signal: AbortSignal): Promise<boolean> {
@@ -350,16 +346,13 @@ export class Engine {
   #took(table: TableName, { element, rows, conflicts }: Outcome): void {
     this.#appliedRows += rows;
     this.#note(conflicts);
-    // A capture that left the table out may have been cut while it was written.
-    const capture = this.#elements.get(table)?.progress.capture ?? NO_CAPTURE;
-    const isPast = element !== null && element.progress.capture < capture;
-    this.#replace(table, isPast ? { ...element, progress: { ...element.progress, capture } } : element);
+    this.#replace(table, element);
   }
 
   /** A turn in which no copy is written beside it either. */
   #alone<T>(work: () => Promise<T>): Promise<T> {
     return this.#turns.take(async () => {
-      for (const [table, outcome] of await this.#advance.settle()) this.#took(table, outcome);
+      for (const [table, outcome] of await this.#advance.settle(this.#elements)) this.#took(table, outcome);
       return work();
     });
   }
