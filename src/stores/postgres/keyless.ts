@@ -58,15 +58,18 @@ export async function readKeylessRows(
   let read = 0;
   let bytes = 0;
   let full = false;
+  let lastIdentity: Identity | null = null;
   for await (const row of eachRow(wire, sql, after === null ? [] : [hashParameter(after)], signal)) {
     const last = rows.length - 1;
-    if (last >= 0 && identityOfRow(row, table.key) === identityOfRow(rows[last] as Tuple, table.key)) {
+    const identity = identityOfRow(row, table.key);
+    if (identity === lastIdentity) {
       (copies[last] as bigint)++;
     } else {
       full = last >= 0 && bytes + row.length > limit.bytes;
       if (full) break;
       rows.push(row);
       copies.push(1n);
+      lastIdentity = identity;
       bytes += row.length;
     }
     read++;
