@@ -61,7 +61,10 @@ export interface CatalogPartition {
 export interface StorageUnit {
   readonly oid: number;
   readonly file: number;
+  /** Another wherever a new file may hold other rows. Of a partition any new file may: the log has no TRUNCATE of one alone. */
   readonly columns: string;
+  /** Another wherever a partition was detached and attached again: what was done to it meanwhile is not in the log. */
+  readonly attached: string | null;
   /** Asked of partitions only: nothing was ever put into it. */
   readonly empty: boolean;
 }
@@ -109,7 +112,10 @@ const TABLES = `
     (SELECT coalesce(json_agg(a.attnum), '[]') FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attisdropped)
       AS "droppedColumns",
     (SELECT coalesce(json_agg(json_build_object('oid', p.oid::int8, 'file', p.relfilenode::int8, 'columns',
-        (SELECT md5(string_agg(a.attnum || ':' || a.xmin, ',' ORDER BY a.attnum)) FROM pg_attribute a WHERE a.attrelid = p.oid AND a.attnum > 0),
+        (SELECT md5(string_agg(a.attnum || ':' || a.xmin, ',' ORDER BY a.attnum) || CASE WHEN c.relkind = 'p' THEN p.relfilenode::text ELSE '' END)
+          FROM pg_attribute a WHERE a.attrelid = p.oid AND a.attnum > 0),
+        'attached', (SELECT string_agg(i.xmin::text, ',' ORDER BY i.inhrelid) FROM pg_inherits i
+          WHERE c.relkind = 'p' AND i.inhrelid IN (SELECT relid FROM pg_partition_ancestors(p.oid))),
         'empty', c.relkind = 'p' AND pg_relation_size(p.oid) = 0) ORDER BY p.oid), '[]')
       FROM pg_class p WHERE p.oid = c.oid AND c.relkind = 'r'
         OR c.relkind = 'p' AND p.oid IN (SELECT relid FROM pg_partition_tree(c.oid) WHERE isleaf)) AS units,
@@ -323,6 +329,7 @@ export async function readTypes(
   columns: readonly { readonly type: number; readonly modifier: number }[],
   signal: AbortSignal,
 ): Promise<string[]> {
+  if (columns.length === 0) return [];
   const list = columns.map(({ type, modifier }, index) => `(${index}, ${type}::oid, ${modifier})`).join(', ');
   const types = await ask<{ type: string }>(
     wire,

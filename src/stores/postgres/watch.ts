@@ -309,20 +309,20 @@ function keyOf(relation: RelationMessage, columns: readonly ColumnSchema[], befo
 function isRewritten(before: Lineage, now: CatalogTable): boolean {
   const present = new Map(now.units.map((unit) => [unit.oid, unit]));
   const known = new Set(before.units.map(({ oid }) => oid));
-  const unitsChanged = before.units.some(({ oid, file, columns }) => {
+  const unitsChanged = before.units.some(({ oid, file, columns, attached }) => {
     const unit = present.get(oid);
-    return unit === undefined || (unit.file !== file && unit.columns !== columns);
+    return unit === undefined || unit.attached !== attached || (unit.file !== file && unit.columns !== columns);
   });
   return unitsChanged || now.units.some(({ oid, empty }) => !known.has(oid) && !empty);
 }
 
 function epochOf(table: CatalogTable): string {
-  const text = JSON.stringify(table.units.map(({ oid, file, columns }) => [oid, file, columns]));
+  const text = JSON.stringify(table.units.map(({ oid, file, columns, attached }) => [oid, file, columns, attached]));
   return createHash('sha256').update(text).digest('hex').slice(0, 12);
 }
 
 function withLineage(table: TrackableTable, epoch: string): TableSchema {
-  const units = table.units.map(({ oid, file, columns }) => ({ oid, file, columns }));
+  const units = table.units.map(({ oid, file, columns, attached }) => ({ oid, file, columns, attached }));
   return { ...schemaOf(table, epoch), lineage: textOf({ oid: table.oid, lastColumn: table.lastColumn, epoch, units }) };
 }
 
