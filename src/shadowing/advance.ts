@@ -10,7 +10,8 @@ import { type Chunk, type ChunkScope, afterChunk, goesOnFrom, readChunk, resolve
 import type { Drain } from './drain.ts';
 import type { Conflict, EngineParts } from './engine.ts';
 import type { Backlog } from './lag.ts';
-import { type FoldLimit, type FoldPiece, Pending, foldPieces } from './pending.ts';
+import { Folds } from './folds.ts';
+import type { Pending } from './pending.ts';
 import { Reshaper, isTaken, restarted } from './reshape.ts';
 import { type RowBatch, RowsMissing, type StandingRows } from './shadow.ts';
 
@@ -38,8 +39,6 @@ interface Repair {
   done: boolean;
 }
 
-/** Large folds coalesce more and write in key order: 50k is where the gain flattens (measured in a prototype: 20k, 50k, 100k). */
-const FOLD_LIMIT: FoldLimit = { changes: 100_000, bytes: 32 << 20 };
 const CHUNK_LIMIT: RowLimit = { rows: 20_000, bytes: 8 << 20 };
 /** Chunks read at the same time: each holds a snapshot of the primary and up to `CHUNK_LIMIT.bytes`. */
 const OPEN_CHUNKS_MAX = 2;
@@ -50,6 +49,7 @@ export class Advance {
   readonly #backlog: Backlog;
   readonly #stir: () => void;
   readonly #reshaper: Reshaper;
+  readonly #folds: Folds;
   readonly #open = new Map<TableName, OpenChunk>();
   readonly #writing = new Map<TableName, Writing>();
   readonly #repairs = new Map<TableName, Repair[]>();
@@ -58,6 +58,7 @@ export class Advance {
     this.#parts = parts;
     this.#reshaper = new Reshaper(parts, hasElement);
     this.#backlog = backlog;
+    this.#folds = new Folds(parts.journal);
     this.#stir = stir;
   }
 
@@ -207,17 +208,13 @@ export class Advance {
 
   async #fold(element: Element, task: FoldTask, signal: AbortSignal): Promise<Outcome | null> {
     const { schema, progress, state } = element;
-    const range = { after: progress.low, upTo: task.target };
-    const blocks = this.#parts.journal.read(schema.table, range.after, range.upTo, signal);
-    const shows = (ref: TransactionRef): boolean => task.chunk?.includes(ref) === true;
-    const begin = (only: Position | null): Pending => new Pending(schema, range.after, FOLD_LIMIT, { only, shows });
-    await using pieces = foldPieces(blocks, range, begin);
-    const first = (await pieces.next()).value as FoldPiece;
-    const { through } = first.pending;
-    const whole = !first.goesOn && through === task.target;
+    const shows = task.chunk === null ? null : (ref: TransactionRef): boolean => task.chunk?.includes(ref) === true;
+    await using fold = await this.#folds.open(element, task.target, shows, signal);
+    const { through } = fold.first;
+    const whole = !fold.goesOn && through === task.target;
     // A fold that ends before the chunk's fence, or empties the table, leaves the chunk without its ground.
-    const chunk = whole && !first.pending.truncated ? task.chunk : null;
-    const touched = first.goesOn || !first.pending.isEmpty;
+    const chunk = whole && !fold.first.truncated ? task.chunk : null;
+    const touched = fold.goesOn || !fold.first.isEmpty;
     const next: Element = {
       schema,
       state: stateAfter(state, chunk, task.scope, touched),
@@ -225,11 +222,12 @@ export class Advance {
     };
     let changes = 0;
     const folded = async function* (): AsyncGenerator<Pending> {
-      for (let piece: FoldPiece | null = first; piece !== null; piece = piece.goesOn ? ((await pieces.next()).value as FoldPiece) : null) {
-        changes += piece.pending.changes;
-        yield piece.pending;
+      for await (const pending of fold.pieces()) {
+        changes += pending.changes;
+        yield pending;
       }
     };
+    if (fold.first.full) this.#folds.prepare(next, task.target, signal);
     const rows = (standing: StandingRows): AsyncIterable<RowBatch> => batchesOf(element, folded(), chunk, standing);
     const work = { table: schema.table, rows, progress: next.progress, state: next.state, savedThrough: task.savedThrough };
     const report = await this.#parts.shadow.apply([work], signal).catch((error: unknown) => {
