@@ -296,7 +296,7 @@ async function main(): Promise<void> {
       cells.push(await measureCell(bed, sides[(index + round) % sides.length] as SideName, round));
   const { scale, ...others } = settings;
   await record({
-    name: quick ? 'postgres-cost-quick' : 'postgres-cost',
+    name: quick ? 'postgres-cost-quick' : (values.rounds ?? values.seconds ?? values.rate) ? 'postgres-cost-trial' : 'postgres-cost',
     title: 'What an application on the primary notices',
     method: METHOD,
     settings: { ...others, ...scale, connections: CONNECTIONS, duration: Math.round((performance.now() - begunMs) / 1000) },

@@ -296,7 +296,7 @@ async function main(): Promise<void> {
   for (const gb of settings.sizesGb)
     sizes.push(await measureSize({ primary, shadow, native, directory: directory.path, settings, checks }, gb));
   await record({
-    name: quick ? 'postgres-live-quick' : 'postgres-live',
+    name: quick ? 'postgres-live-quick' : (values.sizes ?? values.rate) ? 'postgres-live-trial' : 'postgres-live',
     title: 'Caught up under TPC-B: delay, and captures beside pg_dump',
     method: METHOD,
     settings: { ...settings, connections: CONNECTIONS, seconds: Math.round((performance.now() - begunMs) / 1000) },

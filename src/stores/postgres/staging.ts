@@ -2,11 +2,14 @@ import type { KeyTuple, Tuple } from '../../model/tuple.ts';
 import type { Layout } from './layout.ts';
 import type { Wire } from './wire.ts';
 
-/** The temporary tables of one session: which are there, and which were filled in the present transaction. */
+/** The temporary tables of one session: which are there, the longest unused first, and which were filled in the present transaction. */
 interface Staging {
   readonly made: Set<string>;
   readonly filled: Set<string>;
 }
+
+/** Every commit truncates all of them, filled or not: with one for each of many tables that costs far more than making some anew. */
+const STAGES_MAX = 16;
 
 const stagings = new WeakMap<Wire, Staging>();
 
@@ -32,9 +35,13 @@ async function fill(wire: Wire, table: string, like: string, rows: Iterable<Tupl
   // Each statement is sent on its own only where it is needed: a small apply is made of round trips.
   if (!staging.made.has(table)) {
     const name = table.slice('pg_temp.'.length);
-    await wire.query(`CREATE TEMP TABLE IF NOT EXISTS ${name} ON COMMIT DELETE ROWS AS ${like} WITH NO DATA`);
-    staging.made.add(table);
+    const spare = staging.made.size < STAGES_MAX ? undefined : [...staging.made].find((each) => !staging.filled.has(each));
+    const drop = spare === undefined ? '' : `DROP TABLE IF EXISTS ${spare}; `;
+    await wire.query(`${drop}CREATE TEMP TABLE IF NOT EXISTS ${name} ON COMMIT DELETE ROWS AS ${like} WITH NO DATA`);
+    if (spare !== undefined) staging.made.delete(spare);
   }
+  staging.made.delete(table);
+  staging.made.add(table);
   if (staging.filled.has(table)) await wire.query(`TRUNCATE ${table}`);
   staging.filled.add(table);
   await wire.copyRowsIn(`COPY ${table} FROM STDIN (FORMAT binary)`, rows, signal);
