@@ -43,10 +43,12 @@ beforeAll(async () => {
 
 afterAll(() => shaped[Symbol.asyncDispose]());
 
-async function captured(): Promise<number> {
-  const { number, verdict, differences, held } = await shaped.capture();
+/** A table whose shape changed may be left out of one capture. */
+async function captured(restored = true): Promise<number> {
+  let { number, verdict, differences, held } = await shaped.capture();
+  for (let again = 0; verdict === 'INCONCLUSIVE' && again < 3; again++) ({ number, verdict, differences, held } = await shaped.capture());
   expect({ verdict, differences }).toEqual({ verdict: 'VALID', differences: [] });
-  expect(await shaped.restored(number)).toEqual(held);
+  if (restored) expect(await shaped.restored(number)).toEqual(held);
   expect(await shaped.system.validate(null, quiet, signal)).toMatchObject({ verdict: 'VALID', differences: [] });
   return number;
 }
@@ -80,4 +82,27 @@ test('duplicates are kept: copied, followed, compared, restored', async () => {
     if (table === 'public.late') rows.push({ before, after });
   }
   expect(rows).toHaveLength(3);
+});
+
+test('a key that comes and goes is taken up when the log names it', async () => {
+  const changes = async (): Promise<void> => {
+    await shaped.primary.run(`UPDATE late SET v = v || '!' WHERE id = (SELECT max(id) FROM late);
+      INSERT INTO late SELECT max(id) + 1, 'new' FROM late; UPDATE late SET id = (SELECT max(id) + 100 FROM late) WHERE id = (SELECT min(id) FROM late)`);
+    await captured(false);
+  };
+  await shaped.primary.run(
+    `ALTER TABLE late DROP CONSTRAINT late_pkey; INSERT INTO late VALUES (5, 'twice'), (5, 'twice'), (6, 'a'), (6, 'b')`,
+  );
+  await changes();
+  await shaped.primary.run(`DELETE FROM late a USING late b WHERE a.id = b.id AND a.ctid < b.ctid;
+    ALTER TABLE late ADD PRIMARY KEY (id)`);
+  await changes();
+  await shaped.primary.run(`ALTER TABLE late REPLICA IDENTITY DEFAULT; UPDATE late SET v = 'keyed' WHERE id = 6`);
+  await changes();
+  await shaped.primary.run('ALTER TABLE late REPLICA IDENTITY FULL');
+  await changes();
+  await shaped.primary.run('ALTER TABLE late DROP CONSTRAINT late_pkey; INSERT INTO late SELECT * FROM late');
+  await changes();
+  await shaped.primary.run('ALTER TABLE late ADD note text; UPDATE late SET note = v WHERE id < 500; ALTER TABLE late RENAME v TO w');
+  await captured();
 });

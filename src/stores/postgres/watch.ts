@@ -4,7 +4,7 @@ import { isKeyless, keylessColumns } from '../../model/copies.ts';
 import type { ColumnSchema, TableName, TableSchema } from '../../model/schema.ts';
 import type { Tuple } from '../../model/tuple.ts';
 import type { CatalogTable, StorageUnit, TrackableTable } from './describe.ts';
-import { schemaOf, shapeOf } from './describe.ts';
+import { obstacle, schemaOf, shapeOf } from './describe.ts';
 import type { RelationMessage } from './pgoutput.ts';
 
 /** What befell a table, but for its place in the log. */
@@ -108,7 +108,7 @@ export class Watch {
     // Nobody knows this table yet: there is nothing that its rows could have been rewritten from.
     const epoch =
       before === null ? (standing === undefined ? '' : epochOf(table)) : isRewritten(before, table) ? epochOf(table) : before.epoch;
-    return withLineage(table, epoch);
+    return withLineage(believed(table, standing?.schema ?? null), epoch);
   }
 
   /** The catalog as read between two positions of the log. */
@@ -170,7 +170,7 @@ export class Watch {
     if (standing === undefined) return null;
     const { table } = standing.schema;
     if (standing.lineage !== null && standing.lineage.oid !== relation.id) return null;
-    const next = placed(relation, types, standing, now);
+    const next = placed(relation, types, standing, now === null ? null : believed(now, standing.schema));
     const schema = next.schema.table !== table && this.#tables.has(next.schema.table) ? { ...next.schema, table } : next.schema;
     if (schema.shape === standing.schema.shape && schema.table === table) {
       standing.since = inLog;
@@ -227,6 +227,19 @@ function changed({ schema: before }: Standing, to: TableSchema, kept: boolean, n
   const initial = fresh.map((column) => column?.initial ?? null);
   const reason = to.table === before.table ? CHANGED : `it is ${to.table} now`;
   return { kind: 'schema-changed', table: before.table, reason, change: { from: before.shape, to, kept: kept && known, initial } };
+}
+
+/**
+ * Where the log has whole rows it does not say which of them a key told apart. A key that the table did not have before is then not gone by:
+ * rows from before there was one may still be on their way, twice over. Without a key it is followed as exactly, until the log names one
+ * (REPLICA IDENTITY DEFAULT or USING INDEX).
+ */
+function believed(now: TrackableTable, before: TableSchema | null): TrackableTable {
+  if (before === null || now.identity !== 'f' || now.key.length === 0) return now;
+  const key = now.key.map((name) => now.columns.find((column) => column.name === name)?.id);
+  const same = key.length === before.key.length && before.key.every((column, index) => before.columns[column]?.id === key[index]);
+  const keyless = { ...now, key: [] };
+  return same || obstacle(keyless) !== null ? now : keyless;
 }
 
 /** What a relation of the stream is, column by column, as far as the catalog before and after tells. */
