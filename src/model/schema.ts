@@ -18,6 +18,8 @@ export interface ColumnSchema {
   readonly hidden: boolean;
   /** The store's own number of the column, which no other column of the table ever has. Absent where there is none, or it is not known. */
   readonly id?: number | undefined;
+  /** Where `type` is a user's own: one of the store's whose values have the same bytes, to show them by. */
+  readonly shownAs?: string | undefined;
 }
 
 export interface TableSchema {

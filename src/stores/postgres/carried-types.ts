@@ -30,12 +30,15 @@ const SERVERS_OWN = [
   'pg_brin_minmax_multi_summary',
 ];
 
-/** Every type that a column of a user's table has, and what it is made of; with a table's qualified name, that table's alone. */
+/** The types that columns of users' tables have; with a table's OID, that table's alone. */
+const typesOf = (table: string | null): string =>
+  `SELECT DISTINCT atttypid AS root, atttypid AS typ FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+    WHERE c.relkind IN ('r', 'p') AND c.oid >= 16384 AND attnum > 0 AND NOT attisdropped${table === null ? '' : ` AND c.oid = ${table}`}`;
+
+/** What each of them is made of, to the last part, and what is wrong with that. */
 const flawsQuery = (table: string | null): string => `
   WITH RECURSIVE reach(root, typ) AS (
-    SELECT DISTINCT atttypid, atttypid FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
-    WHERE c.relkind IN ('r', 'p') AND c.oid >= 16384 AND attnum > 0 AND NOT attisdropped
-      ${table === null ? '' : `AND c.oid = ${table}`}
+    ${typesOf(table)}
     UNION
     SELECT r.root, part.typ FROM reach r CROSS JOIN LATERAL (
       SELECT typbasetype FROM pg_type WHERE oid = r.typ AND typbasetype <> 0
@@ -59,8 +62,30 @@ const flawsQuery = (table: string | null): string => `
     END) f(flaw)
   WHERE flaw IS NOT NULL GROUP BY r.root`;
 
-/** By the type's OID: why its values cannot be carried. `table`: only those of one, whose OID this expression gives. */
-export async function readTypeFlaws(wire: Wire, table: string | null, signal?: AbortSignal): Promise<ReadonlyMap<number, string>> {
-  const [found] = await wire.query(flawsQuery(table), signal);
-  return new Map((found?.rows ?? []).map(([oid, flaw]) => [Number(oid), flaw as string]));
+/** Users' types whose values have the bytes of a type of the server's: enums, which are sent as text, and arrays of domains. */
+const shownQuery = (table: string | null): string => `
+  WITH RECURSIVE based(root, typ, brackets) AS (
+    SELECT root, typ, '' FROM (${typesOf(table)} AND atttypid >= 12000) types
+    UNION ALL
+    SELECT b.root, next.typ, b.brackets || next.brackets FROM based b JOIN pg_type t ON t.oid = b.typ CROSS JOIN LATERAL (
+      SELECT t.typbasetype AS typ, '' AS brackets WHERE t.typtype = 'd'
+      UNION ALL SELECT t.typelem, '[]' WHERE t.typcategory = 'A' AND t.typelem <> 0 AND t.typlen = -1
+    ) next
+  )
+  SELECT b.root, CASE WHEN t.typtype = 'e' OR p.proname IN ('textsend', 'citextsend') THEN 'text' ELSE t.oid::regtype::text END || b.brackets
+  FROM based b JOIN pg_type t ON t.oid = b.typ JOIN pg_proc p ON p.oid = t.typsend
+  WHERE t.typtype <> 'd' AND NOT (t.typcategory = 'A' AND t.typlen = -1) AND (t.oid < 16384 OR t.typtype = 'e' OR p.proname = 'citextsend')`;
+
+export interface TypeFacts {
+  /** By the type's OID: why its values cannot be carried. */
+  readonly flaws: ReadonlyMap<number, string>;
+  /** By the type's OID: the type of the server's that shows its values. */
+  readonly shownAs: ReadonlyMap<number, string>;
+}
+
+export async function readTypeFacts(wire: Wire, table: string | null, signal?: AbortSignal): Promise<TypeFacts> {
+  const [flaws, shownAs] = (await wire.query(`${flawsQuery(table)}; ${shownQuery(table)}`, signal)).map(
+    ({ rows }) => new Map(rows.map(([oid, text]) => [Number(oid), text as string])),
+  );
+  return { flaws: flaws as ReadonlyMap<number, string>, shownAs: shownAs as ReadonlyMap<number, string> };
 }

@@ -4,7 +4,7 @@ import { ForeshadowError } from '../../model/errors.ts';
 import { type Selection, selects } from '../../model/selection.ts';
 import { OWN_PREFIX, type TableName, type TableSchema } from '../../model/schema.ts';
 import { splitName } from './layout.ts';
-import { mirroredType, readTypeFlaws } from './carried-types.ts';
+import { mirroredType, readTypeFacts } from './carried-types.ts';
 import { identifier, literal } from './connection.ts';
 import type { Wire } from './wire.ts';
 
@@ -84,6 +84,8 @@ export interface CatalogColumn {
   readonly notNull: boolean;
   /** Whether its values travel as text, having no binary form. */
   readonly asText: boolean;
+  /** `ColumnSchema.shownAs`. */
+  readonly shownAs: string | undefined;
   /** Why its values cannot be carried to another server. */
   readonly flaw: string | null;
   /** Whether values order alike on any server. */
@@ -162,16 +164,20 @@ async function readTablesWhere(wire: Wire, which: TableName | number | null, sig
   const oid =
     typeof which === 'string' ? `to_regclass(${literal(qualifiedName(splitName(which)))})` : which === null ? null : String(which);
   const alone = oid === null ? '' : ` AND c.oid = ${oid}`;
-  const [found, flaws] = await Promise.all([
+  const [found, facts] = await Promise.all([
     ask<Omit<CatalogTable, 'table'>>(wire, TABLES + alone, signal),
-    readTypeFlaws(wire, oid, signal),
+    readTypeFacts(wire, oid, signal),
   ]);
   return found
     .map((each) => ({
       ...each,
       key: each.key ?? (each.identity === 'f' ? [] : null),
       table: tableName(each.schema, each.name),
-      columns: each.columns.map((column) => ({ ...column, flaw: flaws.get(column.typeOid) ?? null })),
+      columns: each.columns.map((column) => ({
+        ...column,
+        flaw: facts.flaws.get(column.typeOid) ?? null,
+        shownAs: column.asText ? undefined : facts.shownAs.get(column.typeOid),
+      })),
     }))
     .toSorted((a, b) => (a.table < b.table ? -1 : 1));
 }
@@ -293,6 +299,7 @@ export function schemaOf(table: TrackableTable, epoch = ''): TableSchema {
     generated: false,
     hidden: false,
     id: column.id,
+    ...(column.shownAs === undefined ? {} : { shownAs: column.shownAs }),
   }));
   return {
     table: table.table,

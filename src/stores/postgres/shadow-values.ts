@@ -26,7 +26,8 @@ export function shownValue(type: number, text: string): unknown {
     case FLOAT4:
     case FLOAT8: {
       const value = Number(text);
-      return Number.isFinite(value) ? value : text;
+      // JSON has no NaN, no infinities, and no zero with a sign.
+      return Number.isFinite(value) && !Object.is(value, -0) ? value : text;
     }
     default:
       return text;
@@ -38,10 +39,10 @@ export function shownValue(type: number, text: string): unknown {
  * its dimensions are. `delimiter` is a comma but for boxes.
  */
 export function shownArray(element: number, delimiter: string, text: string): unknown {
-  // Bounds other than 1 stand before: `[0:1]={…}`.
-  let at = text.indexOf('{');
-  // oidvector and int2vector are arrays to the catalog, and not in their text.
-  if (at < 0) return text;
+  // Bounds other than 1 stand before, `[0:1]={…}`, and would not show in a list. oidvector and int2vector are arrays to the catalog, and
+  // not in their text.
+  if (!text.startsWith('{')) return text;
+  let at = 0;
   const list = (): unknown[] => {
     const values: unknown[] = [];
     at += 1;

@@ -84,9 +84,6 @@ const AS_TEXT: readonly [type: string, ...values: string[]][] = [
   ['bit(5)', '10110'],
   ['bit varying', '1', '101100111'],
   ['pg_lsn', '16/B374D848'],
-  ['public.mood', 'sad', "it's ok"],
-  ['public.citext', 'Word'],
-  ['public.code', 'x'],
   ['bigint', '9223372036854775807', '-9223372036854775808'],
   ['double precision', 'NaN', 'Infinity'],
 ];
@@ -110,9 +107,10 @@ const AS_VALUES: readonly [type: string, value: string, shown: unknown][] = [
     ],
   ],
   ['numeric(10,2)[]', '{1.50}', ['1.50']],
-  ['public.mood[]', '{happy}', ['happy']],
   ['timestamp(3) without time zone[]', '{2020-01-01 00:00:00.5}', ['2020-01-01 00:00:00.5']],
-  ['int4range', '[1,5)', '\\x0200000004000000010000000400000005'],
+  ['int4range', '[1,5)', '[1,5)'],
+  ['integer[]', '[0:1]={1,NULL}', '[0:1]={1,NULL}'],
+  ['public.mood', 'sad', '\\x736164'],
 ];
 
 describe('values', () => {
@@ -134,7 +132,7 @@ describe('values', () => {
     expect(found).toEqual(expected);
   });
 
-  test('numbers, booleans and arrays are what JSON has for them; the rest are bytes', async () => {
+  test('numbers, booleans and arrays are what JSON has for them; types that are not known are bytes', async () => {
     await using wire = await Wire.open(database.url, { side: 'primary', purpose: 'test' });
     for (const [type, value, expected] of AS_VALUES) {
       for await (const [row] of wire.select(`SELECT '${value}'::${type}`, []))
