@@ -46,10 +46,10 @@ describe('while tracking runs', () => {
   });
 
   test('a connection that only seems to stand is given up', async () => {
-    await tracked({}, '?tcp_user_timeout=7000');
+    await tracked({}, '?tcp_user_timeout=6000');
     world.proxy.hush();
     await world.write(1);
-    await world.logged(/has not answered for 7 s/);
+    await world.logged(/has not answered for 6 s/);
     await world.proves();
     expect(world.resyncs()).toEqual([]);
   });

@@ -236,3 +236,56 @@ describe('a server that failed over', () => {
     await world.proves();
   });
 });
+
+describe('a publication that somebody altered', () => {
+  const put = `ALTER PUBLICATION ${SLOT}`;
+
+  test.each([
+    ['a table taken out', `${put} DROP TABLE item`, '', /took public.item out of the publication/],
+    ['only some kinds of change', `${put} SET (publish = 'insert')`, '', /publication was altered/],
+    [
+      'dropped and made anew',
+      `DROP PUBLICATION ${SLOT}`,
+      `CREATE PUBLICATION ${SLOT} FOR TABLE item, other`,
+      /made anew|is gone|another journal/,
+    ],
+  ])('%s, under the running one', async (_, before, after, reason) => {
+    await tracked();
+    await world.cluster.sql(before);
+    await world.write(1);
+    if (after !== '') await world.cluster.sql(after);
+    await world.logged(reason);
+    await world.write(2);
+    await world.proves();
+  });
+
+  test.each([
+    ['a table taken out and put back', `${put} DROP TABLE item`, `${put} ADD TABLE item`],
+    ['rows filtered', `${put} SET TABLE item WHERE (id < 5), other`, ''],
+  ])('%s, while nothing runs', async (_, before, after) => {
+    await tracked();
+    await befalls(async () => {
+      await world.cluster.sql(before);
+      await world.write(1);
+      if (after !== '') await world.cluster.sql(after);
+    }, /somebody altered what the publication has of public.item/);
+  });
+
+  test('by ourselves, for tables that come and go, is no gap', async () => {
+    await tracked();
+    for (const round of [1, 2]) {
+      await world.cluster.sql(`CREATE TABLE extra_${round} (id int PRIMARY KEY); INSERT INTO extra_${round} VALUES (1)`);
+      await world.logged(new RegExp(`copied public.extra_${round}`));
+      await world.write(1);
+      await world.valid();
+      await world.stop();
+      await world.cluster.sql(
+        `CREATE TABLE late_${round} (id int PRIMARY KEY); INSERT INTO late_${round} VALUES (1); DROP TABLE extra_${round}`,
+      );
+      await world.run();
+      await world.write(2);
+      await world.proves();
+    }
+    expect(world.resyncs()).toEqual([]);
+  });
+});

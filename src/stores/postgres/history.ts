@@ -12,6 +12,8 @@ export interface Evidence {
   readonly base: string;
   /** The last transaction the journal has changes of; null: none since it began. */
   readonly witness: Witness | null;
+  /** `publicationSeen`; null: tracking has not begun. */
+  readonly published: string | null;
 }
 
 /** Enough of a transaction to know it again. */
@@ -25,10 +27,10 @@ export interface Witness {
 export function parseEvidence(text: string): Evidence | null {
   try {
     const found = JSON.parse(text) as Partial<Evidence> | null;
-    const { system, database, timeline, mark, base, witness } = found ?? {};
+    const { system, database, timeline, mark, base, witness, published } = found ?? {};
     if (system === undefined || database === undefined || timeline === undefined || mark === undefined || base === undefined) return null;
     const known = witness === undefined || witness === null ? null : { ...witness, at: parsePosition(witness.at) };
-    return { system, database, timeline, mark, base, witness: known };
+    return { system, database, timeline, mark, base, witness: known, published: published ?? null };
   } catch (error) {
     if (error instanceof SyntaxError || error instanceof RangeError) return null;
     throw error;
@@ -39,8 +41,14 @@ export function evidenceText(evidence: Evidence): string {
   return JSON.stringify(evidence);
 }
 
-export function evidenceOf(state: ServerState, mark: string, base: bigint, witness: Witness | null = null): Evidence {
-  return { system: state.system, database: state.database, timeline: state.timeline, mark, base: String(base), witness };
+export function evidenceOf(
+  { system, database, timeline }: ServerState,
+  mark: string,
+  base: bigint,
+  witness: Witness | null = null,
+  published: string | null = null,
+): Evidence {
+  return { system, database, timeline, mark, base: String(base), witness, published };
 }
 
 /**

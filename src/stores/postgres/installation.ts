@@ -170,9 +170,11 @@ export async function ensurePublication(
   signal: AbortSignal,
 ): Promise<boolean> {
   const wanted = new Set(tables.map(({ oid }) => oid));
-  const [found] = await ask<{ all: boolean; root: boolean; kinds: boolean; tables: number[] }>(
+  const [found] = await ask<{ all: boolean; root: boolean; kinds: boolean; partly: boolean; tables: number[] }>(
     wire,
     `SELECT puballtables AS all, pubviaroot AS root, pubinsert AND pubupdate AND pubdelete AND pubtruncate AS kinds,
+      EXISTS (SELECT FROM pg_publication_rel r WHERE prpubid = p.oid
+        AND (to_jsonb(r) ->> 'prqual' IS NOT NULL OR to_jsonb(r) ->> 'prattrs' IS NOT NULL)) AS partly,
       (SELECT coalesce(json_agg(prrelid::int8), '[]') FROM pg_publication_rel WHERE prpubid = p.oid) AS tables
      FROM pg_publication p WHERE pubname = ${literal(name)}`,
     signal,
@@ -189,7 +191,7 @@ export async function ensurePublication(
     return true;
   }
   const stale = tables.filter(({ oid }) => fresh.has(oid) && found.tables.includes(oid));
-  const same = stale.length === 0 && found.tables.length === wanted.size && found.tables.every((oid) => wanted.has(oid));
+  const same = stale.length === 0 && !found.partly && found.tables.length === wanted.size && found.tables.every((oid) => wanted.has(oid));
   const statements = [`SET LOCAL lock_timeout = '5s'`];
   if (!found.root || !found.kinds) statements.push(`ALTER PUBLICATION ${identifier(name)} SET (${options})`);
   if (stale.length > 0 && !found.all) {

@@ -28,6 +28,7 @@ import { BrokenHistory, Continuity, evidenceOf, evidenceText, Recent, unusable }
 import type { RelationMessage } from './pgoutput.ts';
 import { notInstalled, refuseOwner, resumeAt, type StreamStart } from './resume.ts';
 import { keylessTuples } from './keyless.ts';
+import { PublicationWatch } from './publication.ts';
 import { readRetained } from './retained.ts';
 import { Snapshots } from './snapshots.ts';
 import { parseLsn, ReplicationStream } from './stream.ts';
@@ -78,6 +79,8 @@ class PostgresPrimary implements Primary {
   #base: bigint | null = null;
   /** Why `install` had to make the slot anew. */
   #remade: string | null = null;
+  readonly #publication: PublicationWatch;
+  readonly #lockTimeoutMs: number;
   readonly #watch = new Watch();
   readonly #schemaOf = (table: TrackableTable): TableSchema => this.#watch.schemaOf(table);
   #watching = false;
@@ -85,6 +88,8 @@ class PostgresPrimary implements Primary {
   constructor(options: PostgresPrimaryOptions) {
     this.#options = options;
     this.#name = installedName(options.dataSet);
+    this.#publication = new PublicationWatch(this.#name);
+    this.#lockTimeoutMs = options.lockTimeoutMs ?? LOCK_TIMEOUT_MS;
     this.#snapshots = new Snapshots({ url: options.url, journaled: options.journaled, schemaOf: this.#schemaOf });
   }
 
@@ -116,14 +121,17 @@ class PostgresPrimary implements Primary {
       const published = new Set(await publishedTables(wire, this.#name, signal));
       const named = new Map(tables.map(({ table }) => [trackable(found, table).oid, table]));
       const catalog = found.filter(({ oid }) => named.has(oid) || published.has(oid));
-      refuseOwner({ name: this.#name, owners: await this.#owners() }, await readServerState(wire, this.#name, signal));
+      refuseOwner({ name: this.#name, owners: (await this.#options.owners?.()) ?? [] }, await readServerState(wire, this.#name, signal));
       // The publication comes first: a slot made before it would look for it in a past where it did not exist.
       let made = false;
       // Tracked before they are published: nothing of what is published is passed over.
       const added = this.#watch.add(tables);
       try {
         const fresh = this.#options.shapes === undefined ? [] : [...named].filter(([, table]) => added.includes(table));
+        const whole = await this.#isWhole(wire, found, signal);
         made = await ensurePublication(wire, this.#name, catalog, new Set(fresh.map(([oid]) => oid)), signal);
+        const newcomers = [...named].filter(([, table]) => added.includes(table)).map(([oid]) => oid);
+        await this.#publication.extended(wire, newcomers, whole, signal);
         return await this.#installSlot(wire, signal);
       } catch (error) {
         this.#watch.remove(added);
@@ -211,7 +219,10 @@ class PostgresPrimary implements Primary {
           throw new BrokenHistory('the primary was put back to an earlier state, and written to since');
         }
         continuity = null;
-        yield { ...item, evidence: evidenceText({ ...start.evidence, witness: recent.witness(item.batch) }) };
+        yield {
+          ...item,
+          evidence: evidenceText({ ...start.evidence, witness: recent.witness(item.batch), published: this.#publication.seen }),
+        };
       }
     } catch (error) {
       if (signal.aborted || isAbort(error)) return;
@@ -312,6 +323,7 @@ class PostgresPrimary implements Primary {
     if (this.#stream === null) return;
     const before = await insertLsn(wire, signal);
     const tables = await readTables(wire, this.#options.selection, signal);
+    if (!(await this.#isWhole(wire, tables.filter(this.#isTracked), signal))) return;
     if (!this.#watch.differs(tables, this.#isTracked)) return;
     const end = await insertLsn(wire, signal);
     this.#watch.observe(before, end, tables);
@@ -320,7 +332,7 @@ class PostgresPrimary implements Primary {
 
   async #installSlot(wire: Wire, signal: AbortSignal): Promise<Bookmark> {
     let state = await readServerState(wire, this.#name, signal);
-    const owners = await this.#owners();
+    const owners = (await this.#options.owners?.()) ?? [];
     const owner = owners[0] ?? null;
     if (state.mark === null || state.mark.owner !== owner) {
       const { marks, base } = state.mark ?? { marks: [newMark()], base: this.#base ?? 0n };
@@ -329,17 +341,10 @@ class PostgresPrimary implements Primary {
     }
     this.#remade = state.slot === null ? 'the replication slot is gone: somebody dropped it' : unusable(state.slot);
     if (this.#remade !== null) await dropSlot(wire, this.#name, this.#streamPid, signal);
-    const lsn = this.#remade === null && state.slot !== null ? state.slot.confirmed : await this.#createSlot(wire, signal);
+    const lsn =
+      this.#remade === null && state.slot !== null ? state.slot.confirmed : await createSlot(wire, this.#name, this.#lockTimeoutMs, signal);
     this.#base = state.mark?.base ?? 0n;
     return { at: boundary(lsn, this.#base), evidence: evidenceText(evidenceOf(state, state.mark?.marks.at(-1) ?? '', this.#base)) };
-  }
-
-  #createSlot(wire: Wire, signal: AbortSignal): Promise<bigint> {
-    return createSlot(wire, this.#name, this.#options.lockTimeoutMs ?? LOCK_TIMEOUT_MS, signal);
-  }
-
-  async #owners(): Promise<readonly string[]> {
-    return (await this.#options.owners?.()) ?? [];
   }
 
   async #begin(wire: Wire, from: Bookmark, broken: string | null, signal: AbortSignal): Promise<StreamStart> {
@@ -351,14 +356,29 @@ class PostgresPrimary implements Primary {
       url: this.#options.url,
       name: this.#name,
       tables,
-      owners: await this.#owners(),
-      lockTimeoutMs: this.#options.lockTimeoutMs ?? LOCK_TIMEOUT_MS,
+      owners: (await this.#options.owners?.()) ?? [],
+      lockTimeoutMs: this.#lockTimeoutMs,
       ownPid: this.#streamPid,
       remade: this.#remade,
+      standing: this.#publication.standing(this.#tracked(tables)),
     };
     const start = await resumeAt(wire, parts, from, broken, signal);
     this.#base = start.numbering.base;
+    this.#publication.begin(start.evidence.published);
     return start;
+  }
+
+  #tracked(tables: readonly TrackableTable[]): readonly TrackableTable[] {
+    const tracked = new Set(this.#watch.tables);
+    return tables.filter(({ table }) => tracked.has(table));
+  }
+
+  /** Whether nobody else has altered the publication since tracking began. Where somebody has, the stream ends, to be begun anew. */
+  async #isWhole(wire: Wire, tables: readonly TrackableTable[], signal: AbortSignal): Promise<boolean> {
+    if (this.#stream === null) return true;
+    const altered = await this.#publication.alteration(wire, this.#tracked(tables), signal);
+    if (altered !== null) this.#stream?.fail(altered);
+    return altered === null;
   }
 
   /** Where the slot stands now that it is ours alone: somebody may have moved it since we last looked. */

@@ -6,6 +6,7 @@ import { placeOf } from './connection.ts';
 import type { CatalogTable } from './describe.ts';
 import { branchOf, type Evidence, evidenceOf, gapReason, parseEvidence } from './history.ts';
 import { createSlot, dropSlot, ensurePublication, newMark, type ServerState, stateOfFreeSlot, writeMark } from './installation.ts';
+import { alteration, publicationSeen } from './publication.ts';
 import { Wire } from './wire.ts';
 
 export interface ResumeParts {
@@ -13,6 +14,8 @@ export interface ResumeParts {
   /** Of slot and publication. */
   readonly name: string;
   readonly tables: readonly CatalogTable[];
+  /** Those of them that must have been published all the time. */
+  readonly standing: readonly CatalogTable[];
   readonly owners: readonly string[];
   readonly lockTimeoutMs: number;
   /** The server process of our own last stream, which may not have noticed its end. */
@@ -48,10 +51,13 @@ export async function resumeAt(
   refuseOther(parts, evidence, state);
   let base = evidence === null ? (state.mark?.base ?? 0n) : BigInt(evidence.base);
   const fromLsn = commitEndOf(from.at) - base;
-  const reason = broken ?? gapReason(evidence, fromLsn, state, await branchedAt(parts.url, evidence, state, signal), parts.remade);
+  const reason =
+    broken ??
+    gapReason(evidence, fromLsn, state, await branchedAt(parts.url, evidence, state, signal), parts.remade) ??
+    (evidence === null || evidence.published === null ? null : await alteration(wire, name, parts.standing, evidence.published, signal));
   let after = from.at;
   if (reason !== null) {
-    if (!state.publication) await ensurePublication(wire, name, tables, new Set(), signal);
+    await ensurePublication(wire, name, tables, new Set(), signal);
     await dropSlot(wire, name, ownPid, signal);
     const lsn = await createSlot(wire, name, parts.lockTimeoutMs, signal);
     // A server put back to an earlier state counts from lower again: positions must go on rising.
@@ -66,7 +72,13 @@ export async function resumeAt(
   return {
     after,
     gap: reason,
-    evidence: evidenceOf(state, written ? mark : (evidence?.mark ?? ''), base, reason === null ? (evidence?.witness ?? null) : null),
+    evidence: evidenceOf(
+      state,
+      written ? mark : (evidence?.mark ?? ''),
+      base,
+      reason === null ? (evidence?.witness ?? null) : null,
+      await publicationSeen(wire, signal),
+    ),
     numbering: { base, transactionNear: BigInt(near?.rows[0]?.[0] as string) },
   };
 }

@@ -124,6 +124,11 @@ export class ReplicationStream {
     this.#status();
   }
 
+  /** Ends it with this error. */
+  fail(error: Error): void {
+    this.#wire.fail(error);
+  }
+
   async close(): Promise<void> {
     clearInterval(this.#timer);
     this.#status();
