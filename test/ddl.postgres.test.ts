@@ -106,4 +106,127 @@ describe('DDL while running', () => {
     expect(await diffOf(2, 3)).toEqual({ 'public.item': { inserted: 0, updated: 0, deleted: 0 } });
     for (const number of [1, 2, 3, 4]) expect((await system.validate(number, quiet, signal)).verdict).toBe('VALID');
   });
+
+  test('a new table is taken up by itself, a dropped one leaves, a renamed one goes on', async () => {
+    await run(
+      'CREATE TABLE later (id int PRIMARY KEY, t text)',
+      "INSERT INTO later SELECT n, 'x' FROM generate_series(1, 100) n",
+      'ALTER TABLE item RENAME TO goods',
+      "UPDATE goods SET name = 'moved' WHERE id = 1",
+    );
+    expect(await capture()).toBe(2);
+    expect(await queried(2, 'SELECT count(*) FROM later')).toEqual([[100]]);
+    expect(await queried(2, 'SELECT name FROM goods WHERE id = 1')).toEqual([['moved']]);
+    expect(await queried(1, 'SELECT name FROM item WHERE id = 1')).toEqual([['name 1']]);
+    await expect(queried(2, 'SELECT * FROM item')).rejects.toMatchObject({ code: 'CAPTURE_ABSENT_TABLE' });
+    expect(log.filter((line) => line.startsWith('copied'))).toHaveLength(1);
+    await run('DROP TABLE later', 'CREATE SCHEMA other', 'ALTER TABLE goods SET SCHEMA other', 'ALTER TABLE other.goods SET SCHEMA public');
+    await run('CREATE TABLE later (id int PRIMARY KEY, other int)', 'INSERT INTO later VALUES (7, 8)');
+    expect(await capture()).toBe(3);
+    expect(await queried(3, 'SELECT * FROM later')).toEqual([[7, 8]]);
+    await run('DROP TABLE later');
+    const four = await system.capture(quiet, signal);
+    expect(four).toMatchObject({ verdict: 'VALID' });
+    expect(four.coverage?.skipped ?? []).toEqual([]);
+    expect(await queried(3, 'SELECT * FROM later')).toEqual([[7, 8]]);
+    expect(await queried(2, 'SELECT count(*) FROM later')).toEqual([[100]]);
+  });
+
+  test('what happened while nothing ran is followed by the same rules', async () => {
+    await system[Symbol.asyncDispose]();
+    await run(
+      "UPDATE item SET name = 'before' WHERE id = 1",
+      'ALTER TABLE item ADD COLUMN n int DEFAULT 7',
+      "UPDATE item SET name = 'after' WHERE id = 2",
+      'ALTER TABLE item RENAME TO goods',
+      'CREATE TABLE item (a int PRIMARY KEY)',
+      'INSERT INTO item VALUES (1)',
+      'UPDATE goods SET n = 8 WHERE id = 3',
+    );
+    await open();
+    expect(await capture()).toBe(2);
+    expect(await queried(2, 'SELECT id, name, n FROM goods WHERE id < 5 ORDER BY id')).toEqual([
+      [1, 'before', 7],
+      [2, 'after', 7],
+      [3, 'name 3', 8],
+      [4, 'name 4', 7],
+    ]);
+    expect(await queried(2, 'SELECT * FROM item')).toEqual([[1]]);
+    expect(await queried(1, 'SELECT count(*) FROM item')).toEqual([[500]]);
+    expect(copiedAgain().filter((line) => !line.includes('new table'))).toEqual([]);
+  });
+
+  test('rows rewritten without a change in the log are compared; harmless rewriting is not', async () => {
+    await run('VACUUM FULL item', 'CLUSTER item USING item_pkey');
+    expect(await capture()).toBe(2);
+    expect(copiedAgain()).toEqual([]);
+    await run('ALTER TABLE item ALTER COLUMN stock TYPE numeric(6,2) USING stock + 1');
+    expect(await capture()).toBe(3);
+    await run('ALTER TABLE item ADD COLUMN dice float8 DEFAULT random()');
+    expect(await capture()).toBe(4);
+    expect(copiedAgain()).toHaveLength(2);
+    await run('ALTER TABLE item ALTER COLUMN stock TYPE float8, ALTER COLUMN id TYPE bigint');
+    expect(await capture()).toBe(5);
+    expect(copiedAgain()).toHaveLength(3);
+    expect(await queried(1, 'SELECT stock FROM item WHERE id = 9')).toEqual([['9.00']]);
+    expect(await queried(3, 'SELECT stock FROM item WHERE id = 9')).toEqual([['10.00']]);
+    expect(await queried(5, 'SELECT stock FROM item WHERE id = 9')).toEqual([[10]]);
+  });
+
+  test('a statement among the changes of its own transaction, undone ones, and a column dropped and added anew', async () => {
+    await run(
+      "BEGIN; UPDATE item SET name = 'old' WHERE id = 1; ALTER TABLE item ADD COLUMN a int DEFAULT 5; UPDATE item SET a = 6 WHERE id = 2; COMMIT",
+      'BEGIN; ALTER TABLE item DROP COLUMN name; UPDATE item SET stock = 0; ROLLBACK',
+      "UPDATE item SET name = 'kept' WHERE id = 3",
+      'ALTER TABLE item DROP COLUMN a',
+      'ALTER TABLE item ADD COLUMN a int DEFAULT 9',
+    );
+    expect(await capture()).toBe(2);
+    expect(await queried(2, 'SELECT id, name, a FROM item WHERE id <= 3 ORDER BY id')).toEqual([
+      [1, 'old', 9],
+      [2, 'name 2', 9],
+      [3, 'kept', 9],
+    ]);
+    await run(
+      'BEGIN; ALTER TABLE item DROP COLUMN a; ALTER TABLE item ADD COLUMN a int DEFAULT 10; UPDATE item SET a = 11 WHERE id = 1; COMMIT',
+    );
+    expect(await capture()).toBe(3);
+    expect(await queried(3, 'SELECT id, a FROM item WHERE id <= 2 ORDER BY id')).toEqual([
+      [1, 11],
+      [2, 10],
+    ]);
+  });
+
+  test('a new label of an enum, another key, another identity, a new index', async () => {
+    await run("CREATE TYPE mood AS ENUM ('sad')", "ALTER TABLE item ADD COLUMN mood mood DEFAULT 'sad'");
+    expect(await capture()).toBe(2);
+    await run("ALTER TYPE mood ADD VALUE 'happy'", "UPDATE item SET mood = 'happy' WHERE id = 1");
+    expect(await capture()).toBe(3);
+    await run('ALTER TABLE item DROP CONSTRAINT item_pkey', 'ALTER TABLE item ADD PRIMARY KEY (name)', 'CREATE INDEX ON item (stock)');
+    await run("UPDATE item SET stock = 0 WHERE name = 'name 4'");
+    expect(await capture()).toBe(4);
+    await run('ALTER TABLE item REPLICA IDENTITY FULL', "UPDATE item SET stock = 1 WHERE name = 'name 4'");
+    expect(await capture()).toBe(5);
+    expect(await queried(5, 'SELECT stock, mood FROM item WHERE id IN (1, 4) ORDER BY id')).toEqual([
+      ['1.00', 'happy'],
+      ['1.00', 'sad'],
+    ]);
+    expect((await system.validate(2, quiet, signal)).verdict).toBe('VALID');
+  });
+});
+
+test('a table whose policy says so halts where its rows would have to be read again, and others go on', async () => {
+  await run('CREATE TABLE item (id int PRIMARY KEY, n int)', 'INSERT INTO item VALUES (1, 1)', 'CREATE TABLE other (id int PRIMARY KEY)');
+  await open('policy:\n  perTable:\n    public.item: { onSchemaChange: halt }\n');
+  await capture();
+  await run('ALTER TABLE item ADD COLUMN a int', 'INSERT INTO other VALUES (1)');
+  expect(await capture()).toBe(2);
+  await run('ALTER TABLE item ALTER COLUMN n TYPE bigint', 'INSERT INTO other VALUES (2)');
+  const report = await system.capture(quiet, signal);
+  expect(report.verdict).toBe('INCONCLUSIVE');
+  expect(report.coverage?.skipped).toEqual([{ table: 'public.item', reason: expect.stringContaining('copied again') }]);
+  expect(await queried(3, 'SELECT count(*) FROM other')).toEqual([[2]]);
+  await system.resume(quiet, signal);
+  expect(await capture()).toBe(4);
+  expect(await queried(4, 'SELECT n FROM item')).toEqual([[1]]);
 });

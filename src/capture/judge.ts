@@ -189,7 +189,9 @@ export class Judge {
     const suspect = await suspects(catalog);
     for (const schema of (await catalog.schema(cut.number))?.tables ?? []) {
       const cursor = await this.#cursor(schema);
-      const had = before !== null && !isAbsent(before, schema.table) && (await shadow.schemaAt(schema.table, before.number)) !== null;
+      const earlier = before === null || isAbsent(before, schema.table) ? null : await shadow.schemaAt(schema.table, before.number);
+      // Keys of another kind cannot be asked for.
+      const had = before !== null && earlier !== null && sameKey(earlier, schema);
       const changedKeys =
         policy.validate === 'full' || !had || suspect.has(schema.table)
           ? null
@@ -268,6 +270,11 @@ function verdictOf(cut: CaptureRecord, outcome: ValidationOutcome | null): Verdi
 /** Tables that the next capture compares whole. */
 export async function suspects(catalog: Catalog): Promise<ReadonlySet<TableName>> {
   return new Set((await catalog.read('suspect')) as TableName[] | null | undefined);
+}
+
+function sameKey(a: TableSchema, b: TableSchema): boolean {
+  const typesOf = ({ key, columns }: TableSchema): string => JSON.stringify(key.map((index) => columns[index]?.type));
+  return typesOf(a) === typesOf(b);
 }
 
 function isAbsent(record: CaptureRecord, table: TableName): boolean {

@@ -91,6 +91,9 @@ export class Orchestrator {
       await this.#parts.adopt([], signal);
       if (engine.isCopying) {
         await this.#untilCopied(planned, onPhase, signal);
+        // A new table may have waited for one of its name to go.
+        await this.#parts.adopt([], signal);
+        if (engine.isCopying) await this.#untilCopied(planned, onPhase, signal);
         certain = await this.#reachNow(signal);
       }
       const draining = await this.#beginDrain(planned, certain);

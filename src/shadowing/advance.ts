@@ -53,6 +53,8 @@ export class Advance {
   readonly #open = new Map<TableName, OpenChunk>();
   readonly #writing = new Map<TableName, Writing>();
   readonly #repairs = new Map<TableName, Repair[]>();
+  /** Where a table stood when the types in the shadow were last brought up to the primary's for it. */
+  readonly #renewed = new Map<TableName, Position>();
 
   constructor(parts: EngineParts, backlog: Backlog, hasElement: (table: TableName) => boolean, stir: () => void) {
     this.#parts = parts;
@@ -82,8 +84,17 @@ export class Advance {
       if (isAbort(error) || signal.aborted) throw error;
       if (error instanceof ForeshadowError && (error.retry === 'later' || error.code === 'FENCED')) throw error;
       if (error instanceof ForeshadowError && error.code === 'JOURNAL_GAP') return this.#resync(element, messageOf(error), signal);
+      if (await this.#renewedTypes(element, signal)) return this.step(element, drain, savedThrough, signal);
       return this.#halt(element, error, signal);
     }
+  }
+
+  /** What was refused may be of a type that has changed: an enum has a new label. Tried once for each place in the log. */
+  async #renewedTypes({ schema, progress }: Element, signal: AbortSignal): Promise<boolean> {
+    if (!this.#parts.primary.tellsShapes || this.#renewed.get(schema.table) === progress.low) return false;
+    this.#renewed.set(schema.table, progress.low);
+    await this.#reshaper.renewTypes(progress, signal);
+    return true;
   }
 
   async #step(element: Element, drain: Drain | null, savedThrough: CaptureNumber, signal: AbortSignal): Promise<Outcome | null> {

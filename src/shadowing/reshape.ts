@@ -2,7 +2,7 @@ import type { ShapeChange } from '../model/change.ts';
 import { ForeshadowError } from '../model/errors.ts';
 import { type Position, maxPosition } from '../model/position.ts';
 import { COPY_BY_COMPARISON, COPY_FROM_NOTHING, type Element, type Generation, type Progress } from '../model/progress.ts';
-import { type TableName, type TableSchema, tableOf } from '../model/schema.ts';
+import { type DataSetSchema, type TableName, type TableSchema, tableOf } from '../model/schema.ts';
 import type { EngineParts } from './engine.ts';
 
 const ASK_PRIMARY_MS = 10_000;
@@ -94,10 +94,16 @@ export class Reshaper {
     }
   }
 
-  /** The types of a shape are made in the shadow; its statements come from the primary, if it has that shape still. */
-  async #prepared(to: TableSchema, progress: Progress, signal: AbortSignal): Promise<TableSchema> {
+  /** Makes types in the shadow that the primary has by now, and labels of enums. */
+  async renewTypes(progress: Progress, signal: AbortSignal): Promise<DataSetSchema> {
     const described = await this.#parts.primary.describe(signal);
     await this.#parts.shadow.prepare({ tables: [], before: described.before, after: [] }, progress);
+    return described;
+  }
+
+  /** The types of a shape are made in the shadow; its statements come from the primary, if it has that shape still. */
+  async #prepared(to: TableSchema, progress: Progress, signal: AbortSignal): Promise<TableSchema> {
+    const described = await this.renewTypes(progress, signal);
     const now = tableOf(described, to.table);
     return now?.shape === to.shape ? now : to;
   }

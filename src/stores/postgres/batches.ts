@@ -14,7 +14,7 @@ import { type Tuple, cellsOf, hasAbsent, keyTuple, packTuple } from '../../model
 import type { PrimaryItem } from '../../tracking/primary.ts';
 import { boundary, type Numbering, transactionPosition, widen } from './numbering.ts';
 import { PgoutputReader, type PgoutputVisitor, type RelationMessage, type SentTuple } from './pgoutput.ts';
-import type { Announced, Noticed, TrackedTable } from './watch.ts';
+import type { Announced, Noticed, Reading, TrackedTable } from './watch.ts';
 
 export interface BatchParts {
   readonly numbering: Numbering;
@@ -140,9 +140,9 @@ export class Batches implements PgoutputVisitor {
     if (this.#transaction === null) this.#through = maxPosition(this.#through, boundary(lsn, this.#parts.numbering.base));
   }
 
-  /** Where the transaction being read commits; for one in progress, what has been read up to. */
-  get lsn(): bigint {
-    return commitEndOf(this.#transaction?.at ?? this.#through) - this.#parts.numbering.base;
+  /** The transaction being read, and whether it has committed. */
+  get reading(): Reading {
+    return { id: (this.#stream ?? this.#transaction)?.id ?? (0n as TransactionId), ended: this.#stream === null };
   }
 
   get inTransaction(): boolean {

@@ -34,7 +34,7 @@ import { Snapshots } from './snapshots.ts';
 import { parseLsn, ReplicationStream } from './stream.ts';
 import { postgresValues } from './values.ts';
 import { SilenceError } from './silence.ts';
-import { type Announced, Watch } from './watch.ts';
+import { type Announced, type Reading, untilSeen, Watch } from './watch.ts';
 import { Wire } from './wire.ts';
 
 export interface PostgresPrimaryOptions {
@@ -162,6 +162,7 @@ class PostgresPrimary implements Primary {
       const start = await this.#ask((control) => this.#begin(control, from, broken, signal), signal);
       if (start.gap !== null) {
         this.#snapshots.forget();
+        this.#watch.forget();
         yield { kind: 'batch', batch: this.#gap(from.at, start.after, start.gap), evidence: evidenceText(start.evidence) };
       }
       try {
@@ -197,7 +198,7 @@ class PostgresPrimary implements Primary {
           },
           onRepeated: (ref) => continuity?.repeated(ref),
           due: (commitLsn) => this.#watch.due(commitLsn, this.#isTracked),
-          announce: (relation, lsn) => this.#announce(relation, lsn, signal),
+          announce: (relation, within) => this.#announce(relation, within, signal),
         },
         signal,
       );
@@ -320,7 +321,6 @@ class PostgresPrimary implements Primary {
 
   /** Looks at the catalog: what the log will not tell, or tells with the next change only, takes its place in the stream. */
   async #observe(wire: Wire, signal: AbortSignal): Promise<void> {
-    if (this.#stream === null) return;
     const before = await insertLsn(wire, signal);
     const tables = await readTables(wire, this.#options.selection, signal);
     if (!(await this.#isWhole(wire, tables.filter(this.#isTracked), signal))) return;
@@ -398,13 +398,16 @@ class PostgresPrimary implements Primary {
   }
 
   /** What a relation of the stream is to us: its shape there may be older or newer than the table's is now. */
-  async #announce(relation: RelationMessage, lsn: bigint, signal: AbortSignal): Promise<Announced> {
+  async #announce(relation: RelationMessage, within: Reading, signal: AbortSignal): Promise<Announced> {
     const unknown = { tracked: null, changed: null, undo: () => {} };
     if (!this.#watch.knows(relation)) return unknown;
     const wire = await this.#wire(signal);
+    const altering = await untilSeen(wire, relation.id, within, signal);
     const now = await readTable(wire, relation.id, signal);
+    const since = await insertLsn(wire, signal);
     const types = await readTypes(wire, relation.columns, signal);
-    const found = this.#watch.announce(relation, types, now !== null && isTrackable(now) ? now : null, lsn);
+    const shown = now !== null && isTrackable(now) ? now : null;
+    const found = this.#watch.announce(relation, types, altering ? 'unseen' : shown, since);
     if (found === null) return unknown;
     const { schema, noticed, undo } = found;
     const columns = relation.columns.map(({ type }, index) => ({ type: types[index] ?? '', typeOid: type }));

@@ -5,14 +5,14 @@ import { Batches, type BatchParts, type StreamItem } from './batches.ts';
 import { literal } from './connection.ts';
 import { EPOCH_MICROS, type RelationMessage } from './pgoutput.ts';
 import { CopyDataCutter } from './messages.ts';
-import type { Announced } from './watch.ts';
+import type { Announced, Reading } from './watch.ts';
 import type { CopyBoth, Wire } from './wire.ts';
 
 export interface StreamParts extends BatchParts {
   readonly slot: string;
   readonly publication: string;
   /** Says what a relation of the stream is to us. */
-  readonly announce: (relation: RelationMessage, lsn: bigint) => Promise<Announced>;
+  readonly announce: (relation: RelationMessage, within: Reading) => Promise<Announced>;
 }
 
 /** Waiting in memory between the socket and the journal, at most; beside one batch of at most 5 MiB. */
@@ -92,7 +92,7 @@ export class ReplicationStream {
           let at = 0;
           for (let end = this.#cutter.payloadEnd(bytes, at); end !== -1; end = this.#cutter.payloadEnd(bytes, at)) {
             const announced = this.#payload(bytes, at + 5, end);
-            if (announced !== null) batches.settle(announced, await this.#parts.announce(announced, batches.lsn));
+            if (announced !== null) batches.settle(announced, await this.#parts.announce(announced, batches.reading));
             while (batches.due) yield take();
             at = end;
           }

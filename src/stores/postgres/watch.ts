@@ -1,11 +1,13 @@
 import { createHash } from 'node:crypto';
-import type { ShapeChange, TableEvent } from '../../model/change.ts';
+import { setTimeout as pause } from 'node:timers/promises';
+import type { ShapeChange, TableEvent, TransactionId } from '../../model/change.ts';
 import { isKeyless, keylessColumns } from '../../model/copies.ts';
 import type { ColumnSchema, TableName, TableSchema } from '../../model/schema.ts';
 import type { Tuple } from '../../model/tuple.ts';
 import type { CatalogTable, StorageUnit, TrackableTable } from './describe.ts';
 import { obstacle, schemaOf, shapeOf } from './describe.ts';
 import type { RelationMessage } from './pgoutput.ts';
+import type { Wire } from './wire.ts';
 
 /** What befell a table, but for its place in the log. */
 export interface Noticed {
@@ -34,6 +36,13 @@ export interface Announced {
   readonly undo: () => void;
 }
 
+/** The transaction that a relation of the stream comes in. */
+export interface Reading {
+  readonly id: TransactionId;
+  /** It has committed; otherwise it is still in progress. */
+  readonly ended: boolean;
+}
+
 /** By what a table and its rows are recognised: kept with the schema, over restarts. */
 interface Lineage {
   readonly oid: number;
@@ -54,7 +63,7 @@ interface Observation {
 interface Standing {
   schema: TableSchema;
   lineage: Lineage | null;
-  /** The end of the transaction that said so; what was read of the catalog earlier counts for nothing. */
+  /** Where the log stood when that was known; what was read of the catalog earlier counts for nothing. */
   since: bigint;
 }
 
@@ -84,7 +93,6 @@ export class Watch {
 
   /** Begins anew with the shapes that the log's next rows have: what was said before may not have come to the journal. */
   begin(schemas: readonly TableSchema[]): void {
-    this.#observations = [];
     this.#offered.clear();
     for (const { table } of schemas) this.#tables.delete(table);
     this.add(schemas);
@@ -95,6 +103,11 @@ export class Watch {
     const added = schemas.filter(({ table }) => !this.#tables.has(table));
     for (const schema of added) this.#tables.set(schema.table, { schema, lineage: lineageOf(schema), since: 0n });
     return added.map(({ table }) => table);
+  }
+
+  /** The history of the log was broken off: what was seen of the catalog has no place in the one that follows. */
+  forget(): void {
+    this.#observations = [];
   }
 
   remove(tables: readonly TableName[]): void {
@@ -130,7 +143,7 @@ export class Watch {
       const now = this.#present(standing, observed.tables);
       // A table that takes the name of another is begun anew under it: the other may not have left it yet.
       const free = now !== undefined && isTracked(now) && (now.table === table || !names.has(now.table));
-      noticed.push(...this.#met(table, standing, free ? now : null, lsn));
+      noticed.push(...this.#met(table, standing, free ? now : null, observed.end));
     }
     const known = new Set(Array.from(this.#tables.values(), ({ lineage }) => lineage?.oid));
     for (const [oid, table] of observed.tables) {
@@ -156,14 +169,14 @@ export class Watch {
   }
 
   /**
-   * What a relation of the stream means, given the catalog as it is now (null: the table is gone by now), which may be later. `types` are
-   * those of the relation's columns. `inLog` is where its transaction commits.
+   * What a relation of the stream means, given the catalog as it is now (null: the table is gone by now), which may be later; 'unseen': the
+   * transaction is altering the table, and the catalog does not show it yet. `types` are those of the relation's columns, `since` is where the log stands.
    */
   announce(
     relation: RelationMessage,
     types: readonly string[],
-    now: TrackableTable | null,
-    inLog: bigint,
+    now: TrackableTable | null | 'unseen',
+    since: bigint,
   ): { readonly schema: TableSchema; readonly noticed: Noticed | null; readonly undo: () => void } | null {
     const name = `${relation.schema}.${relation.name}` as TableName;
     const standing = this.#byOid(relation.id) ?? this.#tables.get(name);
@@ -173,16 +186,16 @@ export class Watch {
     const next = placed(relation, types, standing, now === null ? null : believed(now, standing.schema));
     const schema = next.schema.table !== table && this.#tables.has(next.schema.table) ? { ...next.schema, table } : next.schema;
     if (schema.shape === standing.schema.shape && schema.table === table) {
-      standing.since = inLog;
+      standing.since = since;
       return { schema: standing.schema, noticed: null, undo: () => {} };
     }
-    const noticed = changed(standing, schema, next.kept, now);
+    const noticed = changed(standing, schema, next.kept, now === 'unseen' ? null : now);
     const before = { ...standing };
-    this.#move(standing, schema, next.lineage, inLog);
+    this.#move(standing, schema, next.lineage, since);
     return { schema, noticed, undo: () => this.#move(standing, before.schema, before.lineage, before.since) };
   }
 
-  #met(table: TableName, standing: Standing, now: TrackableTable | null, lsn: bigint): Noticed[] {
+  #met(table: TableName, standing: Standing, now: TrackableTable | null, since: bigint): Noticed[] {
     if (now === null) {
       this.#tables.delete(table);
       return [{ kind: 'dropped', table, reason: 'it was dropped, or left the data set' }];
@@ -195,7 +208,7 @@ export class Watch {
     }
     const kept = standing.lineage !== null && !isRewritten(standing.lineage, now);
     const noticed = changed(standing, schema, kept, now);
-    this.#move(standing, schema, lineage, lsn);
+    this.#move(standing, schema, lineage, since);
     return [noticed];
   }
 
@@ -246,18 +259,19 @@ function believed(now: TrackableTable, before: TableSchema | null): TrackableTab
 function placed(
   relation: RelationMessage,
   types: readonly string[],
-  { schema, lineage }: Standing,
-  now: TrackableTable | null,
+  { schema, lineage: before }: Standing,
+  catalog: TrackableTable | null | 'unseen',
 ): { readonly schema: TableSchema; readonly lineage: Lineage | null; readonly kept: boolean } {
-  const ids =
-    lineage === null
-      ? null
-      : idsOf(
-          relation.columns.length,
-          schema.columns.filter(({ hidden }) => !hidden),
-          lineage,
-          now,
-        );
+  // What the catalog does not show yet may be of any columns.
+  const lineage = catalog === 'unseen' ? null : before;
+  const now = catalog === 'unseen' ? null : catalog;
+  const visible = schema.columns.filter(({ hidden }) => !hidden);
+  const certain = lineage === null ? null : idsOf(relation.columns.length, visible, lineage, now);
+  // Where it may have been others, the rows are compared anyway, and then they are these.
+  const isNow =
+    now?.columns.length === types.length &&
+    now.columns.every(({ name, type }, index) => name === relation.columns[index]?.name && type === types[index]);
+  const ids = certain ?? (isNow ? now.columns.map(({ id }) => id) : null);
   const rewritten = lineage === null || (now !== null && isRewritten(lineage, now));
   const columns = relation.columns.map(({ name }, index): ColumnSchema => {
     const id = ids?.[index];
@@ -270,9 +284,9 @@ function placed(
   const epoch = rewritten && now !== null ? epochOf(now) : (lineage?.epoch ?? '');
   const names = key.map((index) => columns[index]?.name ?? '');
   const next: Lineage | null =
-    ids === null || lineage === null
+    ids === null || (now ?? lineage) === null
       ? null
-      : { oid: relation.id, lastColumn: Math.max(lineage.lastColumn, ...ids), epoch, units: (now ?? lineage).units };
+      : { oid: relation.id, lastColumn: Math.max(lineage?.lastColumn ?? 0, ...ids), epoch, units: (now ?? lineage)?.units ?? [] };
   const table = `${relation.schema}.${relation.name}` as TableName;
   const shaped = columns.map(({ id, name, type }, index) => ({ id: id ?? null, name, type, typeOid: relation.columns[index]?.type ?? 0 }));
   const placedSchema: TableSchema = {
@@ -285,7 +299,7 @@ function placed(
     create: [],
     finish: [],
   };
-  return { schema: placedSchema, lineage: next, kept: !rewritten && ids !== null };
+  return { schema: placedSchema, lineage: next, kept: !rewritten && certain !== null };
 }
 
 /**
@@ -345,4 +359,26 @@ function textOf(lineage: Lineage): string {
 
 function lineageOf({ lineage }: TableSchema): Lineage | null {
   return lineage === undefined ? null : (JSON.parse(lineage) as Lineage);
+}
+
+const UNSEEN_PAUSE_MS = 5;
+
+/**
+ * Waits until the catalog shows what a transaction of the log has done: it is in the log before it is visible. One that is still in progress
+ * is not waited for: true if it is altering the table.
+ */
+export async function untilSeen(wire: Wire, oid: number, { id, ended }: Reading, signal: AbortSignal): Promise<boolean> {
+  for (;;) {
+    const [found] = await wire.query(
+      `SELECT pg_visible_in_snapshot('${id}'::xid8, pg_current_snapshot()), EXISTS (
+         SELECT FROM pg_locks t JOIN pg_locks r USING (virtualtransaction)
+         WHERE t.locktype = 'transactionid' AND t.granted AND t.mode = 'ExclusiveLock' AND t.transactionid = '${id & 0xffff_ffffn}'::xid
+           AND r.locktype = 'relation' AND r.granted AND r.mode = 'AccessExclusiveLock' AND r.relation = ${oid})`,
+      signal,
+    );
+    const [isSeen, isAltering] = found?.rows[0] ?? [];
+    if (isSeen === 't') return false;
+    if (!ended) return isAltering === 't';
+    await pause(UNSEEN_PAUSE_MS, undefined, { signal });
+  }
 }
