@@ -183,7 +183,7 @@ export class Watch {
     if (standing === undefined) return null;
     const { table } = standing.schema;
     if (standing.lineage !== null && standing.lineage.oid !== relation.id) return null;
-    const next = placed(relation, types, standing, now === null ? null : believed(now, standing.schema));
+    const next = placed(relation, types, standing, now === null || now === 'unseen' ? now : believed(now, standing.schema));
     const schema = next.schema.table !== table && this.#tables.has(next.schema.table) ? { ...next.schema, table } : next.schema;
     if (schema.shape === standing.schema.shape && schema.table === table) {
       standing.since = since;
