@@ -5,6 +5,7 @@ import { expect, test } from 'vitest';
 import { parseConfig } from '../src/app/config.ts';
 import { doctor } from '../src/app/doctor.ts';
 import { createDatabase } from './postgres.ts';
+import { openShaped } from './shapes.ts';
 
 /** What cannot be followed is named, with what to do; nothing is left out in silence. */
 
@@ -75,4 +76,24 @@ test('a user who may read only some columns, or not all rows, is told so', async
   } finally {
     await primary.run(`DROP OWNED BY ${user}; DROP ROLE ${user}`);
   }
+});
+
+test('a capture names tables that came, or became, such that they cannot be followed', async () => {
+  await using shaped = await openShaped(
+    'CREATE TABLE good (id int PRIMARY KEY); CREATE TABLE changing (id int PRIMARY KEY); INSERT INTO changing VALUES (1)',
+  );
+  expect(await shaped.capture()).toMatchObject({ verdict: 'VALID' });
+  await shaped.primary.run(`CREATE UNLOGGED TABLE unlogged (id int PRIMARY KEY); INSERT INTO unlogged VALUES (1);
+    ALTER TABLE changing DROP CONSTRAINT changing_pkey`);
+  for (let round = 0; round < 2; round++) {
+    const { verdict, coverage } = await shaped.system.capture(() => undefined, new AbortController().signal);
+    expect(verdict).toBe('INCONCLUSIVE');
+    expect(coverage?.skipped.map(({ table }) => table).toSorted()).toEqual(['public.changing', 'public.unlogged']);
+    if (round === 1) expect(coverage?.skipped.map(({ reason }) => reason).join()).toMatch(/unlogged.*SET LOGGED/);
+  }
+  await shaped.primary.run('ALTER TABLE unlogged SET LOGGED; ALTER TABLE changing REPLICA IDENTITY FULL; INSERT INTO changing VALUES (1)');
+  let after = await shaped.capture();
+  while (after.verdict === 'INCONCLUSIVE') after = await shaped.capture();
+  expect(after).toMatchObject({ verdict: 'VALID', differences: [] });
+  expect(await shaped.restored(after.number)).toEqual(after.held);
 });

@@ -191,7 +191,9 @@ export class Orchestrator {
     const [described, drain] = await Promise.all([this.#describe(signal), engine.drained(policy.drainDeadlineMs, signal)]);
     const schema = await this.#pinned(described, drain);
     const residualRows = engine.appliedRows - appliedBefore;
-    const absent = [...Array.from(drain.leftOut, ([table, reason]) => ({ table, reason })), ...this.#unknown(described)];
+    const leftOut = Array.from(drain.leftOut, ([table, reason]) => ({ table, reason }));
+    const refused = (described?.refused ?? []).filter(({ table }) => tableOf(schema, table) === undefined && !drain.leftOut.has(table));
+    const absent = [...leftOut, ...this.#unknown(described), ...refused];
     const cutBegunMs = performance.now();
     const cut = toState(draining, 'cut', { cutAt: new Date().toISOString(), absent });
     await catalog.cut(cut, schema);

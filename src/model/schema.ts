@@ -58,6 +58,8 @@ export interface DataSetSchema {
   readonly before: readonly DdlStatement[];
   /** After all rows are in: foreign keys between tables, sequence values, views, triggers. */
   readonly after: readonly DdlStatement[];
+  /** Tables that belong to the data set and cannot be followed: why, and what to do. */
+  readonly refused?: readonly { readonly table: TableName; readonly reason: string }[];
 }
 
 export function tableOf(schema: DataSetSchema, table: TableName): TableSchema | undefined {

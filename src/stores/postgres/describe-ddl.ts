@@ -1,7 +1,7 @@
 import type { DataSetSchema, DdlStatement, TableSchema } from '../../model/schema.ts';
 import { readAfter, readBefore } from './ddl-objects.ts';
 import { readTableDdl } from './ddl-tables.ts';
-import type { TrackableTable } from './describe.ts';
+import { type CatalogTable, isTrackable, obstacle, type TrackableTable } from './describe.ts';
 import type { Wire } from './wire.ts';
 
 /**
@@ -10,11 +10,16 @@ import type { Wire } from './wire.ts';
  */
 export async function describeDataSet(
   wire: Wire,
-  tables: readonly TrackableTable[],
+  all: readonly CatalogTable[],
   schemaOf: (table: TrackableTable) => TableSchema,
   signal: AbortSignal,
 ): Promise<DataSetSchema> {
-  if (tables.length === 0) return { tables: [], before: [], after: [] };
+  const tables = all.filter(isTrackable);
+  const refused = all.flatMap((each) => {
+    const found = obstacle(each);
+    return found === null ? [] : [{ table: each.table, reason: `it cannot be followed: ${found.message}. ${found.remedy}` }];
+  });
+  if (tables.length === 0) return { tables: [], before: [], after: [], refused };
   const oids = tables.map(({ oid }) => oid);
   const [ddl, before, after] = await Promise.all([
     readTableDdl(wire, oids, signal),
@@ -26,5 +31,6 @@ export async function describeDataSet(
     tables: tables.map((table) => ({ ...schemaOf(table), ...ddl.byTable.get(table.oid) })),
     before,
     after: [...of('inheritance'), ...of('foreign key'), ...after, ...of('trigger')],
+    refused,
   };
 }

@@ -110,7 +110,8 @@ class PostgresPrimary implements Primary {
   describe(signal: AbortSignal): Promise<DataSetSchema> {
     return this.#ask(async (wire) => {
       await this.#beginWatch();
-      return describeDataSet(wire, await this.#readTables(wire, signal), this.#schemaOf, signal);
+      const tables = await readTables(wire, this.#options.selection, signal);
+      return describeDataSet(wire, tables, this.#schemaOf, signal);
     }, signal);
   }
 
