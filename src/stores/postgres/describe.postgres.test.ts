@@ -115,7 +115,7 @@ describe('describe', () => {
     await expect(target.run(`INSERT INTO public.customer (email) VALUES ('NEW@x')`)).rejects.toThrow('customer_email_key');
     const again = await describeOf(target.url);
     expect(schema.refused?.map(({ table }) => table)).toEqual(['public.keyless', 'public.volatile']);
-    expect(plain(again)).toEqual({ ...plain(schema), refused: [] });
+    expect(plain(again)).toEqual(plain({ ...schema, refused: [] }));
   });
 
   test('the shape follows columns, types and key, and nothing else', async () => {
