@@ -80,14 +80,18 @@ export async function readChunk(
   const chunk = { ...of, rows, pack: null, asked: new Set(asked.map(identityOf)), through: null, moved: false };
   if (found?.shape !== schema.shape) return chunk;
   let through: KeyTuple | null = null;
+  let strays: readonly KeyTuple[] = [];
   if (scope.kind === 'phase' && scope.state.phase === 'shadow') {
     const page = await parts.shadow.rows(schema.table, progress.capture, scope.state.frontier as KeyTuple | null, pageLimit, signal);
-    asked.push(...page.rows.map((row) => keyTuple(row, schema.key)));
+    strays = page.rows.map((row) => keyTuple(row, schema.key));
+    asked.push(...strays);
     through = page.through;
   }
   for (const key of asked) rows.set(identityOf(key), null);
   const read = (row: Tuple): unknown => rows.set(identityOfRow(row, schema.key), row);
   if (asked.length > 0) for (const row of await snapshot.rowsByKey(schema, asked, signal)) read(row);
+  // Rows that the primary has were brought to equality in the phase before, and by folds since: they need not be compared again.
+  for (const identity of strays.map(identityOf)) if (rows.get(identity) !== null && !chunk.asked.has(identity)) rows.delete(identity);
   if (scope.kind === 'phase' && scope.state.phase === 'primary') {
     const { initial, frontier } = scope.state;
     const packs = initial && !isKeyless(schema) && parts.primary.kind === parts.shadow.kind;

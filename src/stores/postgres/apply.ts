@@ -217,6 +217,10 @@ class BatchStep {
   }
 
   async #unlessTaken(counts: Counts, insert: () => Promise<number>): Promise<boolean> {
+    if (!this.#key.stands) {
+      counts.inserted += await insert();
+      return true;
+    }
     await this.#wire.query('SAVEPOINT fresh');
     try {
       const inserted = await insert();

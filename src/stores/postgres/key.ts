@@ -44,15 +44,13 @@ export async function ensureKey(wire: Wire, layout: Layout): Promise<void> {
     `SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = ${literal(layout.live)}::regclass AND conname = ${literal(keyName(layout))})`,
   );
   if (found?.rows[0]?.[0] === 't') return;
-  await wire.query('SAVEPOINT keyed');
   try {
-    await wire.query(keyDdl(layout));
+    await wire.query(`SAVEPOINT keyed; ${keyDdl(layout)}; RELEASE keyed`);
   } catch (error) {
     if (wire.broken || codeOf(error) !== UNIQUE_VIOLATION) throw error;
     await wire.query(`ROLLBACK TO keyed; LOCK TABLE ${layout.live} IN SHARE ROW EXCLUSIVE MODE; ${dropForeignDoubles(layout)}`);
     await wire.query(keyDdl(layout));
   }
-  await wire.query('RELEASE keyed');
 }
 
 /** Only rows of somebody else's can be in the way; what they stood for is saved in the history. */

@@ -102,7 +102,7 @@ export async function makeSegment(wire: Wire, schema: TableSchema, first: Segmen
   );
   const stored: StoredColumns = { names: schema.columns.map(({ name }) => name), others: [], began: first };
   const segment = await addSegment(wire, { schema, first, types: { operators, packed, oids }, storage: null, stored });
-  for (const sql of segmentDdl(new Layout(segment), collatable)) await wire.query(sql);
+  await wire.query(segmentDdl(new Layout(segment), collatable).join('; '));
   return segment;
 }
 
