@@ -275,7 +275,7 @@ function identityProblem(table: CatalogTable): string {
 
 function identityRemedy(table: CatalogTable, name: string): string {
   const index = `a unique index on columns that are NOT NULL, then ALTER TABLE ${name} REPLICA IDENTITY USING INDEX …`;
-  const full = `run ALTER TABLE ${name} REPLICA IDENTITY FULL (updates and deletes then log the whole row)`;
+  const full = `run ALTER TABLE ${name} REPLICA IDENTITY FULL (updates and deletes then log the whole row; inserts cost no more)`;
   if (table.identity === 'n') {
     return `Run ALTER TABLE ${name} REPLICA IDENTITY DEFAULT if it has a primary key; or add ${index}; or ${full}; or exclude it.`;
   }
