@@ -230,15 +230,16 @@ export class Batches implements PgoutputVisitor {
     this.#streamed.delete(xid);
     const transaction = this.#refTo(stream.id, commitLsn, committedAtMicros);
     const counts = stream.changed.size > 0;
+    // The server does not say again what it said of them, also where the changes were known already.
+    for (const [relation, target] of stream.tables) this.#tables.set(relation, target);
     if (transaction.at <= this.#parts.after) {
       if (counts) this.#parts.onRepeated(transaction);
-      return this.#forget(stream);
+      return this.#release(stream);
     }
     this.#enter(transaction, commitLsn);
     if (counts) this.#adopt(stream, { transaction, dropped: stream.dropped });
     else this.#release(stream);
     for (const { part, among, ...noticed } of stream.events) if (!stream.dropped.has(part)) this.#event(noticed, transaction, among);
-    for (const [relation, target] of stream.tables) this.#tables.set(relation, target);
     this.#passed(endLsn);
   }
 
