@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { foreshadow, succeeds } from './command.ts';
-import { type TestDatabase, createDatabase } from './postgres.ts';
+import { type TestDatabase, createDatabase, serverVersion } from './postgres.ts';
 
 /** As `crash.sqlite.test.ts`, on PostgreSQL, where claim, slot and commits in flight die with their connections. */
 let directory: string;
@@ -92,13 +92,17 @@ test('killed in the middle of the copy of a large table, it goes on from where i
   await primary.run(
     `UPDATE wide SET note = note || '!' WHERE n % 1000 = 1; DELETE FROM wide WHERE n % 1000 = 2; UPDATE wide SET id = gen_random_uuid() WHERE n % 1000 = 3`,
   );
-  const READ = `SELECT pg_stat_force_next_flush(), seq_tup_read::int AS rows FROM pg_stat_user_tables WHERE relname = 'wide'`;
+  // Before 15 the counts come late, and nothing makes them come.
+  const counted = (await serverVersion()) >= 15;
+  const READ = `SELECT ${counted ? 'pg_stat_force_next_flush(), ' : ''}seq_tup_read::int AS rows FROM pg_stat_user_tables WHERE relname = 'wide'`;
   const [before] = (await primary.run(READ)) as [{ rows: number }];
   const report = await succeeds(directory, ['capture']);
   expect(report).toMatchObject({ verdict: 'VALID', differences: [] });
   const [after] = (await primary.run(READ)) as [{ rows: number }];
-  expect(after.rows - before.rows).toBeGreaterThan(1000);
-  expect(after.rows - before.rows).toBeLessThan(151_000 - copiedRows);
+  if (counted) {
+    expect(after.rows - before.rows).toBeGreaterThan(1000);
+    expect(after.rows - before.rows).toBeLessThan(151_000 - copiedRows);
+  }
   const SUMS = `SELECT count(*)::int AS rows, sum(hashtextextended(id::text || n || note, 0))::text AS sum FROM public.wide`;
   expect(await succeeds(directory, ['query', String(report['number']), SUMS])).toEqual(await primary.run(SUMS));
 }, 60_000);

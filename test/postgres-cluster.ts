@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { Client } from 'pg';
 import { freePort, initialise, nativeDirectory, type ServerUser, serverUser } from '../src/stores/postgres/embedded.ts';
+import { testedServer } from './tested-server.ts';
 
 const run = promisify(execFile);
 
@@ -56,7 +57,7 @@ export class Cluster implements AsyncDisposable {
     const owner = await serverUser();
     const directory = await mkdtemp(join(tmpdir(), 'foreshadow-cluster-'));
     if (owner !== null) await chown(directory, owner.uid, owner.gid);
-    const native = await nativeDirectory(directory, owner);
+    const native = testedServer().native ?? (await nativeDirectory(directory, owner));
     const password = randomBytes(18).toString('base64url');
     await initialise(native, directory, password, owner);
     return new Cluster(directory, await freePort(), password, owner, native);

@@ -37,6 +37,12 @@ async function serverUrl(): Promise<string> {
   return answer;
 }
 
+/** The major version of the run's server. */
+export async function serverVersion(): Promise<number> {
+  const [row] = await once(await serverUrl(), `SELECT current_setting('server_version_num')::int / 10000 AS version`);
+  return row?.['version'] as number;
+}
+
 /** An empty database with a name of its own; dropped, with its slots, when disposed. */
 export async function createDatabase(options: { server?: string } = {}): Promise<TestDatabase> {
   const server = options.server ?? (await serverUrl());

@@ -34,7 +34,9 @@ test('large transactions, with parts rolled back, leave what the primary has', a
   await two.query('BEGIN');
   await one.query(LARGE);
   // Interleaved with the other's, and rolled back whole in the end.
-  await two.query(`INSERT INTO bag SELECT 5, 'never' FROM generate_series(1, 3000) i; INSERT INTO parts SELECT 1, i, 'never' FROM generate_series(20001, 23000) i`);
+  await two.query(
+    `INSERT INTO bag SELECT 5, 'never' FROM generate_series(1, 3000) i; INSERT INTO parts SELECT 1, i, 'never' FROM generate_series(20001, 23000) i`,
+  );
   await shaped.primary.run(`INSERT INTO bag VALUES (0, 'between'), (0, 'between')`);
   const between = await shaped.capture();
   expect(between).toMatchObject({ verdict: 'VALID', differences: [] });
