@@ -161,8 +161,8 @@ export async function resolve(standing: StandingRows, element: Element, pending:
     const before = stands.get(identity);
     if (row === null) {
       if (before !== undefined) resolution.deletes.push(keyOfIdentity(identity));
-    } else if (bare) resolution.inserts.push(row);
-    else if (before === undefined || !before.equals(row)) resolution.puts.push(row);
+    } else if (before === undefined) resolution.inserts.push(row);
+    else if (!before.equals(row)) resolution.puts.push(row);
   }
   return resolution;
 }
