@@ -10,6 +10,7 @@ import { openPostgresPrimary } from '../src/stores/postgres/primary.ts';
 import { floatText } from '../src/stores/postgres/composed-values.ts';
 import { shownArray } from '../src/stores/postgres/shadow-values.ts';
 import { shown } from '../src/stores/postgres/values.ts';
+import { Wire } from '../src/stores/postgres/wire.ts';
 import { createDatabase, type TestDatabase } from './postgres.ts';
 import { capturedCells, type Cells, makeTables, storedCells, storedTexts, TYPED_TABLES, USER_TYPES, writeValues } from './type-tables.ts';
 import { BUILT_IN } from './type-values.ts';
@@ -185,6 +186,28 @@ describe('every type', () => {
         }
       }
     }
+  });
+
+  test('restored by SQL on standard output, whoever runs it', async () => {
+    let script = '';
+    for await (const text of system.script(last, null, signal)) script += text;
+    await using target = await createDatabase();
+    await using wire = await Wire.open(target.url, { side: 'primary', purpose: 'test' });
+    await wire.query(`SET DateStyle = 'SQL, DMY'; SET IntervalStyle = 'sql_standard'; SET xmloption = document; SET client_encoding = 'LATIN1';
+      SET standard_conforming_strings = off; SET TimeZone = 'Asia/Kolkata'; SET bytea_output = 'escape'; SET search_path = public`);
+    // As psql does: settings hold from the next statement on, and rows of a COPY end with a line of their own.
+    const head = /^(--.*\n|BEGIN;\n|SET .*\n)*/.exec(script)?.[0] ?? '';
+    for (const line of head.split('\n')) await wire.query(line);
+    for (let at = head.length; at < script.length; ) {
+      const copy = /^COPY .* FROM stdin;\n/m.exec(script.slice(at));
+      await wire.query(script.slice(at, at + (copy?.index ?? script.length)));
+      if (copy === null) break;
+      at += copy.index + copy[0].length;
+      const end = script.indexOf('\\.\n', script[at] === '\\' && script[at + 1] === '.' ? at : script.indexOf('\n\\.\n', at) + 1);
+      await wire.copyIn(copy[0].replace(';\n', ''), [Buffer.from(script.slice(at, end))]);
+      at = end + 3;
+    }
+    for (const table of TYPED_TABLES) expectSame(await storedTexts(target.url, table), await storedTexts(primary.url, table));
   });
 
   test('restored to the byte', async () => {

@@ -175,7 +175,7 @@ export class CaptureReader {
     const schema = await schemaOf(catalog, record, table as TableName | null);
     yield `-- capture ${record.number} of ${this.#config.dataSet}, cut at ${record.cutAt}\n`;
     // All of it or nothing, and in any order of tables.
-    yield shadow.kind === 'sqlite' ? 'PRAGMA foreign_keys = OFF;\nBEGIN;\n' : 'BEGIN;\n';
+    yield SCRIPT_HEADS[shadow.kind] ?? 'BEGIN;\n';
     yield* statements(schema.before);
     for (const each of schema.tables) {
       yield* statements(each.create);
@@ -186,6 +186,22 @@ export class CaptureReader {
     yield 'COMMIT;\n';
   }
 }
+
+/** What text means must not depend on the settings of whoever runs the script, and names come with their schemas. */
+const SCRIPT_HEADS: Readonly<Record<string, string>> = {
+  sqlite: 'PRAGMA foreign_keys = OFF;\nBEGIN;\n',
+  postgres: `BEGIN;
+SET LOCAL client_encoding = 'UTF8';
+SET LOCAL standard_conforming_strings = on;
+SET LOCAL DateStyle = 'ISO, YMD';
+SET LOCAL IntervalStyle = 'postgres';
+SET LOCAL lc_monetary = 'C';
+SET LOCAL xmloption = content;
+SET LOCAL search_path = pg_catalog;
+SET LOCAL check_function_bodies = off;
+SET LOCAL client_min_messages = warning;
+`,
+};
 
 /** A target is opened as any store is: its failures are of the target, not of what the config names. */
 function asTarget(url: string): (error: unknown) => never {
