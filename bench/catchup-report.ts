@@ -91,6 +91,7 @@ function detail(result: WorkloadRuns): ResultTable {
       side,
       walls.map((ms) => shown(ms / 1000)).join(' '),
       shown(median(walls) / 1000),
+      runs[0]?.journaledMs === null ? '–' : seconds((run) => run.journaledMs ?? Number.NaN),
       Math.round(changes / (median(walls) / 1000)),
       shown(walBytes / 1e6 / (median(walls) / 1000)),
       seconds((run) => run.cpuMs.primary),
@@ -107,6 +108,7 @@ function detail(result: WorkloadRuns): ResultTable {
       'side',
       'each round, s',
       'median, s',
+      'in the journal, s',
       'changes/s',
       'log MB/s',
       'CPU s: primary',
@@ -167,6 +169,11 @@ function targets(result: WorkloadRuns): Check[] {
   if (bare.length > 0) {
     const factorBare = median(bare) / median(ours);
     checks.push(check(`${name}: native without the indexes ÷ ours at least 1`, reached(factorBare, band, 1), shown(factorBare)));
+  }
+  if (result.workload.live === true) {
+    const after: Pick = (run) => run.afterCommitMs ?? Number.NaN;
+    const factorAfter = median(of(result, 'native', after)) / median(of(result, 'ours', after));
+    checks.push(check(`${name}: native ÷ ours from the commit at least 1`, reached(factorAfter, band, 1), shown(factorAfter)));
   }
   const cpu = median(of(result, 'native', applyCpu)) / median(of(result, 'ours', applyCpu));
   checks.push(check(`${name}: apply-side CPU below native's`, cpu > 1, `${shown(cpu)} times ours`));

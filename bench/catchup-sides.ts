@@ -28,6 +28,8 @@ export interface Side extends AsyncDisposable {
   start(): Promise<void>;
   /** The position of the log up to which everything is in. */
   reached(): Promise<bigint>;
+  /** The position up to which everything is in its journal; null where it has none. */
+  readonly journaled: (() => Promise<bigint>) | null;
   /** Ends it; what it made stays to be looked at. */
   stop(): Promise<void>;
   /** What it has now, and what its copy of before the load has now: a digest for each table; null where it keeps none. */
@@ -72,6 +74,7 @@ async function prepareNative(bed: Bed, base: string): Promise<Side> {
     start: async () => void (await poll.query(`ALTER SUBSCRIPTION ${RUN} ENABLE`)),
     reached: async () =>
       lsnOf((await ask(poll, `SELECT remote_lsn FROM pg_replication_origin_status WHERE external_id = '${origin}'`)) || '0/0'),
+    journaled: null,
     stop: async () => {
       await poll.query(`ALTER SUBSCRIPTION ${RUN} DISABLE`);
       await waitUntil('the apply worker to end', async () => (await ask(poll, WORKERS)) === '0');
@@ -94,7 +97,7 @@ async function prepareOurs(bed: Bed, schedule?: string): Promise<Side> {
   const directory = await cloneOurs(bed, RUN);
   const places = { directory, primary: primary.url(DATABASE), shadow: shadow.url(RUN), tables: ['public.*'] };
   const child = await startSystemProcess(schedule === undefined ? places : { ...places, schedule });
-  const poll = await openClient(shadow.url(RUN));
+  const [poll, slot] = await Promise.all([openClient(shadow.url(RUN)), openClient(primary.url(DATABASE))]);
   return {
     processId: child.pid,
     start: () => child.run(),
@@ -112,6 +115,8 @@ async function prepareOurs(bed: Bed, schedule?: string): Promise<Side> {
       );
       return low === '' ? 0n : BigInt(`0x${low.slice(0, 16)}`);
     },
+    // What is acknowledged is durable there.
+    journaled: async () => lsnOf(await ask(slot, `SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '${OUR_SLOT}'`)),
     stop: () => child.stop(),
     live: () => digests(shadow, RUN, workload.tables, primary),
     before: () => capturedDigests(bed, places),
@@ -119,7 +124,7 @@ async function prepareOurs(bed: Bed, schedule?: string): Promise<Side> {
       Number(await shadow.run(`SELECT count(*) - 2 FROM _foreshadow.capture WHERE record ~ '"state":"(cut|validating|sealed)"'`, RUN)),
     [Symbol.asyncDispose]: async () => {
       await child.stop();
-      await poll.end();
+      await Promise.all([poll.end(), slot.end()]);
       await shadow.run(`DROP DATABASE ${RUN} WITH (FORCE)`);
       await dropSlot(primary, OUR_SLOT);
       await rm(directory, { recursive: true, force: true });
@@ -161,6 +166,7 @@ async function prepareDrain({ primary }: Bed): Promise<Side> {
       child.check();
       return Promise.resolve(reached);
     },
+    journaled: null,
     stop: () => child.stop(),
     live: () => Promise.resolve(null),
     before: () => Promise.resolve(null),

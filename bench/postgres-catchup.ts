@@ -1,11 +1,12 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { type Bed, type BedParts, DATABASE, digests, type LoadDone, makeBed, runLoad } from './catchup-bed.ts';
 import { HELD_OUT } from './catchup-held-out.ts';
 import { METHOD, reportCatchup } from './catchup-report.ts';
-import { prepareSide, SIDES, type SideName } from './catchup-sides.ts';
+import { prepareSide, type Side, SIDES, type SideName } from './catchup-sides.ts';
 import { TUNED } from './catchup-tuned.ts';
 import type { Workload } from './catchup-workload.ts';
-import { peakResidentBytes, processCpuMs, SERVER_SETTINGS, startCluster, waitUntil } from './postgres-servers.ts';
+import { type Cluster, peakResidentBytes, processCpuMs, SERVER_SETTINGS, startCluster, waitUntil } from './postgres-servers.ts';
 import { record, say, shown, temporaryDirectory } from './recording.ts';
 
 /** The same load caught up with by native logical replication, by Foreshadow, and by somebody who only reads. */
@@ -18,6 +19,8 @@ export interface Run {
   readonly wallMs: number;
   /** Of a live load: from its commit. Else null. */
   readonly afterCommitMs: number | null;
+  /** From the same beginning until everything is in our journal. */
+  readonly journaledMs: number | null;
   readonly cpuMs: { readonly primary: number; readonly shadow: number; readonly process: number };
   readonly shadowWalBytes: number;
   readonly peakResidentBytes: number | null;
@@ -87,78 +90,82 @@ async function measure(
   const { primary, shadow, workload } = bed;
   await using side = await prepareSide(name, bed);
   await Promise.all([primary.run('CHECKPOINT'), shadow.run('CHECKPOINT')]);
-  if (before === null) {
-    await side.start();
-    await waitUntil(
-      'the slot to be read from',
-      async () => (await primary.run('SELECT count(*) FROM pg_replication_slots WHERE active')) !== '0',
-    );
-    await new Promise((resolve) => {
-      setTimeout(resolve, 1500);
-    });
-  }
-  const cpu = (): Run['cpuMs'] => ({
-    primary: primary.cpuMs(),
-    shadow: shadow.cpuMs(),
-    process: side.processId === null ? 0 : processCpuMs(side.processId),
-  });
-  const wal = async (): Promise<number> => Number(await shadow.run(`SELECT pg_current_wal_insert_lsn() - '0/0'`));
-  const walBefore = await wal();
-  const cpuBefore = cpu();
+  if (before === null) await startReading(primary, side);
+  const spent = await startMeters(bed, side);
   const startedMs = performance.now();
   if (before !== null) await side.start();
   const done = before?.done ?? (await runLoad(bed));
-  await waitUntil(`${name} of ${workload.name}`, async () => (await side.reached()) > done.last, 10);
+  let journaledAtMs: number | null = null;
+  const there = async (): Promise<boolean> => {
+    if (journaledAtMs === null && side.journaled !== null && (await side.journaled()) > done.last) journaledAtMs = performance.now();
+    return (await side.reached()) > done.last;
+  };
+  await waitUntil(`${name} of ${workload.name}`, there, 10);
   // A commit that waits for the disk takes everything before it along.
   if (name !== 'drain') await shadow.run(`SET synchronous_commit = on; SELECT pg_logical_emit_message(true, 'bench', '')`);
   const endedMs = performance.now();
-  const cpuAfter = cpu();
-  const resident = side.processId === null ? null : peakResidentBytes(side.processId);
-  const shadowWalBytes = (await wal()) - walBefore;
+  const taken = await spent();
   await side.stop();
   const expected = before?.expected ?? (await digests(primary, DATABASE, workload.tables));
   const live = await side.live();
   const kept = last && name !== 'ours-captures' ? await side.before() : null;
-  const same = (found: readonly string[] | null, wanted: readonly string[]): boolean | null =>
-    found === null ? null : found.join('\n') === wanted.join('\n');
+  const begunMs = before === null ? done.begunMs : startedMs;
   const run: Run = {
     workload: workload.name,
     side: name,
     round,
-    wallMs: endedMs - (before === null ? done.begunMs : startedMs),
+    wallMs: endedMs - begunMs,
+    journaledMs: side.journaled === null ? null : (journaledAtMs ?? endedMs) - begunMs,
     afterCommitMs: before === null ? endedMs - done.committedMs : null,
-    cpuMs: {
-      primary: cpuAfter.primary - cpuBefore.primary,
-      shadow: cpuAfter.shadow - cpuBefore.shadow,
-      process: cpuAfter.process - cpuBefore.process,
-    },
-    shadowWalBytes,
-    peakResidentBytes: resident,
+    ...taken,
     captures: await side.captures(),
-    equal: same(live, expected),
-    keptBefore: same(kept, bed.base),
+    equal: live === null ? null : live.join() === expected.join(),
+    keptBefore: kept === null ? null : kept.join() === bed.base.join(),
   };
   say(described(run));
   return { run, done };
 }
 
-function described({
-  workload,
-  side,
-  round,
-  wallMs,
-  afterCommitMs,
-  cpuMs,
-  equal,
-  keptBefore,
-  captures,
-  peakResidentBytes: peak,
-}: Run): string {
-  const parts = [`${workload} ${side} round ${round + 1}: ${shown(wallMs / 1000)} s`];
-  if (afterCommitMs !== null) parts.push(`${shown(afterCommitMs / 1000)} s after the commit`);
-  parts.push(`CPU s: primary ${shown(cpuMs.primary / 1000)}, shadow ${shown(cpuMs.shadow / 1000)}, process ${shown(cpuMs.process / 1000)}`);
-  if (peak !== null) parts.push(`${shown(peak / 1e6)} MB`);
-  if (captures > 0) parts.push(`${captures} captures`);
+/** Begins, and waits until nothing of that is left to do when the load begins. */
+async function startReading(primary: Cluster, side: Side): Promise<void> {
+  await side.start();
+  const active = 'SELECT count(*) FROM pg_replication_slots WHERE active';
+  await waitUntil('the slot to be read from', async () => (await primary.run(active)) !== '0');
+  await sleep(1500);
+}
+
+type Spent = Pick<Run, 'cpuMs' | 'shadowWalBytes' | 'peakResidentBytes'>;
+
+async function startMeters({ primary, shadow }: Bed, { processId }: Side): Promise<() => Promise<Spent>> {
+  const cpu = (): Run['cpuMs'] => ({
+    primary: primary.cpuMs(),
+    shadow: shadow.cpuMs(),
+    process: processId === null ? 0 : processCpuMs(processId),
+  });
+  const wal = async (): Promise<number> => Number(await shadow.run(`SELECT pg_current_wal_insert_lsn() - '0/0'`));
+  const walBefore = await wal();
+  const before = cpu();
+  return async () => {
+    const after = cpu();
+    const cpuMs = {
+      primary: after.primary - before.primary,
+      shadow: after.shadow - before.shadow,
+      process: after.process - before.process,
+    };
+    const resident = processId === null ? null : peakResidentBytes(processId);
+    return { cpuMs, peakResidentBytes: resident, shadowWalBytes: (await wal()) - walBefore };
+  };
+}
+
+function described(run: Run): string {
+  const { cpuMs, equal, keptBefore } = run;
+  const seconds = (ms: number): string => shown(ms / 1000);
+  const parts = [`${run.workload} ${run.side} round ${run.round + 1}: ${seconds(run.wallMs)} s`];
+  if (run.journaledMs !== null) parts.push(`journaled after ${seconds(run.journaledMs)}`);
+  if (run.afterCommitMs !== null) parts.push(`${seconds(run.afterCommitMs)} s after the commit`);
+  parts.push(`CPU s: primary ${seconds(cpuMs.primary)}, shadow ${seconds(cpuMs.shadow)}, process ${seconds(cpuMs.process)}`);
+  if (run.peakResidentBytes !== null) parts.push(`${shown(run.peakResidentBytes / 1e6)} MB`);
+  if (run.captures > 0) parts.push(`${run.captures} captures`);
   if (equal !== null) parts.push(equal ? 'equal' : 'NOT EQUAL');
   if (keptBefore !== null) parts.push(keptBefore ? 'capture 1 kept' : 'CAPTURE 1 LOST');
   return parts.join(', ');
