@@ -204,6 +204,12 @@ export async function ensurePublication(
   return false;
 }
 
+/** Where the log ends now. */
+export async function insertLsn(wire: Wire, signal: AbortSignal): Promise<bigint> {
+  const [read] = await wire.query('SELECT pg_current_wal_insert_lsn()::text', signal);
+  return parseLsn(read?.rows[0]?.[0] ?? '');
+}
+
 /** OIDs of the tables that the publication names; none where there is no publication. */
 export async function publishedTables(wire: Wire, name: string, signal: AbortSignal): Promise<number[]> {
   const found = await ask<{ oid: number }>(
@@ -249,7 +255,7 @@ async function untilWritten(wire: Wire, tables: readonly CatalogTable[], signal:
   }
 }
 
-async function inTransaction(wire: Wire, statements: readonly string[], signal: AbortSignal): Promise<void> {
+export async function inTransaction(wire: Wire, statements: readonly string[], signal: AbortSignal): Promise<void> {
   try {
     await wire.query(['BEGIN', ...statements, 'COMMIT'].join('; '), signal);
   } catch (error) {

@@ -18,6 +18,7 @@ import {
   createSlot,
   dropSlot,
   ensurePublication,
+  insertLsn,
   publishedTables,
   installedName,
   newMark,
@@ -28,7 +29,7 @@ import { BrokenHistory, Continuity, evidenceOf, evidenceText, Recent, unusable }
 import type { RelationMessage } from './pgoutput.ts';
 import { notInstalled, refuseOwner, resumeAt, type StreamStart } from './resume.ts';
 import { keylessTuples } from './keyless.ts';
-import { PublicationWatch } from './publication.ts';
+import { PublicationWatch, releaseRefused } from './publication.ts';
 import { readRetained } from './retained.ts';
 import { Snapshots } from './snapshots.ts';
 import { parseLsn, ReplicationStream } from './stream.ts';
@@ -324,6 +325,7 @@ class PostgresPrimary implements Primary {
   async #observe(wire: Wire, signal: AbortSignal): Promise<void> {
     const before = await insertLsn(wire, signal);
     const tables = await readTables(wire, this.#options.selection, signal);
+    await releaseRefused(wire, this.#name, tables, signal);
     if (!(await this.#isWhole(wire, tables.filter(this.#isTracked), signal))) return;
     if (!this.#watch.differs(tables, this.#isTracked)) return;
     const end = await insertLsn(wire, signal);
@@ -433,9 +435,4 @@ class PostgresPrimary implements Primary {
       throw wire.failure(error);
     }
   }
-}
-
-async function insertLsn(wire: Wire, signal: AbortSignal): Promise<bigint> {
-  const [read] = await wire.query('SELECT pg_current_wal_insert_lsn()::text', signal);
-  return parseLsn(read?.rows[0]?.[0] ?? '');
 }

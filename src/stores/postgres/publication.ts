@@ -1,7 +1,8 @@
 import { ForeshadowError } from '../../model/errors.ts';
 import { widen } from './numbering.ts';
-import { literal } from './connection.ts';
-import { ask, type CatalogTable } from './describe.ts';
+import { codeOf, identifier, literal } from './connection.ts';
+import { ask, type CatalogTable, obstacle, qualifiedName } from './describe.ts';
+import { inTransaction, publishedTables } from './installation.ts';
 import { Visibility } from './snapshot.ts';
 import type { Wire } from './wire.ts';
 
@@ -98,5 +99,26 @@ export class PublicationWatch {
   async extended(wire: Wire, newcomers: Iterable<number>, whole: boolean, signal: AbortSignal): Promise<void> {
     this.#newcomers = new Set([...this.#newcomers, ...newcomers]);
     if (whole && this.#seen !== null) this.begin(await publicationSeen(wire, signal));
+  }
+}
+
+/** A lock that somebody holds, or a publication that an administrator made for us: both may be other the next time. */
+const PASSED_OVER = new Set(['55P03', '42501']);
+
+/**
+ * Takes tables that can no longer be followed out of the publication: one that lost its key while it was published has its updates refused by
+ * the server for as long as it is.
+ */
+export async function releaseRefused(wire: Wire, name: string, tables: readonly CatalogTable[], signal: AbortSignal): Promise<void> {
+  const refused = tables.filter((table) => obstacle(table) !== null);
+  if (refused.length === 0) return;
+  const published = new Set(await publishedTables(wire, name, signal));
+  const list = refused.filter(({ oid }) => published.has(oid)).map((table) => `ONLY ${qualifiedName(table)}`);
+  if (list.length === 0) return;
+  try {
+    const drop = `ALTER PUBLICATION ${identifier(name)} DROP TABLE ${list.join(', ')}`;
+    await inTransaction(wire, [`SET LOCAL lock_timeout = '5s'`, drop], signal);
+  } catch (error) {
+    if (!PASSED_OVER.has(codeOf(error))) throw error;
   }
 }
