@@ -266,6 +266,7 @@ describe('a publication that somebody altered', () => {
     ['a table taken out and put back', `${put} DROP TABLE item`, `${put} ADD TABLE item`],
     ['rows filtered', `${put} SET TABLE item WHERE (id < 5), other`, ''],
   ])('%s, while nothing runs', async (_, before, after) => {
+    if (before.includes('WHERE') && version < 15) return;
     await tracked();
     await befalls(async () => {
       await world.cluster.sql(before);

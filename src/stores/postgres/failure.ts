@@ -126,6 +126,13 @@ const KNOWN: readonly Known[] = [
     retry: 'never',
   },
   {
+    matches: (code, text) => code === '42704' && /publication .* does not exist/.test(text),
+    kind: 'SETTING',
+    says: ({ name }) => `${name} has lost the publication of the data set`,
+    remedy: 'Leave the publication alone. It is made anew, and every table is resynced by comparison.',
+    retry: 'later',
+  },
+  {
     matches: anyOf('53300'),
     kind: 'UNREACHABLE',
     says: ({ name }) => `${name} has no connection left`,
