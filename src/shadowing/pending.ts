@@ -50,6 +50,8 @@ export class Pending implements ChangeVisitor {
   /** The boundary of the last transaction folded in. */
   through: Position;
   full = false;
+  /** Of the blocks folded in: one row kept of a block keeps all of its bytes. */
+  walkedBytes = 0;
 
   readonly #key: readonly number[];
   readonly #keyless: boolean;
@@ -67,7 +69,7 @@ export class Pending implements ChangeVisitor {
   }
 
   get isOverLimit(): boolean {
-    return this.changes >= this.#limit.changes || this.bytes >= this.#limit.bytes;
+    return this.changes >= this.#limit.changes || Math.max(this.bytes, this.walkedBytes / 4) >= this.#limit.bytes;
   }
 
   /** Nothing was folded in that says anything of a row. */
@@ -199,6 +201,7 @@ export async function* foldPieces(
       yield { pending, goesOn: true };
       pending = begin(only);
     }
+    pending.walkedBytes += block.bytes.length;
     walkBlock(block, range.after, range.upTo, pending);
     if (!pending.full) continue;
     yield { pending, goesOn: false };
