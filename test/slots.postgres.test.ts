@@ -161,6 +161,26 @@ describe('a server that something befell', () => {
   });
 });
 
+test('a server recovered from a base backup, under the running one', async () => {
+  await tracked();
+  await world.cluster.sql('CHECKPOINT');
+  await using backup = await world.cluster.copy();
+  await world.write(1);
+  await world.valid();
+  world.proxy.refuse();
+  await world.cluster.stop('immediate');
+  await world.cluster.become(backup);
+  // Recovery ends where the backup's log does, on a timeline of its own.
+  await world.cluster.put('recovery.signal', '');
+  await world.cluster.start({ restore_command: 'false' });
+  while ((await world.cluster.sql('SELECT pg_is_in_recovery() AS still'))[0]?.['still'] === true) await pause(20);
+  await world.cluster.sql(`INSERT INTO item (note) SELECT 'another history' FROM generate_series(1, 20000)`);
+  world.proxy.open();
+  await world.logged(/recovered or failed over to another history/);
+  await world.write(2);
+  await world.proves();
+});
+
 describe('a server that failed over', () => {
   /** A standby that has everything, and the slot too where slots are synchronized. */
   async function standby(settings: Readonly<Record<string, string>>): Promise<Cluster> {
