@@ -8,12 +8,13 @@ import type {
   TransactionPart,
   TransactionRef,
 } from '../../model/change.ts';
-import { commitEndOf, maxPosition, type Position, position } from '../../model/position.ts';
+import { commitEndOf, type Position, position } from '../../model/position.ts';
 import type { TableName } from '../../model/schema.ts';
 import { type Tuple, cellsOf, hasAbsent, keyTuple, packTuple } from '../../model/tuple.ts';
 import type { PrimaryItem } from '../../tracking/primary.ts';
-import { boundary, type Numbering, transactionPosition, widen } from './numbering.ts';
+import { Commit, type Numbering, widen } from './numbering.ts';
 import { PgoutputReader, type PgoutputVisitor, type RelationMessage, type SentTuple } from './pgoutput.ts';
+import { newStreamed, type Streamed, type Written } from './streamed.ts';
 import type { Announced, Noticed, Reading, TrackedTable } from './watch.ts';
 
 export interface BatchParts {
@@ -29,38 +30,26 @@ export interface BatchParts {
 }
 
 /** What is handed out, in order: batches of whole transactions, and what becomes of larger ones meanwhile. */
-export type StreamItem = Exclude<PrimaryItem, { kind: 'batch' }> | { readonly kind: 'batch'; readonly batch: TrackedBatch };
+export type StreamItem = Exclude<PrimaryItem, { kind: 'batch' }> | StreamBatch;
+
+interface StreamBatch {
+  readonly kind: 'batch';
+  readonly batch: TrackedBatch;
+  /** The last transaction that it has changes of. */
+  readonly last: TransactionRef | null;
+}
 
 /** A batch of whole transactions ends above this size. */
 const BATCH_BYTES = 1 << 20;
-/** Transactions that have not ended hold this many bytes together, at most: then the largest is handed out as a piece. */
+/** Of a transaction that has not ended a piece is handed out at this size, and the largest where all of them hold more together. */
+const PIECE_BYTES = 1 << 20;
 const OPEN_BYTES_MAX = 4 << 20;
-
-/** Changes being written, by table. */
-interface Written {
-  readonly writers: Map<TableName, BlockWriter>;
-  bytes: number;
-  /** Pieces of the transaction that has not ended were handed out. */
-  inPieces: boolean;
-}
-
-/** A transaction that the server sends while it is still in progress. */
-interface Streamed extends Written {
-  readonly id: TransactionId;
-  /** What its own relation messages said: it may have altered tables that are as before to all others. */
-  readonly tables: Map<number, TrackedTable | null>;
-  readonly dropped: Set<TransactionPart>;
-  /** Parts that have changes, but for those dropped. */
-  readonly changed: Set<TransactionPart>;
-  readonly events: (Noticed & { readonly part: TransactionPart; readonly among: boolean })[];
-  /** Tables of which rows were changed. */
-  readonly touched: Set<TableName>;
-  readonly undo: { readonly part: TransactionPart; readonly undo: () => void }[];
-}
 
 /** Makes pgoutput's messages into batches of whole transactions, and of pieces of larger ones. */
 export class Batches implements PgoutputVisitor {
   readonly #parts: BatchParts;
+  /** Transactions at or below were known before: the commit end of a boundary. */
+  readonly #known: bigint;
   readonly #reader: PgoutputReader;
   readonly #tables = new Map<number, TrackedTable | null>();
   /** Of transactions that come whole. */
@@ -78,10 +67,11 @@ export class Batches implements PgoutputVisitor {
   #ready: StreamItem[] = [];
   /** Everything up to here was handed out. */
   #after: Position;
-  /** Everything up to here was read. */
-  #through: Position;
-  /** The transaction being read. */
-  #transaction: TransactionRef | null = null;
+  /** Everything up to here was read: the commit end of a boundary. */
+  #through: bigint;
+  /** The transaction being read, and the last one with changes that the batch has. */
+  #transaction: Commit | null = null;
+  #last: TransactionRef | null = null;
   /** It was known already. */
   #skipping = false;
   /** The transaction in progress that what is read belongs to, and the part of it. */
@@ -95,7 +85,8 @@ export class Batches implements PgoutputVisitor {
   constructor(parts: BatchParts) {
     this.#parts = parts;
     this.#after = parts.after;
-    this.#through = parts.after;
+    this.#through = commitEndOf(parts.after);
+    this.#known = this.#through;
     this.#reader = new PgoutputReader(this);
   }
 
@@ -137,7 +128,7 @@ export class Batches implements PgoutputVisitor {
 
   /** Everything committed up to here has been read: known from a keepalive. */
   reached(lsn: bigint): void {
-    if (this.#transaction === null) this.#through = maxPosition(this.#through, boundary(lsn, this.#parts.numbering.base));
+    if (this.#transaction === null) this.#passed(lsn);
   }
 
   /** The transaction being read, and whether it has committed. */
@@ -150,7 +141,7 @@ export class Batches implements PgoutputVisitor {
   }
 
   get through(): Position {
-    return this.#through;
+    return position(this.#through);
   }
 
   /** Whether there is something other than a position to hand out. */
@@ -169,14 +160,15 @@ export class Batches implements PgoutputVisitor {
     const ready = this.#ready.shift();
     if (ready !== undefined) return ready;
     this.#seal();
-    const [after, through] = [this.#after, this.#through];
+    const [after, through, last] = [this.#after, this.through, this.#last];
     const batch = { after, through, blocks: this.#blocks, adopts: this.#adopts, events: this.#events };
     this.#after = through;
     this.#blocks = [];
     this.#blockBytes = 0;
     this.#adopts = [];
     this.#events = [];
-    return { kind: 'batch', batch };
+    this.#last = null;
+    return { kind: 'batch', batch, last };
   }
 
   /** The transactions in progress of which pieces were handed out. */
@@ -185,9 +177,9 @@ export class Batches implements PgoutputVisitor {
   }
 
   begin(commitLsn: bigint, committedAtMicros: bigint, xid: number): void {
-    const ref = this.#refTo(this.#idOf(xid), commitLsn, committedAtMicros);
+    const ref = this.#commitOf(this.#idOf(xid), commitLsn, committedAtMicros);
     this.#transaction = ref;
-    this.#skipping = ref.at <= this.#parts.after;
+    this.#skipping = ref.end <= this.#known;
     this.#touched.clear();
     if (this.#skipping) this.#parts.onTransaction(ref);
     else this.#enter(ref, commitLsn);
@@ -198,6 +190,7 @@ export class Batches implements PgoutputVisitor {
     if (transaction === null) throw new Error('pgoutput ended a transaction that it had not begun');
     this.#transaction = null;
     this.#skipping = false;
+    if (this.#touched.size > 0) this.#last = transaction;
     if (this.#whole.inPieces) this.#adopts.push({ transaction, dropped: new Set() });
     this.#whole.inPieces = false;
     this.#passed(endLsn);
@@ -206,9 +199,7 @@ export class Batches implements PgoutputVisitor {
   streamStart(xid: number): void {
     let stream = this.#streamed.get(xid);
     if (stream === undefined) {
-      const written = { writers: new Map(), bytes: 0, inPieces: false };
-      const [id, touched] = [this.#idOf(xid), new Set<TableName>()];
-      stream = { ...written, id, tables: new Map(), dropped: new Set(), changed: new Set(), events: [], touched, undo: [] };
+      stream = newStreamed(xid, this.#idOf(xid));
       this.#streamed.set(xid, stream);
     }
     this.#stream = stream;
@@ -221,22 +212,23 @@ export class Batches implements PgoutputVisitor {
   }
 
   writtenBy(xid: number): void {
-    this.#part = BigInt(xid) === ((this.#stream as Streamed).id & 0xffff_ffffn) ? 0 : xid;
+    this.#part = xid === this.#stream?.xid ? 0 : xid;
   }
 
   streamCommit(xid: number, commitLsn: bigint, endLsn: bigint, committedAtMicros: bigint): void {
     const stream = this.#streamed.get(xid);
     if (stream === undefined) throw new Error('pgoutput ended a transaction in progress that it had not begun');
     this.#streamed.delete(xid);
-    const transaction = this.#refTo(stream.id, commitLsn, committedAtMicros);
+    const transaction = this.#commitOf(stream.id, commitLsn, committedAtMicros);
     const counts = stream.changed.size > 0;
     // The server does not say again what it said of them, also where the changes were known already.
     for (const [relation, target] of stream.tables) this.#tables.set(relation, target);
-    if (transaction.at <= this.#parts.after) {
+    if (transaction.end <= this.#known) {
       if (counts) this.#parts.onRepeated(transaction);
       return this.#release(stream);
     }
     this.#enter(transaction, commitLsn);
+    if (counts) this.#last = transaction;
     if (counts) this.#adopt(stream, { transaction, dropped: stream.dropped });
     else this.#release(stream);
     for (const { part, among, ...noticed } of stream.events) if (!stream.dropped.has(part)) this.#event(noticed, transaction, among);
@@ -316,15 +308,16 @@ export class Batches implements PgoutputVisitor {
     return id;
   }
 
-  #refTo(id: TransactionId, commitLsn: bigint, committedAtMicros: bigint): TransactionRef {
-    return { id, at: transactionPosition(commitLsn, this.#parts.numbering.base), committedAtMicros };
+  #commitOf(id: TransactionId, commitLsn: bigint, committedAtMicros: bigint): Commit {
+    return new Commit(id, commitLsn, this.#parts.numbering.base, committedAtMicros);
   }
 
   #passed(endLsn: bigint): void {
-    this.#through = maxPosition(this.#through, boundary(endLsn, this.#parts.numbering.base));
+    const end = endLsn + this.#parts.numbering.base;
+    if (end > this.#through) this.#through = end;
   }
 
-  #known(relation: number): TrackedTable | null {
+  #described(relation: number): TrackedTable | null {
     const own = this.#stream?.tables.get(relation);
     const target = own === undefined ? this.#tables.get(relation) : own;
     if (target === undefined) throw new Error(`pgoutput sent a change of relation ${relation} without describing it`);
@@ -332,7 +325,7 @@ export class Batches implements PgoutputVisitor {
   }
 
   #target(relation: number): TrackedTable | null {
-    const target = this.#known(relation);
+    const target = this.#described(relation);
     if (!this.#skipping) return target;
     if (target !== null && this.#transaction !== null) this.#parts.onRepeated(this.#transaction);
     return null;
@@ -346,7 +339,7 @@ export class Batches implements PgoutputVisitor {
       writers.set(table, writer);
     }
     (this.#stream?.touched ?? this.#touched).add(table);
-    if (this.#stream === null) writer.transaction(this.#transaction as TransactionRef);
+    if (this.#stream === null) writer.transaction(this.#transaction as Commit, (this.#transaction as Commit).end);
     else {
       writer.part(this.#part);
       this.#stream.changed.add(this.#part);
@@ -355,9 +348,10 @@ export class Batches implements PgoutputVisitor {
   }
 
   #wrote(bytes: number): void {
-    (this.#stream ?? this.#whole).bytes += bytes;
+    const written = this.#stream ?? this.#whole;
+    written.bytes += bytes;
     this.#writtenBytes += bytes;
-    if (this.#writtenBytes >= OPEN_BYTES_MAX) this.#handOutLargest();
+    if (written.bytes >= PIECE_BYTES || this.#writtenBytes >= OPEN_BYTES_MAX) this.#handOutLargest();
   }
 
   /** Whole transactions that have ended wait for the batch, which is due long before. */

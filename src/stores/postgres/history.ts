@@ -1,4 +1,4 @@
-import type { TrackedBatch, TransactionRef } from '../../model/change.ts';
+import type { TransactionRef } from '../../model/change.ts';
 import { parsePosition, type Position } from '../../model/position.ts';
 import type { ServerState, SlotState } from './installation.ts';
 import { parseLsn } from './stream.ts';
@@ -131,26 +131,6 @@ export class BrokenHistory extends Error {
   override readonly name = 'BrokenHistory';
 }
 
-/** Finds the last transaction that a batch has changes of. */
-export class Recent {
-  #refs: TransactionRef[] = [];
-  #witness: Witness | null;
-
-  constructor(witness: Witness | null) {
-    this.#witness = witness;
-  }
-
-  add(ref: TransactionRef): void {
-    this.#refs.push(ref);
-  }
-
-  /** The witness once this batch is in the journal. */
-  witness({ blocks, adopts, through }: TrackedBatch): Witness | null {
-    let last: Position | null = adopts.at(-1)?.transaction.at ?? null;
-    for (const block of blocks) if (last === null || block.last > last) last = block.last;
-    const ref = last === null ? undefined : this.#refs.findLast(({ at }) => at === last);
-    if (ref !== undefined) this.#witness = { at: ref.at, id: String(ref.id), committedAtMicros: String(ref.committedAtMicros) };
-    this.#refs = this.#refs.filter(({ at }) => at > through);
-    return this.#witness;
-  }
+export function witnessOf({ at, id, committedAtMicros }: TransactionRef): Witness {
+  return { at, id: String(id), committedAtMicros: String(committedAtMicros) };
 }

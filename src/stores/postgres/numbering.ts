@@ -1,3 +1,4 @@
+import type { TransactionId, TransactionRef } from '../../model/change.ts';
 import { type Position, position } from '../../model/position.ts';
 
 /** How positions and transaction ids of the journal follow from those of the server. */
@@ -10,10 +11,24 @@ export interface Numbering {
 
 /**
  * A transaction's position lies inside its commit record: after every earlier record's end, before its own. (The record's end is
- * known only after the whole transaction has passed, which may be too large to wait for.)
+ * known only after the whole transaction has passed, which may be too large to wait for.) Spelled when it is asked for: of most it is not.
  */
-export function transactionPosition(commitLsn: bigint, base: bigint): Position {
-  return position(commitLsn + 1n + base);
+export class Commit implements TransactionRef {
+  readonly id: TransactionId;
+  readonly end: bigint;
+  readonly committedAtMicros: bigint;
+  #at: Position | null = null;
+
+  constructor(id: TransactionId, commitLsn: bigint, base: bigint, committedAtMicros: bigint) {
+    this.id = id;
+    this.end = commitLsn + 1n + base;
+    this.committedAtMicros = committedAtMicros;
+  }
+
+  get at(): Position {
+    this.#at ??= position(this.end);
+    return this.#at;
+  }
 }
 
 export function boundary(lsn: bigint, base: bigint): Position {

@@ -25,7 +25,7 @@ import {
   readServerState,
   writeMark,
 } from './installation.ts';
-import { BrokenHistory, Continuity, evidenceOf, evidenceText, Recent, unusable } from './history.ts';
+import { BrokenHistory, Continuity, evidenceOf, evidenceText, unusable, witnessOf } from './history.ts';
 import type { RelationMessage } from './pgoutput.ts';
 import { notInstalled, refuseOwner, resumeAt, type StreamStart } from './resume.ts';
 import { keylessTuples } from './keyless.ts';
@@ -182,7 +182,7 @@ class PostgresPrimary implements Primary {
     const wire = await Wire.open(this.#options.url, { side: 'primary', purpose: 'tracking', replication: true, watched: true }, signal);
     this.#streamPid = wire.processId;
     const closing = (): void => void this.#stream?.close();
-    const recent = new Recent(start.evidence.witness);
+    let witness = start.evidence.witness;
     let continuity: Continuity | null = null;
     const stop = new AbortController();
     let observing: Promise<unknown> = Promise.resolve();
@@ -194,10 +194,7 @@ class PostgresPrimary implements Primary {
           publication: this.#name,
           numbering: start.numbering,
           after: start.after,
-          onTransaction: (ref) => {
-            recent.add(ref);
-            this.#snapshots.streamed(ref);
-          },
+          onTransaction: (ref) => this.#snapshots.streamed(ref),
           onRepeated: (ref) => continuity?.repeated(ref),
           due: (commitLsn) => this.#watch.due(commitLsn, this.#isTracked),
           announce: (relation, within) => this.#announce(relation, within, signal),
@@ -222,10 +219,9 @@ class PostgresPrimary implements Primary {
           throw new BrokenHistory('the primary was put back to an earlier state, and written to since');
         }
         continuity = null;
-        yield {
-          ...item,
-          evidence: evidenceText({ ...start.evidence, witness: recent.witness(item.batch), published: this.#publication.seen }),
-        };
+        if (item.last !== null) witness = witnessOf(item.last);
+        const evidence = evidenceText({ ...start.evidence, witness, published: this.#publication.seen });
+        yield { kind: 'batch', batch: item.batch, evidence };
       }
     } catch (error) {
       if (signal.aborted || isAbort(error)) return;

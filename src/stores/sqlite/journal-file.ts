@@ -84,7 +84,7 @@ export function openJournalFile(given: string): JournalFile {
     if (sizeOf(path) === 0) make(path);
     chmodSync(path, 0o600);
     db = new DatabaseSync(path, { timeout: 5000 });
-    // FULL: what append resolved for must survive the machine, because the primary is told to forget it.
+    // FULL: what append resolved for must survive the machine, because the primary is told to forget it. (Spooling does without.)
     db.exec(`
       PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
       PRAGMA wal_autocheckpoint = ${CHECKPOINT_PAGES}; PRAGMA journal_size_limit = ${LOG_BYTES_MAX}`);

@@ -75,6 +75,8 @@ class SqliteJournal implements Journal {
   readonly #sql: Statements;
   readonly #tables = new Map<TableName, Interned>();
   #state: State;
+  /** Whether a commit waits for the disk. */
+  #flushes = true;
   /** Never reused while the process runs: reads in progress go by them. */
   #nextId: number;
 
@@ -143,7 +145,7 @@ class SqliteJournal implements Journal {
     const interned = new Map<TableName, Interned>();
     this.#write(() => {
       for (const block of blocks) this.#insertSpooled(id++, this.#intern(block.table, interned), transaction, block);
-    });
+    }, false);
     for (const [name, table] of interned) this.#tables.set(name, table);
     this.#nextId = id;
   }
@@ -361,8 +363,11 @@ class SqliteJournal implements Journal {
     this.#sql.saveState.run(state.began, state.head?.at ?? null, state.head?.evidence ?? null, state.firstId);
   }
 
-  #write<T>(work: () => T): T {
+  /** One transaction. What is only spooled need not be on the disk before the batch that adopts it is: that flushes the log whole. */
+  #write<T>(work: () => T, flushed = true): T {
     try {
+      if (flushed !== this.#flushes) this.#db.exec(`PRAGMA synchronous = ${flushed ? 'FULL' : 'NORMAL'}`);
+      this.#flushes = flushed;
       this.#db.exec('BEGIN IMMEDIATE');
       const result = work();
       this.#db.exec('COMMIT');
