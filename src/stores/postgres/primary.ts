@@ -27,7 +27,7 @@ import {
 } from './installation.ts';
 import { BrokenHistory, Continuity, evidenceOf, evidenceText, unusable, witnessOf } from './history.ts';
 import type { RelationMessage } from './pgoutput.ts';
-import { notInstalled, refuseOwner, resumeAt, type StreamStart } from './resume.ts';
+import { notInstalled, refuseOwner, resumeAt, type StreamStart, Unsendable } from './resume.ts';
 import { keylessTuples } from './keyless.ts';
 import { PublicationWatch, releaseRefused } from './publication.ts';
 import { readRetained } from './retained.ts';
@@ -75,6 +75,7 @@ class PostgresPrimary implements Primary {
   readonly #snapshots: Snapshots;
   #control: Promise<Wire> | null = null;
   #stream: ReplicationStream | null = null;
+  readonly #unsendable = new Unsendable();
   /** The server's end of the last stream. */
   #streamPid: number | null = null;
   #base: bigint | null = null;
@@ -160,7 +161,7 @@ class PostgresPrimary implements Primary {
 
   async *changes(from: Bookmark, signal: AbortSignal): AsyncGenerator<PrimaryItem> {
     if (this.#stream !== null) throw new Error('changes of one primary can be read once at a time');
-    for (let broken: string | null = null; ; ) {
+    for (let broken = this.#unsendable.take(); ; ) {
       const start = await this.#ask((control) => this.#begin(control, from, broken, signal), signal);
       if (start.gap !== null) {
         this.#snapshots.forget();
@@ -228,7 +229,7 @@ class PostgresPrimary implements Primary {
       if (error instanceof BrokenHistory) throw error;
       // The others lead the same way, and some may have nobody who notices.
       if (error instanceof SilenceError) this.#snapshots.abandon(error);
-      throw wire.failure(error);
+      throw this.#unsendable.meet(error, this.#options.url) ?? wire.failure(error);
     } finally {
       signal.removeEventListener('abort', closing);
       stop.abort();

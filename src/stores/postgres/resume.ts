@@ -1,8 +1,8 @@
 import type { Bookmark } from '../../journal/journal.ts';
-import { ForeshadowError } from '../../model/errors.ts';
+import { ForeshadowError, messageOf } from '../../model/errors.ts';
 import { commitEndOf, type Position } from '../../model/position.ts';
 import { boundary, type Numbering } from './numbering.ts';
-import { placeOf } from './connection.ts';
+import { codeOf, placeOf } from './connection.ts';
 import type { CatalogTable } from './describe.ts';
 import { branchOf, type Evidence, evidenceOf, gapReason, parseEvidence } from './history.ts';
 import { createSlot, dropSlot, ensurePublication, newMark, type ServerState, stateOfFreeSlot, writeMark } from './installation.ts';
@@ -81,6 +81,34 @@ export async function resumeAt(
     ),
     numbering: { base, transactionNear: BigInt(near?.rows[0]?.[0] as string) },
   };
+}
+
+/** The walsender found no function that makes the binary form of a value. */
+const NO_FUNCTION = '42883';
+
+/**
+ * A value that the server cannot send (an array of a type without a binary form, in a column added since) stands in the log for good: the
+ * stream would break off there each time. So the slot is made anew beyond it, which is a gap of every table.
+ */
+export class Unsendable {
+  #reason: string | null = null;
+
+  /** The error to be tried again after, or null where it is about something else. */
+  meet(error: unknown, url: string): ForeshadowError | null {
+    if (codeOf(error) !== NO_FUNCTION) return null;
+    this.#reason = `the log holds a value that the server cannot send: ${messageOf(error)}`;
+    return new ForeshadowError('QUERY_FAILED', `The primary at ${placeOf(url)} broke off the stream of changes: ${this.#reason}`, {
+      remedy: '`foreshadow doctor` names the table. Every table is compared with the primary to find what changed.',
+      retry: 'later',
+      cause: error,
+    });
+  }
+
+  take(): string | null {
+    const reason = this.#reason;
+    this.#reason = null;
+    return reason;
+  }
 }
 
 export function notInstalled(url: string): ForeshadowError {
