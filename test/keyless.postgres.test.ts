@@ -84,6 +84,26 @@ test('duplicates are kept: copied, followed, compared, restored', async () => {
   expect(rows).toHaveLength(3);
 });
 
+test('what somebody else writes into the shadow is undone, and in no capture', async () => {
+  const before = await captured(false);
+  await shaped.shadow.run(`INSERT INTO public.events VALUES ('foreign', 1), ('foreign', 1); UPDATE public.events SET n = 100 WHERE kind = 'kind 0';
+    DELETE FROM public.events WHERE kind IS NULL`);
+  expect(await queried(shaped, before, `SELECT count(*) FROM events WHERE kind = 'foreign' OR n = 100`)).toEqual([[0]]);
+  const after = await shaped.system.capture(quiet, signal);
+  expect(after.verdict).toBe('VALID');
+  expect(after.conflicts.length).toBeGreaterThan(3);
+  await captured();
+  // Past the guard: found, named, and put right from the primary.
+  await shaped.shadow.run(
+    `SET session_replication_role = replica; UPDATE public.events SET _foreshadow_copies = _foreshadow_copies + 1 WHERE n = 3`,
+  );
+  const report = await shaped.system.validate(null, quiet, signal);
+  expect(report.verdict).toBe('INVALID');
+  expect(report.differences.every(({ table }) => table === 'public.events')).toBe(true);
+  const cured = await shaped.system.capture(quiet, signal);
+  expect(cured).toMatchObject({ verdict: 'VALID', cure: { action: 'repair' } });
+});
+
 test('a key that comes and goes is taken up when the log names it', async () => {
   const changes = async (): Promise<void> => {
     await shaped.primary.run(`UPDATE late SET v = v || '!' WHERE id = (SELECT max(id) FROM late);

@@ -1,3 +1,4 @@
+import { isKeyless } from '../../model/copies.ts';
 import { ForeshadowError } from '../../model/errors.ts';
 import { OWN_PREFIX, type DdlStatement, type TableName, type TableSchema } from '../../model/schema.ts';
 import { codeOf, identifier, literal } from './connection.ts';
@@ -123,6 +124,13 @@ export async function addSegment(
   return { id, table: schema.table, schema, types, first, last: null, storage: of.storage ?? id, home: schema.table, stored };
 }
 
+/** Somebody else's insert into a table without a key knows nothing of our columns, and does not fail: it is a row like no other. */
+function keylessDefaults({ segment, live, columns }: Layout): string[] {
+  if (!isKeyless(segment.schema)) return [];
+  const [row, copies] = columns.slice(-2);
+  return [`ALTER TABLE ${live} ALTER ${row} SET DEFAULT uuid_send(gen_random_uuid()), ALTER ${copies} SET DEFAULT 1`];
+}
+
 /**
  * No foreign keys, uniques, checks or defaults, and no key yet: they are in the capture's schema record. `fillfactor` leaves room for
  * updates on the same page. The live table has no index on since (a btree costs an apply 15 %): the history's markers, and packs of keys, stand in.
@@ -134,6 +142,7 @@ function segmentDdl(layout: Layout, collatable: ReadonlySet<number>): string[] {
     `CREATE SCHEMA IF NOT EXISTS ${identifier(splitName(layout.segment.table).schema)}`,
     `CREATE TABLE ${layout.live} (${columns}, ${SINCE} bigint NOT NULL DEFAULT ${FOREIGN_LITERAL}) WITH (fillfactor = 90);
      ALTER TABLE ${layout.live} ${layout.key.map((name) => `ALTER ${name} SET NOT NULL`).join(', ')}`,
+    ...keylessDefaults(layout),
     `CREATE TABLE ${layout.history} (${columns}, ${SINCE} bigint NOT NULL, ${UNTIL} bigint NOT NULL)`,
     `CREATE INDEX ON ${layout.history} (${key})`,
     `CREATE INDEX ON ${layout.history} USING brin (${UNTIL}) WITH (pages_per_range = 16, autosummarize = on)`,
