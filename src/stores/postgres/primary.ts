@@ -369,8 +369,7 @@ class PostgresPrimary implements Primary {
   }
 
   #tracked(tables: readonly TrackableTable[]): readonly TrackableTable[] {
-    const tracked = new Set(this.#watch.tables);
-    return tables.filter(({ table }) => tracked.has(table));
+    return tables.filter((table) => this.#watch.tracks(table));
   }
 
   /** Whether nobody else has altered the publication since tracking began. Where somebody has, the stream ends, to be begun anew. */

@@ -91,9 +91,16 @@ export class Watch {
     return this.#byOid(relation.id) !== undefined || this.#tables.has(`${relation.schema}.${relation.name}` as TableName);
   }
 
+  /** Whether a table of the catalog is one of these, be it under another name. */
+  tracks({ oid, table }: CatalogTable): boolean {
+    return this.#byOid(oid) !== undefined || this.#tables.get(table)?.lineage === null;
+  }
+
   /** Begins anew with the shapes that the log's next rows have: what was said before may not have come to the journal. */
   begin(schemas: readonly TableSchema[]): void {
     this.#offered.clear();
+    const known = new Set(schemas.map((schema) => lineageOf(schema)?.oid));
+    for (const [table, { lineage }] of Array.from(this.#tables)) if (known.has(lineage?.oid)) this.#tables.delete(table);
     for (const { table } of schemas) this.#tables.delete(table);
     this.add(schemas);
   }
