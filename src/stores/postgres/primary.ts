@@ -31,6 +31,7 @@ import { notInstalled, refuseOwner, resumeAt, type StreamStart, Unsendable } fro
 import { keylessTuples } from './keyless.ts';
 import { PublicationWatch, releaseRefused } from './publication.ts';
 import { readRetained } from './retained.ts';
+import { Visibility } from './snapshot.ts';
 import { Snapshots } from './snapshots.ts';
 import { parseLsn, ReplicationStream } from './stream.ts';
 import { postgresValues } from './values.ts';
@@ -320,13 +321,13 @@ class PostgresPrimary implements Primary {
 
   /** Looks at the catalog: what the log will not tell, or tells with the next change only, takes its place in the stream. */
   async #observe(wire: Wire, signal: AbortSignal): Promise<void> {
-    const before = await insertLsn(wire, signal);
+    const [seen] = await wire.query('SELECT pg_current_snapshot()::text', signal);
     const tables = await readTables(wire, this.#options.selection, signal);
     await releaseRefused(wire, this.#name, tables, signal);
     if (!(await this.#isWhole(wire, tables.filter(this.#isTracked), signal))) return;
     if (!this.#watch.differs(tables, this.#isTracked)) return;
     const end = await insertLsn(wire, signal);
-    this.#watch.observe(before, end, tables);
+    this.#watch.observe(new Visibility(seen?.rows[0]?.[0] as string), end, tables);
     await this.#nudge(wire, boundary(end, await this.#baseOf(wire, signal)));
   }
 
@@ -403,10 +404,9 @@ class PostgresPrimary implements Primary {
     const wire = await this.#wire(signal);
     const altering = await untilSeen(wire, relation.id, within, signal);
     const now = await readTable(wire, relation.id, signal);
-    const since = await insertLsn(wire, signal);
     const types = await readTypes(wire, relation.columns, signal);
     const shown = now !== null && isTrackable(now) ? now : null;
-    const found = this.#watch.announce(relation, types, altering ? 'unseen' : shown, since);
+    const found = this.#watch.announce(relation, types, altering ? 'unseen' : shown, within.id);
     if (found === null) return unknown;
     const { schema, noticed, undo } = found;
     const columns = relation.columns.map(({ type }, index) => ({ type: types[index] ?? '', typeOid: type }));

@@ -7,6 +7,7 @@ import type { Tuple } from '../../model/tuple.ts';
 import type { CatalogTable, StorageUnit, TrackableTable } from './describe.ts';
 import { obstacle, schemaOf, shapeOf } from './describe.ts';
 import type { RelationMessage } from './pgoutput.ts';
+import type { Visibility } from './snapshot.ts';
 import type { Wire } from './wire.ts';
 
 /** What befell a table, but for its place in the log. */
@@ -52,10 +53,10 @@ interface Lineage {
   readonly units: readonly Omit<StorageUnit, 'empty'>[];
 }
 
-/** What the catalog showed at one moment. */
+/** What the catalog showed at one moment: all that was visible just before, or more. */
 interface Observation {
-  /** Log positions before and after it was read. */
-  readonly before: bigint;
+  readonly visible: Pick<Visibility, 'includes'>;
+  /** A position of the log after it was read. */
   readonly end: bigint;
   readonly tables: ReadonlyMap<number, CatalogTable>;
 }
@@ -63,8 +64,8 @@ interface Observation {
 interface Standing {
   schema: TableSchema;
   lineage: Lineage | null;
-  /** Where the log stood when that was known; what was read of the catalog earlier counts for nothing. */
-  since: bigint;
+  /** The transaction that showed it; null: the catalog did. What does not show that transaction says nothing against it. */
+  by: TransactionId | null;
 }
 
 const OBSERVATIONS_MAX = 100;
@@ -108,7 +109,7 @@ export class Watch {
   /** Tables that are tracked from now on. Returns those that were not yet. */
   add(schemas: readonly TableSchema[]): TableName[] {
     const added = schemas.filter(({ table }) => !this.#tables.has(table));
-    for (const schema of added) this.#tables.set(schema.table, { schema, lineage: lineageOf(schema), since: 0n });
+    for (const schema of added) this.#tables.set(schema.table, { schema, lineage: lineageOf(schema), by: null });
     return added.map(({ table }) => table);
   }
 
@@ -132,8 +133,8 @@ export class Watch {
   }
 
   /** The catalog as read between two positions of the log. */
-  observe(before: bigint, end: bigint, tables: readonly CatalogTable[]): void {
-    this.#observations.push({ before, end, tables: new Map(tables.map((table) => [table.oid, table])) });
+  observe(visible: Observation['visible'], end: bigint, tables: readonly CatalogTable[]): void {
+    this.#observations.push({ visible, end, tables: new Map(tables.map((table) => [table.oid, table])) });
     if (this.#observations.length > OBSERVATIONS_MAX) this.#observations.shift();
   }
 
@@ -146,11 +147,11 @@ export class Watch {
     const noticed: Noticed[] = [];
     const names = new Set(this.#tables.keys());
     for (const [table, standing] of Array.from(this.#tables)) {
-      if (standing.since >= observed.before) continue;
+      if (standing.by !== null && !observed.visible.includes(standing.by)) continue;
       const now = this.#present(standing, observed.tables);
       // A table that takes the name of another is begun anew under it: the other may not have left it yet.
       const free = now !== undefined && isTracked(now) && (now.table === table || !names.has(now.table));
-      noticed.push(...this.#met(table, standing, free ? now : null, observed.end));
+      noticed.push(...this.#met(table, standing, free ? now : null));
     }
     const known = new Set(Array.from(this.#tables.values(), ({ lineage }) => lineage?.oid));
     for (const [oid, table] of observed.tables) {
@@ -177,13 +178,13 @@ export class Watch {
 
   /**
    * What a relation of the stream means, given the catalog as it is now (null: the table is gone by now), which may be later; 'unseen': the
-   * transaction is altering the table, and the catalog does not show it yet. `types` are those of the relation's columns, `since` is where the log stands.
+   * transaction is altering the table, and the catalog does not show it yet. `types` are those of the relation's columns, `by` is the transaction.
    */
   announce(
     relation: RelationMessage,
     types: readonly string[],
     now: TrackableTable | null | 'unseen',
-    since: bigint,
+    by: TransactionId,
   ): { readonly schema: TableSchema; readonly noticed: Noticed | null; readonly undo: () => void } | null {
     const name = `${relation.schema}.${relation.name}` as TableName;
     const standing = this.#byOid(relation.id) ?? this.#tables.get(name);
@@ -193,16 +194,15 @@ export class Watch {
     const next = placed(relation, types, standing, now === null || now === 'unseen' ? now : believed(now, standing.schema));
     const schema = next.schema.table !== table && this.#tables.has(next.schema.table) ? { ...next.schema, table } : next.schema;
     if (schema.shape === standing.schema.shape && schema.table === table) {
-      standing.since = since;
       return { schema: standing.schema, noticed: null, undo: () => {} };
     }
     const noticed = changed(standing, schema, next.kept, now === 'unseen' ? null : now);
     const before = { ...standing };
-    this.#move(standing, schema, next.lineage, since);
-    return { schema, noticed, undo: () => this.#move(standing, before.schema, before.lineage, before.since) };
+    this.#move(standing, schema, next.lineage, by);
+    return { schema, noticed, undo: () => this.#move(standing, before.schema, before.lineage, before.by) };
   }
 
-  #met(table: TableName, standing: Standing, now: TrackableTable | null, since: bigint): Noticed[] {
+  #met(table: TableName, standing: Standing, now: TrackableTable | null): Noticed[] {
     if (now === null) {
       this.#tables.delete(table);
       return [{ kind: 'dropped', table, reason: 'it was dropped, or left the data set' }];
@@ -215,16 +215,16 @@ export class Watch {
     }
     const kept = standing.lineage !== null && !isRewritten(standing.lineage, now);
     const noticed = changed(standing, schema, kept, now);
-    this.#move(standing, schema, lineage, since);
+    this.#move(standing, schema, lineage, null);
     return [noticed];
   }
 
-  #move(standing: Standing, schema: TableSchema, lineage: Lineage | null, since: bigint): void {
+  #move(standing: Standing, schema: TableSchema, lineage: Lineage | null, by: TransactionId | null): void {
     this.#tables.delete(standing.schema.table);
     this.#tables.set(schema.table, standing);
     standing.schema = schema;
     standing.lineage = lineage;
-    standing.since = since;
+    standing.by = by;
   }
 
   #present({ schema, lineage }: Standing, tables: ReadonlyMap<number, CatalogTable>): CatalogTable | undefined {
