@@ -3,7 +3,16 @@ import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DATABASE, NATIVE_PUBLICATION, OUR_SLOT } from './catchup-bed.ts';
 import { COPIED } from './copy-data.ts';
-import { type Cluster, connectionString, dropSlot, peakResidentBytes, processCpuMs, waitUntil } from './postgres-servers.ts';
+import {
+  ask,
+  type Cluster,
+  connectionString,
+  dropSlot,
+  peakResidentBytes,
+  processCpuMs,
+  waitUntil,
+  withClient,
+} from './postgres-servers.ts';
 import { startSystemProcess } from './system-processes.ts';
 
 export const SIDES = ['native', 'native2', 'ours', 'dump'] as const;
@@ -47,11 +56,13 @@ async function copyOurs({ primary, shadow, directory }: CopyBed): Promise<MadeCo
   await child.run();
   const PREPARED = `SELECT to_regclass('_foreshadow.progress') IS NOT NULL`;
   const LIVE = `SELECT count(*) FILTER (WHERE state::json ->> 'kind' = 'live') || ' of ' || count(*) FROM _foreshadow.progress`;
-  await waitUntil('our copy', async () => {
-    child.check();
-    if ((await shadow.run(PREPARED, RUN)) !== 'true') return false;
-    return (await shadow.run(LIVE, RUN)) === `${COPIED.length} of ${COPIED.length}`;
-  });
+  await withClient(shadow.url(RUN), (client) =>
+    waitUntil('our copy', async () => {
+      child.check();
+      if ((await ask(client, PREPARED)) !== 'true') return false;
+      return (await ask(client, LIVE)) === `${COPIED.length} of ${COPIED.length}`;
+    }),
+  );
   const wallMs = performance.now() - begunMs;
   return {
     wallMs,
@@ -75,10 +86,8 @@ async function copyNative({ primary, shadow }: CopyBed): Promise<MadeCopy> {
     `CREATE SUBSCRIPTION ${RUN} CONNECTION '${connectionString(primary, DATABASE)}' PUBLICATION ${NATIVE_PUBLICATION} WITH (binary = true)`,
     RUN,
   );
-  await waitUntil(
-    "native's copy",
-    async () => (await shadow.run(`SELECT bool_and(srsubstate = 'r') FROM pg_subscription_rel`, RUN)) === 'true',
-  );
+  const READY = `SELECT bool_and(srsubstate = 'r') FROM pg_subscription_rel`;
+  await withClient(shadow.url(RUN), (client) => waitUntil("native's copy", async () => (await ask(client, READY)) === 'true'));
   return {
     wallMs: performance.now() - begunMs,
     cpuMs: 0,
