@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { parseConfig } from '../src/app/config.ts';
 import { doctor } from '../src/app/doctor.ts';
+import type { ForeshadowError } from '../src/model/errors.ts';
 import { createDatabase } from './postgres.ts';
 import { openShaped } from './shapes.ts';
 
@@ -98,4 +99,17 @@ test('a capture names tables that came, or became, such that they cannot be foll
   while (after.verdict === 'INCONCLUSIVE') after = await shaped.capture();
   expect(after).toMatchObject({ verdict: 'VALID', differences: [] });
   expect(await shaped.restored(after.number)).toEqual(after.held);
+});
+
+test('a table that lost its key while nothing ran is named, with what lets its updates pass', async () => {
+  await using shaped = await openShaped(
+    'CREATE TABLE good (id int PRIMARY KEY); CREATE TABLE changing (id int PRIMARY KEY); INSERT INTO changing VALUES (1)',
+  );
+  expect(await shaped.capture()).toMatchObject({ verdict: 'VALID' });
+  await shaped.reopen();
+  await shaped.primary.run('ALTER TABLE changing DROP CONSTRAINT changing_pkey');
+  const refused = await shaped.system.capture(() => undefined, new AbortController().signal).catch((error: unknown) => error);
+  expect(refused).toMatchObject({ code: 'TABLE_UNIDENTIFIED' });
+  const [statement] = /ALTER PUBLICATION .* DROP TABLE "public"."changing"/.exec((refused as ForeshadowError).remedy) ?? [];
+  await shaped.primary.run(`${statement}; UPDATE changing SET id = id`);
 });

@@ -3,6 +3,7 @@ import { type Selection, selects } from '../../model/selection.ts';
 import { identifier, literal, placeOf } from './connection.ts';
 import { ask, type CatalogTable, obstacle, qualifiedName, readTables, tableName } from './describe.ts';
 import { readServerState } from './installation.ts';
+import { publishedTables } from './installation.ts';
 import type { Wire } from './wire.ts';
 
 interface Settings {
@@ -47,7 +48,8 @@ export async function checkPrimary(wire: Wire, name: string, options: CheckOptio
       remedy: 'Correct `tables` in the configuration: PostgreSQL tables are named schema.table, as in public.*.',
     });
   }
-  for (const table of tables) findings.push(...checkTable(table, settings));
+  const published = new Set(await publishedTables(wire, name, signal));
+  for (const table of tables) findings.push(...checkTable(table, settings, published.has(table.oid) ? name : null));
   findings.push(...(await outsiders(wire, options.selection, place, signal)));
   return findings;
 }
@@ -142,7 +144,8 @@ function checkRole(settings: Settings, place: string): Finding[] {
   return findings;
 }
 
-function checkTable(table: CatalogTable, settings: Settings): Finding[] {
+/** `publication`: ours, if the table is in it. */
+function checkTable(table: CatalogTable, settings: Settings, publication: string | null): Finding[] {
   const user = identifier(settings.user);
   const findings: Finding[] = [];
   const found = obstacle(table);
@@ -152,7 +155,7 @@ function checkTable(table: CatalogTable, settings: Settings): Finding[] {
       code: found.code,
       subject: table.table,
       message: `${table.table} cannot be tracked: ${found.message}.`,
-      remedy: found.remedy,
+      remedy: publication === null ? found.remedy : `${found.remedy} ${release(table, publication)}`,
     });
   }
   if (!table.readable) {
@@ -183,6 +186,12 @@ function checkTable(table: CatalogTable, settings: Settings): Finding[] {
     });
   }
   return findings;
+}
+
+/** It became such while nothing ran that would have let go of it. */
+function release(table: CatalogTable, publication: string): string {
+  const drop = `ALTER PUBLICATION ${identifier(publication)} DROP TABLE ${qualifiedName(table)}`;
+  return `Until then run ${drop}: the server may refuse updates of a published table without an identity.`;
 }
 
 /** What holds data and is not followed: foreign tables that the patterns name, and large objects. */
