@@ -204,7 +204,7 @@ type Load = 'full' | 'rated';
 
 function tableOf(cells: readonly Cell[], load: Load, title: string): ResultTable {
   const sides = SIDES.filter((side) => cells.some((cell) => cell.side === side));
-  const base = median(of(cells, 'nothing', (cell) => cell[load].figures.perSecond));
+  const alone = of(cells, 'nothing', (cell) => cell[load].figures.perSecond);
   const rows = sides.map((side) => {
     const perSecond = of(cells, side, (cell) => cell[load].figures.perSecond);
     const p99 = of(cells, side, (cell) => cell[load].figures.p99Ms);
@@ -214,7 +214,7 @@ function tableOf(cells: readonly Cell[], load: Load, title: string): ResultTable
       side,
       perSecond.map(shown).join(' '),
       shown(median(perSecond)),
-      `${shown(100 * (median(perSecond) / base - 1))} %`,
+      alone.length === 0 ? '–' : `${shown(100 * (median(perSecond) / median(alone) - 1))} %`,
       p99.map(shown).join(' '),
       shown(median(p99)),
       cpu('primary'),
@@ -239,6 +239,8 @@ function tableOf(cells: readonly Cell[], load: Load, title: string): ResultTable
 }
 
 function checksOf(cells: readonly Cell[]): Check[] {
+  const compared = ['nothing', 'nothing2', 'native', 'ours'] as const;
+  if (!compared.every((side) => cells.some((cell) => cell.side === side))) return [];
   const compare = (load: Load, what: string, pick: (measured: Measured) => number): Check => {
     const values = (side: SideName): number[] => of(cells, side, (cell) => pick(cell[load]));
     const band = noiseBand(values('nothing'), values('nothing2'));
@@ -267,7 +269,13 @@ const METHOD = [
 
 async function main(): Promise<void> {
   const { values } = parseArgs({
-    options: { quick: { type: 'boolean' }, rounds: { type: 'string' }, seconds: { type: 'string' }, rate: { type: 'string' } } as const,
+    options: {
+      quick: { type: 'boolean' },
+      rounds: { type: 'string' },
+      seconds: { type: 'string' },
+      rate: { type: 'string' },
+      sides: { type: 'string' },
+    } as const,
   });
   const quick = values.quick === true;
   const base = quick ? QUICK : FULL;
@@ -279,7 +287,8 @@ async function main(): Promise<void> {
   };
   const begunMs = performance.now();
   const native = installedServers()[0] ?? null;
-  const sides = SIDES.filter((side) => side !== 'pg_dump' || native !== null);
+  const wanted = values.sides?.split(',') ?? SIDES;
+  const sides = SIDES.filter((side) => wanted.includes(side) && (side !== 'pg_dump' || native !== null));
   if (native === null) say('no pg_dump is installed: measured without it');
   const options = { small: quick, settings: { autovacuum: 'on' }, ...(native === null ? {} : { native }) };
   await using directory = await temporaryDirectory();
@@ -296,7 +305,11 @@ async function main(): Promise<void> {
       cells.push(await measureCell(bed, sides[(index + round) % sides.length] as SideName, round));
   const { scale, ...others } = settings;
   await record({
-    name: quick ? 'postgres-cost-quick' : (values.rounds ?? values.seconds ?? values.rate) ? 'postgres-cost-trial' : 'postgres-cost',
+    name: quick
+      ? 'postgres-cost-quick'
+      : (values.rounds ?? values.seconds ?? values.rate ?? values.sides)
+        ? 'postgres-cost-trial'
+        : 'postgres-cost',
     title: 'What an application on the primary notices',
     method: METHOD,
     settings: { ...others, ...scale, connections: CONNECTIONS, duration: Math.round((performance.now() - begunMs) / 1000) },

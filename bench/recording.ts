@@ -47,9 +47,11 @@ export async function record(result: Result): Promise<void> {
   if (result.checks.some(({ passed }) => !passed)) process.exitCode = 1;
 }
 
-/** A directory of its own under the system's temporary one, removed afterwards. */
+/** A directory of its own under the system's temporary one, removed afterwards: also where a run is ended by Ctrl-C or a deadline. */
 export async function temporaryDirectory(): Promise<{ readonly path: string } & AsyncDisposable> {
   const path = await mkdtemp(join(tmpdir(), 'foreshadow-bench-'));
+  process.once('exit', () => rmSync(path, { recursive: true, force: true }));
+  for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(1));
   return { path, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true }) };
 }
 
