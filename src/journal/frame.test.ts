@@ -1,10 +1,10 @@
-import { array, assert, bigInt, constantFrom, property, record, uint8Array } from 'fast-check';
+import { array, assert, bigInt, constantFrom, property, record, subarray, uint8Array } from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { Change, ChangeBlock, TransactionId, TransactionRef } from '../model/change.ts';
 import { ORIGIN, type Position, position } from '../model/position.ts';
 import type { TableName } from '../model/schema.ts';
 import { type KeyTuple, type Tuple, packTuple } from '../model/tuple.ts';
-import { BlockWriter, transactionsOf, walkBlock } from './frame.ts';
+import { BlockWriter, transactionIds, transactionsOf, walkBlock } from './frame.ts';
 
 const TABLE = 'orders' as TableName;
 const END = position((1n << 64n) - 1n);
@@ -134,6 +134,46 @@ describe('frames', () => {
       truncate: fail,
     });
     expect([count, rows.length]).toEqual([2, 2]);
+  });
+
+  test('changes of a transaction that was open name only its parts; the block says the rest', () => {
+    const parts = array(record({ part: constantFrom(0, 1, 7, 0xffff_ffff), changes: array(someChange, { minLength: 1, maxLength: 3 }) }), {
+      minLength: 1,
+      maxLength: 6,
+    });
+    assert(
+      property(parts, subarray([1, 7, 0xffff_ffff]), (drafts, dropped) => {
+        const writer = new BlockWriter(TABLE, 8);
+        for (const { part, changes } of drafts) {
+          writer.part(part);
+          for (const change of changes) write(writer, change);
+        }
+        const within = { transaction: refTo(9n), dropped: new Set(dropped) };
+        const block = writer.takeWithin(within) as ChangeBlock;
+        const kept = drafts.filter(({ part }) => !within.dropped.has(part)).flatMap(({ changes }) => changes);
+        expect(walk(block)).toEqual({ seen: [{ ref: within.transaction, changes: kept }], count: kept.length });
+        expect(walk(block, position(9n))).toEqual({ seen: [], count: 0 });
+        expect(walk(block, ORIGIN, position(8n))).toEqual({ seen: [], count: 0 });
+        expect(transactionsOf(block)).toEqual([within.transaction]);
+        expect(transactionIds(block)).toEqual({ lowest: 9n, highest: 9n });
+      }),
+    );
+  });
+
+  test('an open block says which part alone it holds', () => {
+    const writer = new BlockWriter(TABLE);
+    for (const [parts, alone] of [
+      [[0], 0],
+      [[7, 7], 7],
+      [[0, 7], null],
+      [[7, 0], null],
+    ] as const) {
+      for (const part of parts) {
+        writer.part(part);
+        writer.truncate();
+      }
+      expect(writer.takeOpen()).toMatchObject({ part: alone, first: null, changes: parts.length });
+    }
   });
 
   test('a transaction that goes on in the next block names itself again there', () => {

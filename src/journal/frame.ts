@@ -30,6 +30,11 @@ const PART_BYTES = 5;
 
 const NO_BYTES = Buffer.alloc(0);
 
+/** Integers of 64 bits go through it several times as fast as through a Buffer's own methods. */
+function viewOf(bytes: Buffer): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+}
+
 /** A row in another form than ours, which can be put straight where it belongs. */
 export interface Packing {
   /** Bytes it takes at most. */
@@ -43,6 +48,7 @@ export class BlockWriter {
   readonly #table: TableName;
   /** Made when the first change comes: a writer that waits for one holds no memory. */
   #bytes = NO_BYTES;
+  #view: DataView | null = null;
   #bytesHint: number;
   #length = 0;
   #changes = 0;
@@ -65,11 +71,11 @@ export class BlockWriter {
   transaction(ref: TransactionRef, commitEnd?: bigint): void {
     if (this.#last === ref) return;
     this.#room(TRANSACTION_BYTES);
-    const bytes = this.#bytes;
-    bytes[this.#length] = TRANSACTION;
-    bytes.writeBigUInt64BE(commitEnd ?? commitEndOf(ref.at), this.#length + 1);
-    bytes.writeBigUInt64BE(ref.id, this.#length + 9);
-    bytes.writeBigInt64BE(ref.committedAtMicros, this.#length + 17);
+    this.#view ??= viewOf(this.#bytes);
+    this.#view.setUint8(this.#length, TRANSACTION);
+    this.#view.setBigUint64(this.#length + 1, commitEnd ?? commitEndOf(ref.at));
+    this.#view.setBigUint64(this.#length + 9, ref.id);
+    this.#view.setBigInt64(this.#length + 17, ref.committedAtMicros);
     this.#length += TRANSACTION_BYTES;
     this.#first ??= ref;
     this.#last = ref;
@@ -143,6 +149,7 @@ export class BlockWriter {
     if (block !== null) {
       this.#bytesHint = Math.min(Math.max(this.#length, 4096), 1 << 20);
       this.#bytes = NO_BYTES;
+      this.#view = null;
     }
     this.#length = 0;
     this.#changes = 0;
@@ -182,6 +189,7 @@ export class BlockWriter {
     const grown = Buffer.allocUnsafe(Math.max(needed, this.#bytes.length * 2, this.#bytesHint));
     this.#bytes.copy(grown, 0, 0, this.#length);
     this.#bytes = grown;
+    this.#view = null;
   }
 }
 
@@ -201,6 +209,7 @@ export interface ChangeVisitor {
  */
 export function walkBlock(block: ChangeBlock, after: Position, upTo: Position, visitor: ChangeVisitor): number {
   const { bytes } = block;
+  const view = viewOf(bytes);
   let at = 0;
   let visited = 0;
   /** Of the transaction, and of the part of it. */
@@ -219,7 +228,7 @@ export function walkBlock(block: ChangeBlock, after: Position, upTo: Position, v
   while (at < bytes.length) {
     const kind = bytes[at] as number;
     if (kind === TRANSACTION) {
-      const ref = transactionAt(block, at);
+      const ref = transactionAt(block, view, at);
       if (ref.at > upTo) return visited;
       take = admitted = ref.at > after && visitor.transaction(ref);
       at += TRANSACTION_BYTES;
@@ -265,10 +274,11 @@ export function walkBlock(block: ChangeBlock, after: Position, upTo: Position, v
 export function transactionsOf(block: ChangeBlock): TransactionRef[] {
   const found: TransactionRef[] = block.within === null ? [] : [block.within.transaction];
   const { bytes } = block;
+  const view = viewOf(bytes);
   let at = 0;
   while (at < bytes.length) {
     if (bytes[at] === TRANSACTION) {
-      found.push(transactionAt(block, at));
+      found.push(transactionAt(block, view, at));
       at += TRANSACTION_BYTES;
     } else at = recordEnd(block, at);
   }
@@ -281,6 +291,7 @@ export function transactionIds(block: ChangeBlock): { readonly lowest: Transacti
   if (within !== null) return { lowest: within.transaction.id, highest: within.transaction.id };
   let lowest: TransactionId | null = null;
   let highest: TransactionId | null = null;
+  const view = viewOf(bytes);
   let at = 0;
   while (at < bytes.length) {
     if (bytes[at] !== TRANSACTION) {
@@ -288,7 +299,7 @@ export function transactionIds(block: ChangeBlock): { readonly lowest: Transacti
       continue;
     }
     if (at + TRANSACTION_BYTES > bytes.length) throw damaged(block, at, 'a transaction passes its end');
-    const id = bytes.readBigUInt64BE(at + 9) as TransactionId;
+    const id = view.getBigUint64(at + 9) as TransactionId;
     if (lowest === null || id < lowest) lowest = id;
     if (highest === null || id > highest) highest = id;
     at += TRANSACTION_BYTES;
@@ -301,13 +312,13 @@ function partAt(block: ChangeBlock, at: number): TransactionPart {
   return block.bytes.readUInt32BE(at + 1);
 }
 
-function transactionAt(block: ChangeBlock, at: number): TransactionRef {
+function transactionAt(block: ChangeBlock, view: DataView, at: number): TransactionRef {
   const { bytes } = block;
   if (at + TRANSACTION_BYTES > bytes.length) throw damaged(block, at, 'a transaction passes its end');
   return {
-    id: bytes.readBigUInt64BE(at + 9) as TransactionId,
+    id: view.getBigUint64(at + 9) as TransactionId,
     at: boundaryAt(bytes, at + 1),
-    committedAtMicros: bytes.readBigInt64BE(at + 17),
+    committedAtMicros: view.getBigInt64(at + 17),
   };
 }
 
@@ -323,6 +334,7 @@ function recordEnd(block: ChangeBlock, at: number): number {
     case TRUNCATE:
       return at + 1;
     case PART:
+      partAt(block, at);
       return at + PART_BYTES;
     default:
       throw damaged(block, at, `record kind ${block.bytes[at]}`);

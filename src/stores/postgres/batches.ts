@@ -185,7 +185,7 @@ export class Batches implements PgoutputVisitor {
     else this.#enter(ref, commitLsn);
   }
 
-  commit(_commitLsn: bigint, endLsn: bigint): void {
+  commit(endLsn: bigint): void {
     const transaction = this.#transaction;
     if (transaction === null) throw new Error('pgoutput ended a transaction that it had not begun');
     this.#transaction = null;

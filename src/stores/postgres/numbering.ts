@@ -37,6 +37,9 @@ export function boundary(lsn: bigint, base: bigint): Position {
 
 /** The 64-bit id whose lower half this is, nearest to a known one. */
 export function widen(xid: number, near: bigint): bigint {
+  // Most lie close by, where no wrap can come between.
+  const ahead = xid - Number(near & 0xffff_ffffn);
+  if (ahead > -0x4000_0000 && ahead < 0x4000_0000) return near + BigInt(ahead);
   const half = 1n << 31n;
   let id = (near & ~0xffff_ffffn) | BigInt(xid);
   if (id > near + half && id >= 1n << 32n) id -= 1n << 32n;

@@ -29,7 +29,7 @@ export interface RelationColumn {
 export interface PgoutputVisitor {
   /** `commitLsn` is where the commit record begins. */
   begin(commitLsn: bigint, committedAtMicros: bigint, xid: number): void;
-  commit(commitLsn: bigint, endLsn: bigint): void;
+  commit(endLsn: bigint): void;
   relation(relation: RelationMessage): void;
   insert(relation: number, row: SentTuple): void;
   /** `old` has all columns; those outside the key are absent unless the identity is the full row. Null: the key did not change. */
@@ -164,7 +164,7 @@ export class PgoutputReader {
         this.#visitor.begin(data.readBigUInt64BE(start + 1), data.readBigInt64BE(start + 9) + EPOCH_MICROS, data.readUInt32BE(start + 17));
         return;
       case 0x43: // C
-        this.#visitor.commit(data.readBigUInt64BE(start + 2), data.readBigUInt64BE(start + 10));
+        this.#visitor.commit(data.readBigUInt64BE(start + 10));
         return;
       case 0x52: // R
         this.#visitor.relation(readRelation(data, this.#at));

@@ -139,7 +139,8 @@ describe('transactions in progress', () => {
     await insert(client, 11, 12, 'other');
     await client.query('DELETE FROM public.item WHERE id = 20001');
     await reader.reached(await primary.now(signal));
-    expect(reader.events.map(({ kind, table }) => ({ kind, table }))).toEqual([{ kind: 'schema-changed', table: 'public.item' }]);
+    // Said by the transaction itself, and perhaps again once it has committed and the catalog shows it.
+    expect(new Set(reader.events.map(({ kind, table }) => `${kind} ${table}`))).toEqual(new Set(['schema-changed public.item']));
     expect(reader.of('public.item').at(-1)).toMatchObject({ kind: 'delete' });
   });
 
