@@ -25,7 +25,7 @@ test('a primary in LATIN1', async () => {
     await client.connect();
     await client.query(`CREATE TYPE größe AS ENUM ('groß', 'klein'); CREATE TABLE "Straßen" ("straße" text PRIMARY KEY, g größe, x xml, j jsonb, n text);
       INSERT INTO "Straßen" VALUES ('Bäcker', 'groß', '<a>ö</a>', '{"ä": "\\u00fc"}', '')`);
-    const text = `dataSet: types\nprimary: "${url}"\nshadow: "${home.url}"\ntables: ["public.*"]\n`;
+    const text = `dataSet: ${name}\nprimary: "${url}"\nshadow: "${home.url}"\ntables: ["public.*"]\n`;
     const system = await openSystem(parseConfig(text, join(directory, 'foreshadow.yaml'), {}), { log: quiet });
     try {
       expect(await system.capture(quiet, signal)).toMatchObject({ verdict: 'VALID' });

@@ -22,7 +22,7 @@ test.each([
   await primary.run(
     'CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY); INSERT INTO a VALUES (1); INSERT INTO b VALUES (1)',
   );
-  const text = `dataSet: types\nprimary: "${primary.url}"\nshadow: "${home.url}"\ntables: ["public.*"]\n`;
+  const text = `dataSet: ${primary.name}\nprimary: "${primary.url}"\nshadow: "${home.url}"\ntables: ["public.*"]\n`;
   const system = await openSystem(parseConfig(text, join(directory, 'foreshadow.yaml'), {}), { log: quiet });
   const rows = async (capture: number, table: string): Promise<unknown[]> => {
     const found: unknown[] = [];

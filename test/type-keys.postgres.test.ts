@@ -105,7 +105,7 @@ beforeAll(async () => {
     const columns = each.columns.map(([type], index) => `k${index} ${type}`);
     await client.query(`CREATE TABLE ${each.table} (n int, ${columns.join(', ')}, PRIMARY KEY (${names(each).join(', ')}))`);
   }
-  const text = `dataSet: keys\nprimary: "${primary.url}"\nshadow: "${home.url}"\ntables: ["public.*"]\n`;
+  const text = `dataSet: ${primary.name}\nprimary: "${primary.url}"\nshadow: "${home.url}"\ntables: ["public.*"]\n`;
   system = await openSystem(parseConfig(text, join(directory, 'foreshadow.yaml'), {}), { log: quiet });
 });
 

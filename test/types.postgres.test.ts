@@ -49,7 +49,7 @@ beforeAll(async () => {
   client = await primary.client();
   await client.query(USER_TYPES);
   await makeTables(client);
-  const text = `dataSet: types\nprimary: "${primary.url}"\nshadow: "${home.url}"\ntables: ["public.*"]\n`;
+  const text = `dataSet: ${primary.name}\nprimary: "${primary.url}"\nshadow: "${home.url}"\ntables: ["public.*"]\n`;
   system = await openSystem(parseConfig(text, join(directory, 'foreshadow.yaml'), {}), { log: quiet });
 });
 

@@ -15,8 +15,8 @@ export type OidShape =
 /** By index of the column; columns that name no type of a user's are left out. */
 export type OidShapes = readonly (readonly [column: number, shape: OidShape])[];
 
-/** Types below are the system's: the same in every database. */
-const FIRST_USER_OID = 16_384;
+/** Types below are the system's, the same in every database. Those of information_schema come after, with numbers of each version's own. */
+const FIRST_USER_OID = 10_000;
 
 interface TypeRow {
   readonly kind: string;
