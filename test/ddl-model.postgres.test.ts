@@ -2,7 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
-import { Client } from 'pg';
+import type { Client } from 'pg';
 import { expect, test } from 'vitest';
 import { parseConfig } from '../src/app/config.ts';
 import type { LocalSystem } from '../src/app/local-system.ts';
@@ -26,9 +26,29 @@ type Step =
   | { readonly kind: 'restart'; readonly acts: readonly Act[] };
 
 const KINDS = [
-  ...['insert', 'insert', 'update', 'update', 'update key', 'delete', 'truncate'],
-  ...['add', 'add default', 'add volatile', 'drop', 'rename', 'swap', 'widen', 'retype', 'rewrite'],
-  ...['rename table', 'create table', 'drop table', 'vacuum', 'key', 'identity', 'set default'],
+  'insert',
+  'insert',
+  'update',
+  'update',
+  'update key',
+  'delete',
+  'truncate',
+  'add',
+  'add default',
+  'add volatile',
+  'drop',
+  'rename',
+  'swap',
+  'widen',
+  'retype',
+  'rewrite',
+  'rename table',
+  'create table',
+  'drop table',
+  'vacuum',
+  'key',
+  'identity',
+  'set default',
 ] as const;
 
 const act = fc.record({ kind: fc.constantFrom(...KINDS), table: fc.nat(5), column: fc.nat(7), value: fc.nat(99) });

@@ -34,7 +34,10 @@ afterEach(async () => {
 async function open(policy = ''): Promise<void> {
   const text = `dataSet: ddl\nprimary: "${primary.url}"\nshadow: "${shadow.url}"\ntables: ["public.*"]\n${policy}`;
   system = await openSystem(parseConfig(text, join(directory, 'foreshadow.yaml'), {}), {
-    log: (_level, message, fields) => log.push(`${message} ${JSON.stringify(fields)}`),
+    log: (_level, message, fields) => {
+      if (process.env['DDL_LOG'] !== undefined) console.log(Date.now() % 100000, message, JSON.stringify(fields));
+      log.push(`${message} ${JSON.stringify(fields)}`);
+    },
   });
 }
 
@@ -64,6 +67,53 @@ async function diffOf(from: number, to: number): Promise<unknown> {
 }
 
 const copiedAgain = (): string[] => log.filter((line) => /copied again|compared with the primary|resynced|new table/.test(line));
+
+test('captures under writers and DDL hold whole transactions, and values that nobody wrote', async () => {
+  await run(
+    'CREATE TABLE item (id int PRIMARY KEY, n int, pad text)',
+    "INSERT INTO item SELECT n, 100, repeat('x', 200) FROM generate_series(1, 5000) n",
+  );
+  await open();
+  const stop = new AbortController();
+  const writing = writeUntil(stop.signal, async (client) => {
+    const [from, to] = [1 + Math.floor(Math.random() * 5000), 1 + Math.floor(Math.random() * 5000)];
+    await client.query(`BEGIN; UPDATE item SET n = n - 1 WHERE id = ${from}; UPDATE item SET n = n + 1 WHERE id = ${to}; COMMIT`);
+  });
+  let made = 0;
+  const altering = writeUntil(stop.signal, async (client) => {
+    if (made % 3 === 2) await client.query(`ALTER TABLE item DROP COLUMN x${made}`);
+    else await client.query(`ALTER TABLE item ADD COLUMN x${made + 1} int DEFAULT ${made + 1}`);
+    made++;
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+  });
+  try {
+    // The first while the table is copied, the others while it is followed.
+    for (let number = 1; number <= 4; number++) {
+      const report = await system.capture(quiet, signal);
+      expect(report.differences).toEqual([]);
+      if ((report.coverage?.skipped ?? []).some(({ reason }) => !reason.includes('shape changed'))) continue;
+      expect(await queried(number, 'SELECT count(*), sum(n) FROM item')).toEqual([[5000, 500_000]]);
+      const [columns] = (await queried(number, "SELECT to_jsonb(i) - 'n' - 'pad' - 'id' FROM item i LIMIT 1")) as [[string]];
+      for (const name of Object.keys(JSON.parse(columns[0]) as object)) {
+        expect(await queried(number, `SELECT DISTINCT ${name} FROM item`), name).toEqual([[Number(name.slice(1))]]);
+      }
+      expect((await system.validate(number, quiet, signal)).verdict).toBe('VALID');
+    }
+  } finally {
+    stop.abort();
+    await Promise.all([writing, altering]);
+  }
+  await capture();
+  expect(log.filter((line) => line.includes('copied again'))).toEqual([]);
+});
+
+/** Goes on with a statement on a connection of its own. */
+async function writeUntil(stopped: AbortSignal, work: (client: Client) => Promise<void>): Promise<void> {
+  const client = new Client({ connectionString: primary.url });
+  await client.connect();
+  while (!stopped.aborted) await work(client);
+  await client.end();
+}
 
 describe('DDL while running', () => {
   beforeEach(async () => {

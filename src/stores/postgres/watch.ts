@@ -274,11 +274,7 @@ function placed(
   const now = catalog === 'unseen' ? null : catalog;
   const visible = schema.columns.filter(({ hidden }) => !hidden);
   const certain = lineage === null ? null : idsOf(relation.columns.length, visible, lineage, now);
-  // Where it may have been others, the rows are compared anyway, and then they are these.
-  const isNow =
-    now?.columns.length === types.length &&
-    now.columns.every(({ name, type }, index) => name === relation.columns[index]?.name && type === types[index]);
-  const ids = certain ?? (isNow ? now.columns.map(({ id }) => id) : null);
+  const ids = certain ?? guessedIds(relation, types, visible, now);
   const rewritten = lineage === null || (now !== null && isRewritten(lineage, now));
   const columns = relation.columns.map(({ name }, index): ColumnSchema => {
     const id = ids?.[index];
@@ -288,7 +284,7 @@ function placed(
   });
   const keyless = relation.identity === 'f' && (now === null ? isKeyless(schema) : now.key.length === 0);
   const key = keyless ? [] : keyOf(relation, columns, schema, now);
-  const epoch = rewritten && now !== null ? epochOf(now) : (lineage?.epoch ?? '');
+  const epoch = (rewritten || certain === null) && now !== null ? epochOf(now) : (lineage?.epoch ?? '');
   const names = key.map((index) => columns[index]?.name ?? '');
   const next: Lineage | null =
     ids === null || (now ?? lineage) === null
@@ -324,6 +320,18 @@ function idsOf(count: number, before: readonly ColumnSchema[], lineage: Lineage,
   if (gone.length === 0) return count >= old.length && count <= present.length ? [...old, ...added.slice(0, count - old.length)] : null;
   if (added.length > 0) return null;
   return count === old.length ? old : count === present.length ? present : null;
+}
+
+/** Where it may have been one column or another, names tell well enough for rows that are compared before they count. */
+function guessedIds(
+  relation: RelationMessage,
+  types: readonly string[],
+  before: readonly ColumnSchema[],
+  now: TrackableTable | null,
+): number[] | null {
+  const known = [...(now?.columns ?? []), ...before];
+  const ids = relation.columns.map(({ name }, index) => known.find((column) => column.name === name && column.type === types[index])?.id);
+  return ids.every((id) => id !== undefined) && new Set(ids).size === ids.length ? ids : null;
 }
 
 /** The stream says which columns are the key, not in which order. */
