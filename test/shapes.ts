@@ -27,16 +27,17 @@ export interface ShapedSystem extends AsyncDisposable {
 export type Dump = Readonly<Record<string, readonly string[]>>;
 
 export async function openShaped(setup: string, settings = ''): Promise<ShapedSystem> {
-  const stack = new AsyncDisposableStack();
+  await using opening = new AsyncDisposableStack();
   const directory = await mkdtemp(join(tmpdir(), 'foreshadow-shapes-'));
-  stack.defer(() => rm(directory, { recursive: true, force: true }));
-  const primary = stack.use(await createDatabase());
-  const shadow = stack.use(await createDatabase());
+  opening.defer(() => rm(directory, { recursive: true, force: true }));
+  const primary = opening.use(await createDatabase());
+  const shadow = opening.use(await createDatabase());
   await primary.run(setup);
   const text = `dataSet: ${primary.name}\nprimary: "${primary.url}"\nshadow: "${shadow.url}"\ntables: ["*"]\n${settings}`;
   const open = (): Promise<LocalSystem> => openSystem(parseConfig(text, join(directory, 'foreshadow.yaml'), {}), { log: quiet });
   let system = await open();
-  stack.defer(() => system[Symbol.asyncDispose]());
+  opening.defer(() => system[Symbol.asyncDispose]());
+  const stack = opening.move();
   return {
     primary,
     shadow,
