@@ -90,8 +90,10 @@ export async function readChunk(
   for (const key of asked) rows.set(identityOf(key), null);
   const read = (row: Tuple): unknown => rows.set(identityOfRow(row, schema.key), row);
   if (asked.length > 0) for (const row of await snapshot.rowsByKey(schema, asked, signal)) read(row);
-  // Rows that the primary has were brought to equality in the phase before, and by folds since: they need not be compared again.
-  for (const identity of strays.map(identityOf)) if (rows.get(identity) !== null && !chunk.asked.has(identity)) rows.delete(identity);
+  // Rows that the primary has were brought to equality in the phase before, and by folds since: they need not be compared again. Without a key
+  // folds count from what stands: a stray that came back since still has its old copies among them.
+  if (!isKeyless(schema))
+    for (const identity of strays.map(identityOf)) if (rows.get(identity) !== null && !chunk.asked.has(identity)) rows.delete(identity);
   if (scope.kind === 'phase' && scope.state.phase === 'primary') {
     const { initial, frontier } = scope.state;
     const packs = initial && !isKeyless(schema) && parts.primary.kind === parts.shadow.kind;
