@@ -6,14 +6,12 @@ import { type ShapedSystem, openShaped, queried } from './shapes.ts';
 
 const NAMES = [
   'plain',
-  'Mixed Case',
-  'with.dot',
+  'Mixed.Case Dot',
   'a"quote',
-  "it's",
   'sémaphore ✓ 📦',
   'select',
   `${'é'.repeat(31)}x`, // 63 bytes
-  'percent%s$1\\n',
+  "it's 100%s $1\\n",
 ];
 const quoted = (name: string): string => `"${name.replaceAll('"', '""')}"`;
 
