@@ -109,7 +109,7 @@ async function repairInPlace(
       for (const each of group) {
         const version = await shadow.versionAt(table, each.key, at);
         if (version === null) removed.push(each);
-        else await shadow.replaceVersion(table, each.key, { since: version.since, until: version.until }, each.found);
+        else await shadow.replaceVersion(table, each.key, { since: version.since, until: version.until, at }, each.found);
       }
     });
     if (removed.length > 0) await putBack(parts, table, removed, at, signal);
@@ -179,7 +179,7 @@ async function putBack(
     for (const each of removed) {
       // The engine may have written the row again meanwhile: then the removed version ended there.
       const live = await shadow.versionAt(table, each.key, capture);
-      await shadow.replaceVersion(table, each.key, { since: since.get(each) ?? at, until: live?.since ?? null }, each.found);
+      await shadow.replaceVersion(table, each.key, { since: since.get(each) ?? at, until: live?.since ?? null, at }, each.found);
     }
   });
 }

@@ -138,5 +138,16 @@ export function describeReshaping(open: ShadowOpener): void {
       expect(await s.shadow.undoForeign(s.schema.table, [s.key(1n)])).toBe(1);
       expect(await s.rowsAt(one)).toEqual(notes([s.row(1n, 'a', 7n)]));
     });
+
+    test('a version from before is put right in the shape that a later capture reads it in', async () => {
+      await s.apply({ puts: [s.row(1n, 'a', 7n)] });
+      await s.capture();
+      if (!(await reshape(shape([...ITEMS.columns, NOTE], [1, 2, 3, 4]), [null, null, null, 'x']))) return;
+      const two = await s.capture();
+      const version = await s.version(1n, two);
+      const right = s.fixture.tuple([1n, 'A', 7n, 'right']);
+      await s.shadow.replaceVersion(s.schema.table, s.key(1n), { since: version?.since ?? two, until: null, at: two }, right);
+      expect(await s.rowsAt(two)).toEqual(notes([right]));
+    });
   });
 }

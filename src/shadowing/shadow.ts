@@ -94,12 +94,7 @@ export interface Shadow extends AsyncDisposable {
    * Replaces a version that was never right, in place: same since and until, nothing saved. `row: null` removes it.
    * Where the key has no version at `since`, a live one (until null) or a saved one is put there.
    */
-  replaceVersion(
-    table: TableName,
-    key: KeyTuple,
-    version: { since: CaptureNumber; until: CaptureNumber | null },
-    row: Tuple | null,
-  ): Promise<void>;
+  replaceVersion(table: TableName, key: KeyTuple, version: ReplacedVersion, row: Tuple | null): Promise<void>;
 
   /** The rows of a capture as SQL text of this engine, ready to be run. */
   script(table: TableName, at: CaptureNumber, signal: AbortSignal): AsyncIterable<string>;
@@ -180,6 +175,13 @@ export interface ForeignRow {
   readonly key: KeyTuple;
   readonly found: Tuple | null;
   readonly truth: Tuple | null;
+}
+
+export interface ReplacedVersion {
+  readonly since: CaptureNumber;
+  readonly until: CaptureNumber | null;
+  /** The capture in whose shape the row is given; without it, that of `since`. */
+  readonly at?: CaptureNumber;
 }
 
 export interface RowVersion {

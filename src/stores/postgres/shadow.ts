@@ -5,7 +5,7 @@ import { type Finding, ForeshadowError } from '../../model/errors.ts';
 import type { Element, ElementState, Progress } from '../../model/progress.ts';
 import type { DataSetSchema, TableName, TableSchema } from '../../model/schema.ts';
 import type { KeyTuple, Tuple } from '../../model/tuple.ts';
-import type { ApplyReport, ApplyWork, ForeignRow, QuerySlice, RowVersion, Shadow } from '../../shadowing/shadow.ts';
+import type { ApplyReport, ApplyWork, ForeignRow, QuerySlice, ReplacedVersion, RowVersion, Shadow } from '../../shadowing/shadow.ts';
 import type { RowChunk, RowLimit } from '../../tracking/primary.ts';
 import { applyWorks } from './apply.ts';
 import { PostgresCatalog } from './catalog.ts';
@@ -140,15 +140,10 @@ class PostgresShadow implements Shadow {
     return this.#readers.read((wire) => readVersion(wire, table, key, at));
   }
 
-  replaceVersion(
-    table: TableName,
-    key: KeyTuple,
-    version: { since: CaptureNumber; until: CaptureNumber | null },
-    row: Tuple | null,
-  ): Promise<void> {
+  replaceVersion(table: TableName, key: KeyTuple, version: ReplacedVersion, row: Tuple | null): Promise<void> {
     return this.#writer.write(async (wire) => {
       const { segments } = await segmentsOf(wire, table, []);
-      const segment = segmentAt(segments, version.since);
+      const segment = segmentAt(segments, version.at ?? version.since);
       if (segment === undefined) {
         throw new ForeshadowError('CAPTURE_ABSENT_TABLE', `The shadow has no rows of ${table} that begin with capture ${version.since}`, {
           remedy: 'Validate again: the table may have been retired since.',
