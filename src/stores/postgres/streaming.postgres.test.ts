@@ -1,3 +1,4 @@
+import { array, constantFrom, nat, sample, tuple } from 'fast-check';
 import type { Client } from 'pg';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { ChangesReader, fold, rowsIn } from '../../../test/changes-reader.ts';
@@ -166,4 +167,106 @@ describe('transactions in progress', () => {
       schemas.filter(({ table }) => table === 'public.item'),
     );
   });
+
+  test('one that is prepared counts when that is committed, and as one', async () => {
+    const { schemas, bookmark } = await install();
+    const reader = follow(bookmark);
+    const client = await database.client();
+    for (const end of ['COMMIT', 'ROLLBACK']) {
+      const from = end === 'COMMIT' ? 1 : 100_000;
+      await client.query('BEGIN');
+      await insert(client, from, from + 20_000);
+      await client.query(`PREPARE TRANSACTION '${database.name}'`);
+      await database.run(`INSERT INTO public.other VALUES (${from}, 'meanwhile')`);
+      await client.query(`${end} PREPARED '${database.name}'`);
+    }
+    await expectEqual(reader, schemas);
+    expect(new Set(reader.of('public.item').map(({ ref }) => ref.id)).size).toBe(1);
+    expect(reader.of('public.other').map(({ ref }) => ref.at > (reader.of('public.item')[0]?.ref.at ?? ''))).toEqual([false, true]);
+  });
+
+  test('whatever several of them do, with savepoints within savepoints, what is streamed is what the tables hold', async () => {
+    const { schemas, bookmark } = await install();
+    const reader = follow(bookmark);
+    const clients = await Promise.all([0, 1, 2].map(async (range) => new Writer(await database.client(), range * 1_000_000)));
+    const steps = array(tuple(nat(2), constantFrom(...MOVES), nat(99)), { minLength: 60, maxLength: 90 });
+    for (const run of sample(steps, 3)) {
+      for (const [client, move, size] of run) await clients[client]?.[move](size);
+      for (const client of clients) await client.commit();
+    }
+    await expectEqual(reader, schemas);
+    expect(reader.streamed).toBeGreaterThan(0);
+    expect(reader.events).toEqual([]);
+  });
 });
+
+const MOVES = ['insert', 'insert', 'update', 'remove', 'savepoint', 'savepoint', 'release', 'rollBackTo', 'commit', 'rollBack'] as const;
+
+/** A client that writes to rows of its own, in transactions of some statements each. */
+class Writer {
+  readonly #client: Client;
+  #next: number;
+  #open = false;
+  readonly #savepoints: string[] = [];
+
+  constructor(client: Client, from: number) {
+    this.#client = client;
+    this.#next = from;
+  }
+
+  async insert(size: number): Promise<void> {
+    await this.#begin();
+    const to = this.#next + size * 30;
+    await insert(this.#client, this.#next + 1, to, size % 5 === 0 ? 'other' : 'item');
+    this.#next = to;
+  }
+
+  async update(size: number): Promise<void> {
+    await this.#begin();
+    const id = size % 7 === 0 ? ', id = id + 500000' : '';
+    await this.#client.query(`UPDATE public.item SET name = 'u${size}'${id} WHERE id BETWEEN ${this.#next - size * 20} AND ${this.#next}`);
+  }
+
+  async remove(size: number): Promise<void> {
+    await this.#begin();
+    await this.#client.query(`DELETE FROM public.item WHERE id BETWEEN ${this.#next - size * 5} AND ${this.#next - size}`);
+  }
+
+  async savepoint(size: number): Promise<void> {
+    await this.#begin();
+    const name = `s${this.#savepoints.length}_${size}`;
+    this.#savepoints.push(name);
+    await this.#client.query(`SAVEPOINT ${name}`);
+  }
+
+  async release(): Promise<void> {
+    const name = this.#savepoints.pop();
+    if (name !== undefined) await this.#client.query(`RELEASE ${name}`);
+  }
+
+  async rollBackTo(size: number): Promise<void> {
+    const name = this.#savepoints[size % Math.max(1, this.#savepoints.length)];
+    if (name === undefined) return;
+    this.#savepoints.length = this.#savepoints.indexOf(name) + 1;
+    await this.#client.query(`ROLLBACK TO ${name}`);
+  }
+
+  async commit(): Promise<void> {
+    await this.#end('COMMIT');
+  }
+
+  async rollBack(size: number): Promise<void> {
+    await this.#end(size < 50 ? 'ROLLBACK' : 'COMMIT');
+  }
+
+  async #begin(): Promise<void> {
+    if (!this.#open) await this.#client.query('BEGIN');
+    this.#open = true;
+  }
+
+  async #end(how: string): Promise<void> {
+    if (this.#open) await this.#client.query(how);
+    this.#open = false;
+    this.#savepoints.length = 0;
+  }
+}
