@@ -98,7 +98,7 @@ export function prepareStatements(db: DatabaseSync) {
       DELETE FROM frames WHERE id IN (SELECT id FROM frames WHERE tbl = ? AND last <= ? AND id < ? ORDER BY last, id LIMIT ?)`),
     pruneEvents: sql('DELETE FROM events WHERE tbl = ? AND at <= ? AND id < ?'),
     pruneAdopted: sql(`
-      DELETE FROM adopted WHERE NOT EXISTS (SELECT 1 FROM frames WHERE frames.spool = adopted.spool AND frames.last = adopted.at)`),
+      DELETE FROM adopted WHERE at <= ? AND NOT EXISTS (SELECT 1 FROM frames WHERE frames.spool = adopted.spool AND frames.last = adopted.at)`),
     dropSpooled: sql(`
       DELETE FROM frames WHERE id IN (SELECT id FROM frames WHERE spool IS NOT NULL AND last IS NULL LIMIT ?)`),
     dropSpool: sql('DELETE FROM frames WHERE id IN (SELECT id FROM frames WHERE spool = ? AND last IS NULL LIMIT ?)'),

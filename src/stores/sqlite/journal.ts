@@ -17,7 +17,7 @@ import type {
   TransactionPiece,
 } from '../../model/change.ts';
 import { ForeshadowError } from '../../model/errors.ts';
-import { ORIGIN, type Position, maxPosition, minPosition, parsePosition } from '../../model/position.ts';
+import { ORIGIN, type Position, maxPosition, minPosition, parsePosition, position } from '../../model/position.ts';
 import type { TableName } from '../../model/schema.ts';
 import { type JournalFile, journalFailure, openJournalFile } from './journal-file.ts';
 import {
@@ -249,7 +249,7 @@ class SqliteJournal implements Journal {
     await this.#inSlices((frames) => this.#sql.pruneFrames.run(known.number, floor, belowId, frames).changes);
     this.#write(() => {
       this.#sql.pruneEvents.run(known.number, floor, belowId);
-      this.#sql.pruneAdopted.run();
+      this.#sql.pruneAdopted.run(floor);
     });
   }
 
@@ -265,7 +265,7 @@ class SqliteJournal implements Journal {
     this.#write(() => this.#sql.dropEventsBelow.run(firstId));
     await this.#inSlices((frames) => this.#sql.dropFramesBelow.run(firstId, frames).changes);
     await this.abandon();
-    this.#write(() => this.#sql.pruneAdopted.run());
+    this.#write(() => this.#sql.pruneAdopted.run(position((1n << 64n) - 1n)));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
