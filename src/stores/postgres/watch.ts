@@ -51,6 +51,8 @@ interface Lineage {
   /** Another wherever rows were rewritten: part of the shape. */
   readonly epoch: string;
   readonly units: readonly Omit<StorageUnit, 'empty'>[];
+  /** It is not certain which columns these are: rows that the log brought so are not to be taken for those that the catalog shows. */
+  readonly guessed?: true;
 }
 
 /** What the catalog showed at one moment: all that was visible just before, or more. */
@@ -273,7 +275,8 @@ function placed(
   const lineage = catalog === 'unseen' ? null : before;
   const now = catalog === 'unseen' ? null : catalog;
   const visible = schema.columns.filter(({ hidden }) => !hidden);
-  const certain = lineage === null ? null : idsOf(relation.columns.length, visible, lineage, now);
+  const certain =
+    lineage === null || visible.some(({ id }) => id === undefined) ? null : idsOf(relation.columns.length, visible, lineage, now);
   const ids = certain ?? guessedIds(relation, types, visible, now);
   const rewritten = lineage === null || (now !== null && isRewritten(lineage, now));
   const columns = relation.columns.map(({ name }, index): ColumnSchema => {
@@ -284,12 +287,18 @@ function placed(
   });
   const keyless = relation.identity === 'f' && (now === null ? isKeyless(schema) : now.key.length === 0);
   const key = keyless ? [] : keyOf(relation, columns, schema, now);
-  const epoch = (rewritten || certain === null) && now !== null ? epochOf(now) : (lineage?.epoch ?? '');
+  const latest = now === null ? (before?.epoch ?? '') : epochOf(now);
+  // Whether the rows at hand are from before or after what the catalog shows is not known: the catalog's own place in the log comes later.
+  const guessed = certain === null || rewritten;
+  const epoch = guessed ? `${latest}?` : (lineage?.epoch ?? '');
   const names = key.map((index) => columns[index]?.name ?? '');
-  const next: Lineage | null =
-    ids === null || (now ?? lineage) === null
-      ? null
-      : { oid: relation.id, lastColumn: Math.max(lineage?.lastColumn ?? 0, ...ids), epoch, units: (now ?? lineage)?.units ?? [] };
+  const next: Lineage = {
+    oid: relation.id,
+    lastColumn: Math.max(before?.lastColumn ?? 0, ...(ids ?? [])),
+    epoch,
+    units: (now ?? before)?.units ?? [],
+    ...(guessed ? { guessed: true } : {}),
+  };
   const table = `${relation.schema}.${relation.name}` as TableName;
   const shaped = columns.map(({ id, name, type }, index) => ({ id: id ?? null, name, type, typeOid: relation.columns[index]?.type ?? 0 }));
   const placedSchema: TableSchema = {
@@ -298,11 +307,11 @@ function placed(
     key: keyless ? [columns.length] : key,
     keyOrderShared: keyless || key.every((index) => now?.columns.find(({ name }) => name === columns[index]?.name)?.orderShared ?? false),
     shape: shapeOf(relation.id, shaped, names, epoch),
-    ...(next === null ? {} : { lineage: textOf(next) }),
+    lineage: textOf(next),
     create: [],
     finish: [],
   };
-  return { schema: placedSchema, lineage: next, kept: !rewritten && certain !== null };
+  return { schema: placedSchema, lineage: next, kept: !guessed };
 }
 
 /**
@@ -349,6 +358,7 @@ function keyOf(relation: RelationMessage, columns: readonly ColumnSchema[], befo
 
 /** Rows may differ from what they were although the log has no change of them. */
 function isRewritten(before: Lineage, now: CatalogTable): boolean {
+  if (before.guessed === true) return true;
   const present = new Map(now.units.map((unit) => [unit.oid, unit]));
   const known = new Set(before.units.map(({ oid }) => oid));
   const unitsChanged = before.units.some(({ oid, file, columns, attached }) => {
