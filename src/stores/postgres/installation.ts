@@ -264,51 +264,6 @@ export async function inTransaction(wire: Wire, statements: readonly string[], s
   }
 }
 
-/**
- * Makes the slot. It becomes consistent only when all transactions older than itself have ended: so the wait has a bound, and the
- * error names who is in the way. Returns the position it begins at.
- */
-export async function createSlot(wire: Wire, name: string, lockTimeoutMs: number, signal: AbortSignal): Promise<bigint> {
-  try {
-    const [, version] = await wire.query(`SET lock_timeout = ${lockTimeoutMs}; SHOW server_version_num`, signal);
-    // A standby that synchronizes slots then has it too, and tracking goes on after a failover.
-    const failover = Number(version?.rows[0]?.[0]) >= 170_000 ? ', failover => true' : '';
-    const [made] = await wire.query(
-      `SELECT lsn::text FROM pg_create_logical_replication_slot(${literal(name)}, 'pgoutput'${failover})`,
-      signal,
-    );
-    return parseLsn(made?.rows[0]?.[0] as string);
-  } catch (error) {
-    signal.throwIfAborted();
-    if (codeOf(error) === '55P03') throw await blockedSlot(wire, error);
-    if (codeOf(error) === '55000' || codeOf(error) === '53400') {
-      throw new ForeshadowError('PRIMARY_SETTING', `The replication slot ${name} cannot be made: ${(error as Error).message}`, {
-        remedy: 'Set wal_level = logical and enough max_replication_slots in postgresql.conf, and restart the server.',
-        cause: error,
-      });
-    }
-    throw error;
-  } finally {
-    if (!wire.broken) await wire.query('SET lock_timeout = 0');
-  }
-}
-
-async function blockedSlot(wire: Wire, cause: unknown): Promise<ForeshadowError> {
-  const blockers = await ask<{ who: string }>(
-    wire,
-    `SELECT format('pid %s', l.pid) || coalesce(' (' || nullif(a.application_name, '') || ')', '') AS who
-     FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
-     WHERE l.locktype = 'transactionid' AND l.granted AND l.mode = 'ExclusiveLock' AND l.pid IS NOT NULL
-     UNION ALL SELECT format('prepared transaction %L', gid) FROM pg_prepared_xacts`,
-  );
-  const who = blockers.length === 0 ? 'transactions that have just ended' : blockers.map((each) => each.who).join(', ');
-  return new ForeshadowError('PRIMARY_SETTING', `The replication slot cannot be made while older transactions are open: ${who}`, {
-    remedy: 'End these transactions, or wait until they have ended, and try again.',
-    retry: 'later',
-    cause,
-  });
-}
-
 /** A slot is busy for a moment after its last reader has gone. */
 const READER_GRACE_MS = 3000;
 const READER_LOOK_MS = 50;

@@ -15,7 +15,6 @@ import { identifier, literal } from './connection.ts';
 import { type CatalogTable, isTrackable, readTable, readTables, readTypes, type TrackableTable, trackable } from './describe.ts';
 import { describeDataSet } from './describe-ddl.ts';
 import {
-  createSlot,
   dropSlot,
   ensurePublication,
   insertLsn,
@@ -27,11 +26,12 @@ import {
 } from './installation.ts';
 import { BrokenHistory, Continuity, evidenceOf, evidenceText, unusable, witnessOf } from './history.ts';
 import type { RelationMessage } from './pgoutput.ts';
+import { createSlot } from './new-slot.ts';
 import { notInstalled, refuseOwner, resumeAt, type StreamStart, Unsendable } from './resume.ts';
 import { keylessTuples } from './keyless.ts';
 import { PublicationWatch, releaseRefused } from './publication.ts';
 import { readRetained } from './retained.ts';
-import { Visibility } from './snapshot.ts';
+import { Visibility } from './visibility.ts';
 import { Snapshots } from './snapshots.ts';
 import { parseLsn, ReplicationStream } from './stream.ts';
 import { postgresValues } from './values.ts';
@@ -342,10 +342,15 @@ class PostgresPrimary implements Primary {
     }
     this.#remade = state.slot === null ? 'the replication slot is gone: somebody dropped it' : unusable(state.slot);
     if (this.#remade !== null) await dropSlot(wire, this.#name, this.#streamPid, signal);
-    const lsn =
-      this.#remade === null && state.slot !== null ? state.slot.confirmed : await createSlot(wire, this.#name, this.#lockTimeoutMs, signal);
+    const lsn = this.#remade === null && state.slot !== null ? state.slot.confirmed : await this.#createSlot(wire, signal);
     this.#base = state.mark?.base ?? 0n;
     return { at: boundary(lsn, this.#base), evidence: evidenceText(evidenceOf(state, state.mark?.marks.at(-1) ?? '', this.#base)) };
+  }
+
+  async #createSlot(wire: Wire, signal: AbortSignal): Promise<bigint> {
+    const { lsn, before } = await createSlot(wire, this.#options.url, this.#name, this.#lockTimeoutMs, signal);
+    this.#snapshots.mustCover(before);
+    return lsn;
   }
 
   async #begin(wire: Wire, from: Bookmark, broken: string | null, signal: AbortSignal): Promise<StreamStart> {
@@ -358,7 +363,7 @@ class PostgresPrimary implements Primary {
       name: this.#name,
       tables,
       owners: (await this.#options.owners?.()) ?? [],
-      lockTimeoutMs: this.#lockTimeoutMs,
+      createSlot: (on: Wire, within: AbortSignal) => this.#createSlot(on, within),
       ownPid: this.#streamPid,
       remade: this.#remade,
       standing: this.#publication.standing(this.#tracked(tables)),

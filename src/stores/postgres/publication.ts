@@ -3,7 +3,7 @@ import { widen } from './numbering.ts';
 import { codeOf, identifier, literal } from './connection.ts';
 import { ask, type CatalogTable, obstacle, qualifiedName } from './describe.ts';
 import { inTransaction, publishedTables } from './installation.ts';
-import { Visibility } from './snapshot.ts';
+import { Visibility } from './visibility.ts';
 import type { Wire } from './wire.ts';
 
 /** The moment up to which the publication is known to be as we left it: a snapshot, as text. */

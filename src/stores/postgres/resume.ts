@@ -5,7 +5,7 @@ import { boundary, type Numbering } from './numbering.ts';
 import { codeOf, placeOf } from './connection.ts';
 import type { CatalogTable } from './describe.ts';
 import { branchOf, type Evidence, evidenceOf, gapReason, parseEvidence } from './history.ts';
-import { createSlot, dropSlot, ensurePublication, newMark, type ServerState, stateOfFreeSlot, writeMark } from './installation.ts';
+import { dropSlot, ensurePublication, newMark, type ServerState, stateOfFreeSlot, writeMark } from './installation.ts';
 import { alteration, publicationSeen } from './publication.ts';
 import { Wire } from './wire.ts';
 
@@ -17,7 +17,8 @@ export interface ResumeParts {
   /** Those of them that must have been published all the time. */
   readonly standing: readonly CatalogTable[];
   readonly owners: readonly string[];
-  readonly lockTimeoutMs: number;
+  /** Makes the slot anew; returns where it begins. */
+  readonly createSlot: (wire: Wire, signal: AbortSignal) => Promise<bigint>;
   /** The server process of our own last stream, which may not have noticed its end. */
   readonly ownPid: number | null;
   /** Why the slot was made anew since this process began, if it was. */
@@ -59,7 +60,7 @@ export async function resumeAt(
   if (reason !== null) {
     await ensurePublication(wire, name, tables, new Set(), signal);
     await dropSlot(wire, name, ownPid, signal);
-    const lsn = await createSlot(wire, name, parts.lockTimeoutMs, signal);
+    const lsn = await parts.createSlot(wire, signal);
     // A server put back to an earlier state counts from lower again: positions must go on rising.
     if (boundary(lsn, base) <= from.at) base = commitEndOf(from.at) + 1n - lsn;
     after = boundary(lsn, base);

@@ -11,24 +11,8 @@ import { frontierAt, lyingIn, placeAt, readHeap } from './heap.ts';
 import { ask, isTrackable, qualifiedName, readTable, type TrackableTable } from './describe.ts';
 import { binaryArray, readKeylessRows, readKeylessRowsByKey } from './keyless.ts';
 import { splitName } from './layout.ts';
+import type { Visibility } from './visibility.ts';
 import type { Parameter, Wire } from './wire.ts';
-
-/** Which transactions a snapshot of the server shows: `pg_current_snapshot()`. */
-export class Visibility {
-  readonly #max: bigint;
-  readonly #running: ReadonlySet<bigint>;
-
-  /** `xmin:xmax:xip,xip,…` */
-  constructor(text: string) {
-    const [, max, running] = text.split(':');
-    this.#max = BigInt(max as string);
-    this.#running = new Set((running ?? '').split(',').filter(Boolean).map(BigInt));
-  }
-
-  includes(transaction: bigint): boolean {
-    return transaction < this.#max && !this.#running.has(transaction);
-  }
-}
 
 /** What reading a table by key needs to know. */
 interface KeyFacts {

@@ -5,7 +5,8 @@ import { codeOf } from './connection.ts';
 import type { TrackableTable } from './describe.ts';
 import { qualified } from './layout.ts';
 import { boundary, widen } from './numbering.ts';
-import { type PlaceRanges, PostgresSnapshot, Visibility } from './snapshot.ts';
+import { type PlaceRanges, PostgresSnapshot } from './snapshot.ts';
+import { Visibility } from './visibility.ts';
 import { parseLsn } from './stream.ts';
 import { Wire } from './wire.ts';
 
@@ -40,6 +41,8 @@ export class Snapshots {
   #lookAbove = UNSEEN_MAX;
   /** Those of earlier processes that were running when this one first looked, and not seen since; null: it has not looked. */
   #earlier: ReadonlySet<bigint> | null = null;
+  /** What lies before the slot, which will never be streamed; null once a snapshot has shown all of it. */
+  #before: Visibility | null = null;
   #closed = false;
   readonly #ranges: PlaceRanges = new Map();
 
@@ -50,6 +53,11 @@ export class Snapshots {
   streamed(ref: TransactionRef): void {
     this.#unseen.push(ref);
     if (this.#unseen.length > this.#lookAbove && !this.#looking && !this.#closed) void this.#look();
+  }
+
+  /** Of a slot that was made just now: what had committed before it. */
+  mustCover(before: Visibility): void {
+    this.#before = before;
   }
 
   /** The primary's history was broken off: what was streamed of it may never be visible again. */
@@ -73,7 +81,8 @@ export class Snapshots {
         const [text = '', lsn = ''] = await begin(wire, of, signal);
         const visibility = new Visibility(text);
         this.#seen(visibility);
-        if (this.#covers(covering) && (await this.#coversEarlier(visibility, covering))) {
+        if (this.#before === null || visibility.covers(this.#before)) this.#before = null;
+        if (this.#before === null && this.#covers(covering) && (await this.#coversEarlier(visibility, covering))) {
           const known = { ranges: this.#ranges, schemaOf: this.#parts.schemaOf };
           return new PostgresSnapshot(wire, visibility, boundary(parseLsn(lsn), base), known, () => this.#giveBack(wire));
         }

@@ -7,7 +7,7 @@ import type { Tuple } from '../../model/tuple.ts';
 import type { CatalogTable, StorageUnit, TrackableTable } from './describe.ts';
 import { obstacle, schemaOf, shapeOf } from './describe.ts';
 import type { RelationMessage } from './pgoutput.ts';
-import type { Visibility } from './snapshot.ts';
+import type { Visibility } from './visibility.ts';
 import type { Wire } from './wire.ts';
 
 /** What befell a table, but for its place in the log. */
