@@ -389,8 +389,9 @@ function lineageOf({ lineage }: TableSchema): Lineage | null {
 const UNSEEN_PAUSE_MS = 5;
 
 /**
- * Waits until the catalog shows what a transaction of the log has done: it is in the log before it is visible. One that is still in progress
- * is not waited for: true if it is altering the table.
+ * Waits until the catalog shows what a transaction of the log has done to a table: it is in the log before it is visible, for long where
+ * a standby must confirm it. It keeps its locks until then, so one without the lock that altering takes need not be waited for. Nor is
+ * one that is still in progress: true if it is altering the table.
  */
 export async function untilSeen(wire: Wire, oid: number, { id, ended }: Reading, signal: AbortSignal): Promise<boolean> {
   for (;;) {
@@ -402,8 +403,8 @@ export async function untilSeen(wire: Wire, oid: number, { id, ended }: Reading,
       signal,
     );
     const [isSeen, isAltering] = found?.rows[0] ?? [];
-    if (isSeen === 't') return false;
-    if (!ended) return isAltering === 't';
+    if (isSeen === 't' || isAltering !== 't') return false;
+    if (!ended) return true;
     await pause(UNSEEN_PAUSE_MS, undefined, { signal });
   }
 }
