@@ -111,7 +111,7 @@ export function identityOfRow(row: Tuple, key: readonly number[]): Identity {
 }
 
 /** Where the length of a cell stands. */
-function cellStart(tuple: Tuple, index: number): number {
+export function cellStart(tuple: Tuple, index: number): number {
   let at = 2;
   for (let i = 0; i < index; i++) {
     const length = tuple.readInt32BE(at);

@@ -125,6 +125,9 @@ export interface Resolution {
  */
 export async function resolve(standing: StandingRows, element: Element, pending: Pending, chunk: Chunk | null): Promise<Resolution> {
   const { schema, state } = element;
+  if (state.kind !== 'copying' && chunk === null && pending.inserts !== null) {
+    return { deletes: [], patches: [], puts: [], inserts: pending.inserts, pack: null };
+  }
   const bare = state.kind === 'copying' && state.fresh && pending.entries.size === 0 && (chunk === null || chunk.asked.size === 0);
   const shown = chunk === null ? new Map<Identity, Tuple | null>() : bare ? chunk.rows : unpacked(chunk, schema.key);
   // While a table is copied, what the primary had says nothing of what the shadow has.

@@ -163,6 +163,25 @@ describe('folding', () => {
       { keys: 5, through: ends[1], goesOn: false },
     ]);
   });
+  test('a fold of inserts alone keeps them as they come; any other change puts them into the map', async () => {
+    const writer = new BlockWriter(SCHEMA.table);
+    const end = transactionAt(writer, 1);
+    writer.insert(row(1, 'one', 'long'));
+    writer.insert(row(2, 'two', 'long'));
+    const block = writer.take() as ChangeBlock;
+    const range = { after: ORIGIN, upTo: end };
+    const plain = await fold(just([block]), range, new Pending(SCHEMA, ORIGIN, NO_LIMIT));
+    expect(plain.inserts).toHaveLength(2);
+    expect(Array.from(plain.entries.keys())).toEqual([identityOf(key(1)), identityOf(key(2))]);
+    transactionAt(writer, 1);
+    writer.delete(key(1));
+    const mixed = await fold(just([block, writer.take() as ChangeBlock]), range, new Pending(SCHEMA, ORIGIN, NO_LIMIT));
+    expect(mixed.inserts).toBeNull();
+    expect(mixed.entries.get(identityOf(key(1)))).toEqual({ kind: 'delete', stood: false });
+    // Where transactions are left out, the delete between two inserts of one key may be.
+    const some = await fold(just([block]), range, new Pending(SCHEMA, ORIGIN, NO_LIMIT, { admits: () => true }));
+    expect(some.inserts).toBeNull();
+  });
 
   test('a truncate forgets what came before it in the fold', async () => {
     const writer = new BlockWriter(SCHEMA.table);

@@ -26,7 +26,7 @@ export interface FoldScope {
   readonly shows?: (ref: TransactionRef) => boolean;
 }
 
-/** What an entry occupies beside its row's bytes: objects and a place in the map, measured as resident memory of a large fold. */
+/** What an entry occupies beside its row's bytes: objects and a place in the map (measured: 230 bytes of heap, 300 resident). */
 const ENTRY_BYTES = 300;
 
 export interface FoldLimit {
@@ -42,7 +42,12 @@ export interface FoldLimit {
  * The limit ends a fold at a transaction's boundary, or between two blocks of one transaction that is larger than it.
  */
 export class Pending implements ChangeVisitor {
-  readonly entries = new Map<Identity, PendingEntry>();
+  readonly #entries = new Map<Identity, PendingEntry>();
+  /**
+   * Rows of a fold that has met nothing but inserts: no two of them have one key, as a delete would lie between them. Null: it has met
+   * other changes, or leaves transactions out, and all is in the map.
+   */
+  #inserts: Tuple[] | null;
   truncated = false;
   /** Changes folded in, and the bytes of the images kept. */
   changes = 0;
@@ -65,7 +70,18 @@ export class Pending implements ChangeVisitor {
     this.#keyless = isKeyless(schema);
     this.#limit = limit;
     this.#scope = scope;
+    this.#inserts = this.#keyless || scope.admits !== undefined ? null : [];
     this.through = scope.only ?? after;
+  }
+
+  get entries(): ReadonlyMap<Identity, PendingEntry> {
+    if (this.#inserts !== null) this.#mapInserts(this.#inserts);
+    return this.#entries;
+  }
+
+  /** All of the fold, where it is rows whose keys were free before it and differ; else null. */
+  get inserts(): Tuple[] | null {
+    return this.truncated ? null : this.#inserts;
   }
 
   get isOverLimit(): boolean {
@@ -74,7 +90,7 @@ export class Pending implements ChangeVisitor {
 
   /** Nothing was folded in that says anything of a row. */
   get isEmpty(): boolean {
-    return this.entries.size === 0 && !this.truncated;
+    return this.#entries.size === 0 && (this.#inserts === null || this.#inserts.length === 0) && !this.truncated;
   }
 
   transaction(ref: TransactionRef): boolean {
@@ -89,11 +105,16 @@ export class Pending implements ChangeVisitor {
   }
 
   insert(row: Tuple): void {
-    if (this.#keyless) this.#count(identityOfRow(row, this.#key), row, 1n);
+    if (this.#inserts !== null) {
+      this.#inserts.push(row);
+      this.changes++;
+      this.bytes += ENTRY_BYTES + row.length;
+    } else if (this.#keyless) this.#count(identityOfRow(row, this.#key), row, 1n);
     else this.#put(identityOfRow(row, this.#key), row, null, false);
   }
 
   update(row: Tuple, oldKey: KeyTuple | null): void {
+    if (this.#inserts !== null) this.#mapInserts(this.#inserts);
     const identity = identityOfRow(row, this.#key);
     const oldIdentity = oldKey === null ? identity : identityOf(oldKey);
     if (this.#keyless) {
@@ -106,7 +127,7 @@ export class Pending implements ChangeVisitor {
       this.#put(identity, row, null, oldIdentity === identity);
       return;
     }
-    const older = this.entries.get(oldIdentity);
+    const older = this.#entries.get(oldIdentity);
     const merged = older?.kind === 'put' ? fillAbsent(row, older.row) : row;
     const from = older?.kind === 'put' ? older.from : oldIdentity;
     if (oldIdentity !== identity) this.#delete(oldIdentity);
@@ -114,6 +135,7 @@ export class Pending implements ChangeVisitor {
   }
 
   delete(key: KeyTuple): void {
+    if (this.#inserts !== null) this.#mapInserts(this.#inserts);
     if (this.#keyless) {
       this.#count(identityOf(key), null, -1n);
       return;
@@ -124,20 +146,26 @@ export class Pending implements ChangeVisitor {
 
   truncate(): void {
     this.changes++;
-    this.entries.clear();
+    this.#inserts = null;
+    this.#entries.clear();
     this.bytes = 0;
     this.truncated = true;
+  }
+
+  #mapInserts(rows: readonly Tuple[]): void {
+    this.#inserts = null;
+    for (const row of rows) this.#entries.set(identityOfRow(row, this.#key), { kind: 'put', row, from: null, stood: false });
   }
 
   /** `stood` counts where this is the first that is heard of the key. */
   #put(identity: Identity, row: Tuple, from: Identity | null, stood: boolean): void {
     this.changes++;
-    const before = this.entries.get(identity);
+    const before = this.#entries.get(identity);
     this.#set(identity, before, { kind: 'put', row, from, stood: this.#stood(before, stood) }, row.length);
   }
 
   #delete(identity: Identity): void {
-    const before = this.entries.get(identity);
+    const before = this.#entries.get(identity);
     this.#set(identity, before, { kind: 'delete', stood: this.#stood(before, true) }, 0);
   }
 
@@ -147,7 +175,7 @@ export class Pending implements ChangeVisitor {
 
   #count(identity: Identity, row: Tuple | null, more: bigint): void {
     this.changes++;
-    const before = this.entries.get(identity);
+    const before = this.#entries.get(identity);
     const counted = before?.kind === 'count' ? before : { row: null, more: 0n, moreUnseen: 0n };
     const kept = counted.row ?? row;
     const moreUnseen = counted.moreUnseen + (this.#shown ? 0n : more);
@@ -157,7 +185,7 @@ export class Pending implements ChangeVisitor {
   #set(identity: Identity, before: PendingEntry | undefined, entry: PendingEntry, bytes: number): void {
     const beforeBytes = before === undefined || before.kind === 'delete' ? 0 : (before.row?.length ?? 0);
     this.bytes += bytes - beforeBytes + (before === undefined ? ENTRY_BYTES + identity.length : 0);
-    this.entries.set(identity, entry);
+    this.#entries.set(identity, entry);
   }
 }
 

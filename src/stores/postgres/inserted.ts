@@ -1,5 +1,5 @@
 import type { CaptureNumber } from '../../model/capture.ts';
-import type { Tuple } from '../../model/tuple.ts';
+import { cellStart, type Tuple } from '../../model/tuple.ts';
 import { type Layout, OWN_SCHEMA, UNTIL } from './layout.ts';
 
 /** An array type that holds the values of one column of the key, and the OID of its elements in the shadow. */
@@ -47,32 +47,33 @@ export function insertedKeys(layout: Layout, from: CaptureNumber, to: CaptureNum
 
 /** The keys of rows as one row of arrays, in their binary form (`array_send`): dimensions, flags, element type, bounds, elements. */
 export function packKeys(rows: readonly Tuple[], key: readonly number[], packed: readonly PackedColumn[]): Tuple {
-  const spans = key.map((column) => rows.map((row) => spanOf(row, column)));
-  const sizes = spans.map((cells) => cells.reduce((sum, { start, end }) => sum + end - start, ARRAY_HEAD_BYTES));
+  const sizes = key.map((column) => {
+    let size = ARRAY_HEAD_BYTES;
+    for (const row of rows) size += cellBytes(row, cellStart(row, column));
+    return size;
+  });
   const pack = Buffer.allocUnsafe(sizes.reduce((sum, size) => sum + 4 + size, 2));
   let at = pack.writeInt16BE(key.length, 0);
-  for (const [index, cells] of spans.entries()) {
+  for (const [index, column] of key.entries()) {
     at = pack.writeInt32BE(sizes[index] as number, at);
     at = pack.writeInt32BE(1, at); // dimensions
     at = pack.writeInt32BE(0, at); // no NULL: a key has none
     at = pack.writeUInt32BE(packed[index]?.element ?? 0, at);
     at = pack.writeInt32BE(rows.length, at);
     at = pack.writeInt32BE(1, at); // lower bound
-    for (const [row, { start, end }] of cells.entries()) at += (rows[row] as Tuple).copy(pack, at, start, end);
+    for (const row of rows) {
+      // A cell with its length is written alike in a tuple and in an array.
+      const start = cellStart(row, column);
+      at += row.copy(pack, at, start, start + cellBytes(row, start));
+    }
   }
   return pack as Buffer as Tuple;
 }
 
 const ARRAY_HEAD_BYTES = 20;
 
-/** Where a cell and its length lie: an element of an array is written alike. */
-function spanOf(row: Tuple, column: number): { start: number; end: number } {
-  let start = 2;
-  for (let index = 0; ; index++) {
-    const end = start + 4 + Math.max(row.readInt32BE(start), 0);
-    if (index === column) return { start, end };
-    start = end;
-  }
+function cellBytes(row: Tuple, start: number): number {
+  return 4 + Math.max(row.readInt32BE(start), 0);
 }
 
 function tableOf(layout: Layout): string {

@@ -70,7 +70,7 @@ interface Plan {
 }
 
 /** Null: the key is another, a column's values would have to be converted, or it is not known which columns are which. */
-export function planReshape(segment: Segment, change: ShapeChange): Plan | null {
+function planReshape(segment: Segment, change: ShapeChange): Plan | null {
   const { schema: from, stored } = segment;
   const { to } = change;
   if ([...from.columns, ...to.columns].some(({ id, hidden }) => id === undefined || hidden)) return null;
