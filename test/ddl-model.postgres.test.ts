@@ -104,7 +104,7 @@ class Run {
   }
 
   async start(): Promise<void> {
-    const text = `dataSet: ddl\nprimary: "${this.primary.url}"\nshadow: "${this.shadow.url}"\ntables: ["public.*"]\n`;
+    const text = `dataSet: ${this.primary.name}\nprimary: "${this.primary.url}"\nshadow: "${this.shadow.url}"\ntables: ["public.*"]\n`;
     const log = (_level: string, message: string, fields: unknown): void => void this.said.push(`-- ${message} ${JSON.stringify(fields)}`);
     this.system = await openSystem(parseConfig(text, join(this.directory, 'foreshadow.yaml'), {}), { log });
   }

@@ -32,7 +32,7 @@ afterEach(async () => {
 });
 
 async function open(policy = ''): Promise<void> {
-  const text = `dataSet: ddl\nprimary: "${primary.url}"\nshadow: "${shadow.url}"\ntables: ["public.*"]\n${policy}`;
+  const text = `dataSet: ${primary.name}\nprimary: "${primary.url}"\nshadow: "${shadow.url}"\ntables: ["public.*"]\n${policy}`;
   system = await openSystem(parseConfig(text, join(directory, 'foreshadow.yaml'), {}), {
     log: (_level, message, fields) => {
       if (process.env['DDL_LOG'] !== undefined) console.log(Date.now() % 100000, message, JSON.stringify(fields));

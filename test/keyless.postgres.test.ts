@@ -106,12 +106,17 @@ test('what somebody else writes into the shadow is undone, and in no capture', a
 
 test('captures are gone back to, and written as SQL, with every copy', async () => {
   const before = await captured(false);
-  const [rows] = await shaped.primary.run('SELECT (SELECT count(*) FROM events)::int AS events, (SELECT count(*) FROM nothing)::int AS nothing');
+  const [rows] = await shaped.primary.run(
+    'SELECT (SELECT count(*) FROM events)::int AS events, (SELECT count(*) FROM nothing)::int AS nothing',
+  );
   let text = '';
   for await (const piece of shaped.system.script(before, null, signal)) text += piece;
-  const written = (table: string): number => (new RegExp(`^COPY "public"."${table}".* FROM stdin;\n([^]*?)^\\\\\\.$`, 'm').exec(text)?.[1]?.split('\n').length ?? 0) - 1;
+  const written = (table: string): number =>
+    (new RegExp(`^COPY "public"."${table}".* FROM stdin;\n([^]*?)^\\\\\\.$`, 'm').exec(text)?.[1]?.split('\n').length ?? 0) - 1;
   expect({ events: written('events'), nothing: written('nothing') }).toEqual(rows);
-  await shaped.primary.run(`DELETE FROM events WHERE n = 0; INSERT INTO events SELECT 'more', 1 FROM generate_series(1, 9); INSERT INTO events SELECT * FROM events WHERE n = 2`);
+  await shaped.primary.run(
+    `DELETE FROM events WHERE n = 0; INSERT INTO events SELECT 'more', 1 FROM generate_series(1, 9); INSERT INTO events SELECT * FROM events WHERE n = 2`,
+  );
   await captured(false);
   expect(await shaped.system.rollback(before, quiet, signal)).toMatchObject({ proved: true });
   await shaped.system.resume(quiet, signal);
