@@ -4,15 +4,16 @@ import { ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
 import type { Position } from '../model/position.ts';
 import { COPY_BY_COMPARISON, COPY_FROM_NOTHING, type Element, type ElementState } from '../model/progress.ts';
 import { type TableName, tableOf } from '../model/schema.ts';
-import { type KeyTuple, identityOf, keyTuple } from '../model/tuple.ts';
+import { type KeyTuple, identityOf } from '../model/tuple.ts';
 import type { RowLimit } from '../tracking/primary.ts';
-import { type Chunk, type ChunkScope, afterChunk, goesOnFrom, readChunk, resolve, rowsIn, toBatches } from './copy.ts';
+import { type Chunk, type ChunkScope, afterChunk, goesOnFrom, readChunk, rowsIn } from './copy.ts';
 import type { Drain } from './drain.ts';
 import type { Conflict, EngineParts } from './engine.ts';
 import type { Backlog } from './lag.ts';
 import { Folds } from './folds.ts';
 import type { Pending } from './pending.ts';
 import { Reshaper, isTaken, restarted } from './reshape.ts';
+import { batchesOf } from './resolve.ts';
 import { type RowBatch, RowsMissing, type StandingRows } from './shadow.ts';
 
 /** What a step came to. A null element: the table is gone. */
@@ -154,6 +155,7 @@ export class Advance {
   }
 
   #close(table: TableName): void {
+    this.#folds.abandon(table);
     const open = this.#open.get(table);
     if (open === undefined) return;
     open.stop.abort();
@@ -407,30 +409,6 @@ function inCaptureOf(element: Element | undefined, outcome: Outcome): Outcome {
   const now = element?.progress.capture;
   if (now === undefined || outcome.element === null || outcome.element.progress.capture >= now) return outcome;
   return { ...outcome, element: { ...outcome.element, progress: { ...outcome.element.progress, capture: now } } };
-}
-
-/** The rows of a fold's pieces, each settled on what the ones before it left. */
-async function* batchesOf(
-  element: Element,
-  pieces: AsyncIterable<Pending>,
-  chunk: Chunk | null,
-  standing: StandingRows,
-): AsyncGenerator<RowBatch> {
-  for await (const pending of pieces) {
-    const resolution = await resolve(standing, element, pending, chunk);
-    if (pending.truncated) yield* emptied(element.schema.key, standing);
-    yield* toBatches(resolution);
-  }
-}
-
-/** A truncated table: all it holds goes, page by page, before what came after. */
-async function* emptied(key: readonly number[], standing: StandingRows): AsyncGenerator<RowBatch> {
-  let after: KeyTuple | null = null;
-  do {
-    const page = await standing.rows(after, CHUNK_LIMIT);
-    if (page.rows.length > 0) yield { deletes: page.rows.map((row) => keyTuple(row, key)), puts: [], fresh: false };
-    after = page.through;
-  } while (after !== null);
 }
 
 function stateAfter(state: ElementState, chunk: Chunk | null, scope: ChunkScope | null, touched: boolean): ElementState {

@@ -64,6 +64,14 @@ export class Folds {
     fold.catch(() => undefined);
     this.#ahead.set(schema.table, { schema, after: progress.low, fold });
   }
+
+  /** The table goes another way: what was made ahead for it is of no use, and must not keep others from being served. */
+  abandon(table: TableName): void {
+    const ahead = this.#ahead.get(table);
+    this.#ahead.delete(table);
+    // One that failed holds nothing.
+    ahead?.fold.then((fold) => fold[Symbol.asyncDispose]()).catch(() => undefined);
+  }
 }
 
 async function openFold(
