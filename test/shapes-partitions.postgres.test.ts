@@ -63,6 +63,11 @@ test('rows change in leaves of other makes, and move from one to another', async
   );
 });
 
+test('a key is inserted twice where what lies between is not in the log', async () => {
+  const rows = (v: string): string => `INSERT INTO sales SELECT 12, i, '${v}', NULL FROM generate_series(5001, 5020) i`;
+  await follow(`${rows('first')}; TRUNCATE sales_2; ${rows('second')}`);
+});
+
 test('partitions that are attached, detached and dropped are compared, not passed over', async () => {
   await follow(
     `CREATE TABLE sales_3 (LIKE sales); INSERT INTO sales_3 SELECT 45, i, 'attached', 'note' FROM generate_series(1, 20) i;

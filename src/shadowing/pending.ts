@@ -44,8 +44,8 @@ export interface FoldLimit {
 export class Pending implements ChangeVisitor {
   readonly #entries = new Map<Identity, PendingEntry>();
   /**
-   * Rows of a fold that has met nothing but inserts: no two of them have one key, as a delete would lie between them. Null: it has met
-   * other changes, or leaves transactions out, and all is in the map.
+   * Rows of a fold that has met nothing but inserts: two of one key would have a delete between them, and where the log lacks it the
+   * store meets the key twice (`RowBatch`). Null: other changes were met, or transactions are left out, and all is in the map.
    */
   #inserts: Tuple[] | null;
   truncated = false;
@@ -79,7 +79,7 @@ export class Pending implements ChangeVisitor {
     return this.#entries;
   }
 
-  /** All of the fold, where it is rows whose keys were free before it and differ; else null. */
+  /** All of the fold, where it is nothing but rows whose keys were free before it; else null. */
   get inserts(): Tuple[] | null {
     return this.truncated ? null : this.#inserts;
   }

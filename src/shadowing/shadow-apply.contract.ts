@@ -46,6 +46,15 @@ export function describeApply(open: ShadowOpener): void {
       expect(await s.rowsAt(one)).toEqual(notes([s.row(1n, 'a', 1n), s.row(2n, 'b', 2n), s.row(3n, 'c', 3n)]));
     });
 
+    test('of fresh rows that name a key twice the later one counts', async () => {
+      const one = await s.capture();
+      await s.apply({ puts: [s.row(4n, 'first'), s.row(5n, 'e'), s.row(4n, 'second')], fresh: true });
+      expect(await s.live()).toEqual(
+        notes([s.row(1n, 'a', 1n), s.row(2n, 'b', 2n), s.row(3n, 'c', 3n), s.row(4n, 'second'), s.row(5n, 'e')]),
+      );
+      expect(await s.diff(one, await s.capture())).toHaveLength(2);
+    });
+
     test('what stands is read inside the apply, earlier batches included', async () => {
       const seen: string[][] = [];
       const rows = async function* (standing: StandingRows): AsyncGenerator<RowBatch> {

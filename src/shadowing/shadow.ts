@@ -132,7 +132,10 @@ export interface StandingRows {
   rowsByKey(keys: readonly KeyTuple[]): Promise<readonly Tuple[]>;
 }
 
-/** Keys are distinct within a batch, and each is in one of the lists only. Puts are whole rows: nothing absent. */
+/**
+ * Keys are distinct within a batch, and each is in one of the lists only. Puts are whole rows: nothing absent. Fresh puts may name a key
+ * twice, and the later row counts: a log may lack the delete between two inserts (PostgreSQL: a partition truncated by itself).
+ */
 export interface RowBatch {
   readonly deletes: readonly KeyTuple[];
   /**

@@ -68,8 +68,13 @@ class MemoryJournal implements Journal {
   }
 
   async discard(transaction: TransactionId, part: TransactionPart | null): Promise<void> {
-    const kept = part === null ? [] : (this.#spools.get(transaction) ?? []).filter((block) => block.part !== part);
-    this.#spools.set(transaction, kept);
+    const held = this.#spools.get(transaction);
+    if (part === null) this.#spools.delete(transaction);
+    else if (held !== undefined)
+      this.#spools.set(
+        transaction,
+        held.filter((block) => block.part !== part),
+      );
   }
 
   async abandon(): Promise<void> {

@@ -1,6 +1,6 @@
 import { ForeshadowError } from '../../model/errors.ts';
 import type { Progress } from '../../model/progress.ts';
-import { cellsOf, identityOf, type KeyTuple, keyTuple, packTuple, type Tuple } from '../../model/tuple.ts';
+import { cellsOf, identityOf, identityOfRow, type KeyTuple, keyTuple, packTuple, type Tuple } from '../../model/tuple.ts';
 import { type CaptureNumber, FOREIGN } from '../../model/capture.ts';
 import { type ApplyReport, type ApplyWork, type RowBatch, RowsMissing, type StandingRows, rowsOf } from '../../shadowing/shadow.ts';
 import type { RowPack } from '../../tracking/primary.ts';
@@ -119,7 +119,7 @@ class BatchStep {
     if (patches.length > 0) await this.#patch(patches, counts, signal);
     if (batch.puts.length > 0) {
       const copied = batch.fresh && noted.size === 0 && (await this.#copy(batch.puts, counts, signal));
-      if (!copied) await this.#put(batch.puts, counts, signal);
+      if (!copied) await this.#put(batch.fresh ? this.#newest(batch.puts) : batch.puts, counts, signal);
     }
     const settled = await this.#settle(batch.deletes, written);
     return [...standing, ...settled.filter((key) => !noted.has(identityOf(key)))];
@@ -178,6 +178,10 @@ class BatchStep {
          SELECT FROM ${layout.history} x WHERE ${layout.sameKey('x', 'h')} AND x.${SINCE} = h.${SINCE} AND x.${UNTIL} = ${this.#capture}));
        UPDATE ${layout.history} h SET ${UNTIL} = ${this.#capture} WHERE ${truth}`,
     );
+  }
+
+  #newest(puts: readonly Tuple[]): readonly Tuple[] {
+    return Array.from(new Map(puts.map((row) => [identityOfRow(row, this.#layout.segment.schema.key), row])).values());
   }
 
   *#keysOf(puts: readonly Tuple[]): Iterable<KeyTuple> {
