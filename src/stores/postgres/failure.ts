@@ -196,6 +196,16 @@ export function failureOf(error: unknown, url: string, side: Side, database?: st
   });
 }
 
+/** Reading the catalog failed beside the stream of changes. That may pass: a table may be dropped while it is read. */
+export function catalogTrouble(error: unknown): ForeshadowError {
+  if (error instanceof ForeshadowError && error.retry === 'later') return error;
+  return new ForeshadowError('QUERY_FAILED', `The catalog of the primary could not be read: ${messageOf(error)}`, {
+    remedy: "It is tried again. The server's log tells more.",
+    retry: 'later',
+    cause: error,
+  });
+}
+
 function errorCode(side: Side, kind: Known['kind']): ErrorCode {
   if (side === 'primary') return `PRIMARY_${kind}`;
   return kind === 'UNREACHABLE' ? 'SHADOW_UNREACHABLE' : 'SHADOW_ACCESS';

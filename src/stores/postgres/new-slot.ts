@@ -28,13 +28,7 @@ export async function createSlot(wire: Wire, url: string, name: string, lockTime
       version >= 170_000 ? `(SNAPSHOT 'export', FAILOVER true)` : version >= 150_000 ? `(SNAPSHOT 'export')` : 'EXPORT_SNAPSHOT';
     const [made] = await maker.query(`CREATE_REPLICATION_SLOT "${name}" LOGICAL pgoutput ${options}`, signal);
     const [, lsn, snapshot] = (made?.rows[0] ?? []) as string[];
-    // The snapshot lasts until the maker hears something else.
-    const [, , seen] = await wire.query(
-      `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT ${literal(snapshot as string)};
-       SELECT pg_current_snapshot()::text; COMMIT`,
-      signal,
-    );
-    return { lsn: parseLsn(lsn as string), before: new Visibility(seen?.rows[0]?.[0] as string) };
+    return { lsn: parseLsn(lsn as string), before: await shownBy(wire, name, snapshot as string, signal) };
   } catch (error) {
     signal.throwIfAborted();
     if (codeOf(error) === '55P03') throw await blockedSlot(wire, error);
@@ -44,6 +38,21 @@ export async function createSlot(wire: Wire, url: string, name: string, lockTime
         cause: error,
       });
     }
+    throw error;
+  }
+}
+
+/** What an exported snapshot shows; it lasts until its maker hears something else. A slot whose past is not known is not kept. */
+async function shownBy(wire: Wire, name: string, snapshot: string, signal: AbortSignal): Promise<Visibility> {
+  try {
+    const [, , seen] = await wire.query(
+      `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT ${literal(snapshot)};
+       SELECT pg_current_snapshot()::text; COMMIT`,
+      signal,
+    );
+    return new Visibility(seen?.rows[0]?.[0] as string);
+  } catch (error) {
+    if (!wire.broken) await wire.query(`ROLLBACK; SELECT pg_drop_replication_slot(${literal(name)})`);
     throw error;
   }
 }

@@ -12,6 +12,7 @@ import type { Primary, PrimaryItem, PrimarySnapshot } from '../../tracking/prima
 import { boundary } from './numbering.ts';
 import { checkPrimary } from './check.ts';
 import { identifier, literal } from './connection.ts';
+import { catalogTrouble } from './failure.ts';
 import { type CatalogTable, isTrackable, readTable, readTables, readTypes, type TrackableTable, trackable } from './describe.ts';
 import { describeDataSet } from './describe-ddl.ts';
 import {
@@ -305,7 +306,7 @@ class PostgresPrimary implements Primary {
     this.#watching = true;
   }
 
-  /** Now and again, at most a hundredth of the time. A failure ends the stream, which is begun anew and says why if it persists. */
+  /** Now and again, at most a hundredth of the time. A failure ends the stream with it, which is begun anew. */
   async #observeAlways(signal: AbortSignal): Promise<void> {
     try {
       for (let tookMs = 0; ; ) {
@@ -314,8 +315,8 @@ class PostgresPrimary implements Primary {
         await this.#ask((wire) => this.#observe(wire, signal), signal);
         tookMs = performance.now() - begunMs;
       }
-    } catch {
-      if (!signal.aborted) await this.#stream?.close();
+    } catch (error) {
+      if (!signal.aborted) this.#stream?.fail(catalogTrouble(error));
     }
   }
 
