@@ -3,6 +3,7 @@ import { COPIES_COLUMN, ROW_COLUMN, copiesOf, keylessRow, withCopies } from '../
 import type { TableSchema } from '../../model/schema.ts';
 import { type Identity, type KeyTuple, type Tuple, cellAt, identityOfRow, keyTuple } from '../../model/tuple.ts';
 import type { RowChunk, RowLimit } from '../../tracking/primary.ts';
+import { binaryArray } from './array-format.ts';
 import { identifier } from './connection.ts';
 import type { Parameter, Wire } from './wire.ts';
 
@@ -142,22 +143,4 @@ function recordOf(row: Tuple, types: readonly number[]): Buffer {
     from = next;
   }
   return record;
-}
-
-/** The binary form of a one-dimensional array. */
-export function binaryArray(elementType: number, elements: readonly (Buffer | null)[]): Buffer {
-  let size = 20;
-  for (const element of elements) size += 4 + (element?.length ?? 0);
-  const bytes = Buffer.alloc(size);
-  bytes.writeInt32BE(1, 0);
-  bytes.writeInt32BE(elements.includes(null) ? 1 : 0, 4);
-  bytes.writeUInt32BE(elementType, 8);
-  bytes.writeInt32BE(elements.length, 12);
-  bytes.writeInt32BE(1, 16);
-  let at = 20;
-  for (const element of elements) {
-    at = bytes.writeInt32BE(element?.length ?? -1, at);
-    if (element !== null) at += element.copy(bytes, at);
-  }
-  return bytes;
 }

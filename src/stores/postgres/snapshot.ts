@@ -5,11 +5,12 @@ import { cellsOf, type KeyTuple, keyTuple, type Tuple } from '../../model/tuple.
 import type { CaptureNumber } from '../../model/capture.ts';
 import { isKeyless } from '../../model/copies.ts';
 import type { PackedChunk, PrimarySnapshot, RowChunk, RowLimit } from '../../tracking/primary.ts';
+import { binaryArray } from './array-format.ts';
 import { identifier, literal } from './connection.ts';
 import { CopyPack, readPack } from './copy-pack.ts';
 import { frontierAt, lyingIn, placeAt, readHeap } from './heap.ts';
 import { ask, isTrackable, qualifiedName, readTable, type TrackableTable } from './describe.ts';
-import { binaryArray, readKeylessRows, readKeylessRowsByKey } from './keyless.ts';
+import { readKeylessRows, readKeylessRowsByKey } from './keyless.ts';
 import { splitName } from './layout.ts';
 import type { Visibility } from './visibility.ts';
 import type { Parameter, Wire } from './wire.ts';

@@ -28,8 +28,6 @@ export type { CopyBoth, Parameter, RowSlice, TextResult } from './messages.ts';
 
 /** Rows wait here at most for their consumer. */
 const ROWS_BYTES_MAX = 1 << 20;
-/** Waiting to be sent: enough that the server has something to do while our own thread is busy with something else for a while. */
-const SENDING_BYTES_MAX = 2 << 20;
 const CANCEL_EVERY_MS = 100;
 
 type Take = (type: number, body: Buffer) => void;
@@ -354,7 +352,7 @@ export class Wire implements AsyncDisposable {
   }
 
   async #writeSlowly(bytes: Buffer): Promise<void> {
-    if (this.#broken !== null || this.#socket.write(bytes) || this.#socket.writableLength < SENDING_BYTES_MAX) return;
+    if (this.#broken !== null || this.#socket.write(bytes)) return;
     await new Promise<void>((resolve) => {
       const done = (): void => {
         this.#socket.off('drain', done).off('close', done);
