@@ -44,6 +44,8 @@ async function standAsOf(client: Client, url: string, at: CaptureNumber, signal:
     await client.query(BEGIN_READING);
     const tables = await tablesAt(client, url, at);
     await client.query(viewsSql(tables, at));
+    // What people ask may well be worth compiling: that is the server's to say.
+    await client.query('RESET jit');
     return tables;
   } catch (error) {
     signal.throwIfAborted();

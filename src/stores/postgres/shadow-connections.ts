@@ -90,7 +90,7 @@ export class Writer implements AsyncDisposable {
     const wire = await Wire.open(this.#url, { side: 'shadow', purpose: this.#purpose });
     this.#pass = await guardPass(wire);
     // A long reader of a live table must not stop all shadowing with it: what waits for its lock gives up and is tried again.
-    await wire.query("SET client_min_messages = warning; SET synchronous_commit = 'local'; SET jit = off; SET lock_timeout = '10s'");
+    await wire.query("SET client_min_messages = warning; SET synchronous_commit = 'local'; SET lock_timeout = '10s'");
     await wire.query(QUICKEST_COMPRESSION);
     this.#wire = wire;
     return wire;
@@ -194,7 +194,7 @@ export class Readers implements AsyncDisposable {
     this.#open += 1;
     try {
       const wire = await Wire.open(this.#url, { side: 'shadow', purpose: 'reading' }, signal);
-      await wire.query('SET client_min_messages = warning; SET jit = off');
+      await wire.query('SET client_min_messages = warning');
       return wire;
     } catch (error) {
       this.#open -= 1;

@@ -146,7 +146,7 @@ export class Snapshots {
     const wire = await Wire.open(this.#parts.url, { side: 'primary', purpose: 'snapshot' }, signal);
     this.#open.add(wire);
     // Keys are looked up through their index whatever the planner thinks of a list it cannot see into; a range of places is read as one.
-    await wire.query('SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off; SET jit = off', signal);
+    await wire.query('SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off', signal);
     return wire;
   }
 
