@@ -3,8 +3,8 @@ import type { CaptureNumber, CaptureRecord, CaptureTimings, Coverage, RowCounts,
 import { ForeshadowError, messageOf } from '../model/errors.ts';
 import type { Position } from '../model/position.ts';
 import type { TableName, TableSchema } from '../model/schema.ts';
-import type { Conflict, Engine } from '../shadowing/engine.ts';
-import type { Shadow } from '../shadowing/shadow.ts';
+import type { Engine } from '../shadowing/engine.ts';
+import type { Conflict, Shadow } from '../shadowing/shadow.ts';
 import type { Primary } from '../tracking/primary.ts';
 import type { Tracker } from '../tracking/tracker.ts';
 import type { Catalog } from './catalog.ts';
@@ -75,7 +75,7 @@ export class Judge {
     await catalog.seal(validating, seals);
     this.#parts.failpoint('sealed');
     const validateBegunMs = performance.now();
-    const conflicts = [...engine.takeConflicts(), ...(await this.#undoForeign(signal))];
+    const conflicts = [...engine.conflicts.take(), ...(await this.#undoForeign(signal))];
     const asked = validate && policy.validate !== 'none';
     const { outcome, failure } = asked ? await this.#validateIfPossible(cut, onPhase, signal) : { outcome: null, failure: null };
     let verdict = verdictOf(cut, outcome);

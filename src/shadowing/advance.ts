@@ -1,27 +1,18 @@
 import type { ShapeChange, TableEvent, TransactionRef } from '../model/change.ts';
-import { type CaptureNumber, captureNumber } from '../model/capture.ts';
+import { captureNumber } from '../model/capture.ts';
 import { ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
 import type { Position } from '../model/position.ts';
-import { COPY_BY_COMPARISON, COPY_FROM_NOTHING, type Element, type ElementState } from '../model/progress.ts';
+import { COPY_BY_COMPARISON, COPY_FROM_NOTHING, type Element } from '../model/progress.ts';
 import { type TableName, tableOf } from '../model/schema.ts';
 import { type KeyTuple, identityOf } from '../model/tuple.ts';
 import type { RowLimit } from '../tracking/primary.ts';
-import { type Chunk, type ChunkScope, afterChunk, goesOnFrom, readChunk, rowsIn } from './copy.ts';
-import type { Drain } from './drain.ts';
-import type { Conflict, EngineParts } from './engine.ts';
+import { type Chunk, type ChunkScope, goesOnFrom, readChunk, rowsIn } from './copy.ts';
+import type { EngineParts } from './engine.ts';
 import type { Backlog } from './lag.ts';
 import { Folds } from './folds.ts';
-import type { Pending } from './pending.ts';
 import { Reshaper, isTaken, restarted } from './reshape.ts';
-import { batchesOf } from './resolve.ts';
-import { type RowBatch, RowsMissing, type StandingRows } from './shadow.ts';
-
-/** What a step came to. A null element: the table is gone. */
-export interface Outcome {
-  readonly element: Element | null;
-  readonly rows: number;
-  readonly conflicts: readonly Conflict[];
-}
+import { RowsMissing } from './shadow.ts';
+import { type FoldTask, type Outcome, type StepTask, Write, type Written, inCaptureOf, isOfAll } from './write.ts';
 
 interface OpenChunk {
   readonly scope: ChunkScope;
@@ -29,10 +20,10 @@ interface OpenChunk {
   outcome: { readonly chunk: Chunk } | { readonly error: unknown } | null;
 }
 
-/** A copy that is being written beside the engine's turns. */
+/** Copies that are being written beside the engine's turns, together. */
 interface Writing {
   readonly done: Promise<void>;
-  result: { readonly outcome: Outcome | null } | { readonly error: unknown } | null;
+  result: { readonly outcomes: Written } | { readonly error: unknown } | null;
 }
 
 interface Repair {
@@ -53,6 +44,8 @@ export class Advance {
   readonly #folds: Folds;
   readonly #open = new Map<TableName, OpenChunk>();
   readonly #writing = new Map<TableName, Writing>();
+  /** Tables of a group that failed: one of them may be the reason. */
+  readonly #apart = new Set<TableName>();
   readonly #repairs = new Map<TableName, Repair[]>();
   /** Where a table stood when the types in the shadow were last brought up to the primary's for it. */
   readonly #renewed = new Map<TableName, Position>();
@@ -76,18 +69,24 @@ export class Advance {
     return this.#repairs.has(table) || this.#open.has(table);
   }
 
-  /** Null: there was nothing to do, or what is to be done waits for the primary. */
-  async step(element: Element, drain: Drain | null, savedThrough: CaptureNumber, signal: AbortSignal): Promise<Outcome | null> {
+  /**
+   * Null: there was nothing to do, or what is to be done waits for the primary. A `Write` is for `write`, within the same turn.
+   */
+  async step(element: Element, task: StepTask, signal: AbortSignal): Promise<Outcome | Write | null> {
     if (element.state.kind === 'halted') return null;
     try {
-      return await this.#step(element, drain, savedThrough, signal);
+      return await this.#step(element, task, signal);
     } catch (error) {
-      if (isAbort(error) || signal.aborted) throw error;
-      if (error instanceof ForeshadowError && (error.retry === 'later' || error.code === 'FENCED')) throw error;
-      if (error instanceof ForeshadowError && error.code === 'JOURNAL_GAP') return this.#resync(element, messageOf(error), signal);
-      if (await this.#renewedTypes(element, signal)) return this.step(element, drain, savedThrough, signal);
-      return this.#halt(element, error, signal);
+      return this.#failed(element, task, error, signal);
     }
+  }
+
+  async #failed(element: Element, task: StepTask, error: unknown, signal: AbortSignal): Promise<Outcome | Write | null> {
+    if (isAbort(error) || signal.aborted) throw error;
+    if (error instanceof ForeshadowError && (error.retry === 'later' || error.code === 'FENCED')) throw error;
+    if (error instanceof ForeshadowError && error.code === 'JOURNAL_GAP') return this.#resync(element, messageOf(error), signal);
+    if (await this.#renewedTypes(element, signal)) return this.step(element, task, signal);
+    return this.#halt(element, error, signal);
   }
 
   /** What was refused may be of a type that has changed: an enum has a new label. Tried once for each place in the log. */
@@ -98,23 +97,25 @@ export class Advance {
     return true;
   }
 
-  async #step(element: Element, drain: Drain | null, savedThrough: CaptureNumber, signal: AbortSignal): Promise<Outcome | null> {
+  async #step(element: Element, { drain, savedThrough }: StepTask, signal: AbortSignal): Promise<Outcome | Write | null> {
     const { schema, progress, state } = element;
     const writing = this.#writing.get(schema.table);
     if (writing !== undefined) {
       if (writing.result === null) return null;
       this.#writing.delete(schema.table);
       if ('error' in writing.result) throw writing.result.error;
-      return writing.result.outcome === null ? null : inCaptureOf(element, writing.result.outcome);
+      const outcome = writing.result.outcomes.get(schema.table);
+      return outcome === undefined ? null : inCaptureOf(element, outcome);
     }
     const target = drain?.at ?? this.#parts.tracker.head;
+    const task: FoldTask = { target, chunk: null, scope: null, drain, savedThrough };
     if (this.#backlog.hasEvent(schema.table, progress.low)) {
-      const outcome = await this.#meetEvents(element, { target, chunk: null, scope: null, drain, savedThrough }, signal);
+      const outcome = await this.#meetEvents(element, task, signal);
       if (outcome !== null) return outcome;
     }
     const open = this.#open.get(schema.table);
     if (open !== undefined) {
-      if (drain === null) return this.#stepChunk(element, open, target, savedThrough, signal);
+      if (drain === null) return this.#stepChunk(element, open, task, signal);
       // It would bring rows from beyond the capture: read again afterwards.
       this.#close(schema.table);
     } else if (state.kind === 'copying') return this.#begin(element, { kind: 'phase', state, extra: [] }, signal);
@@ -123,7 +124,7 @@ export class Advance {
       return this.#begin(element, { kind: 'keys', keys }, signal);
     }
     if (!this.#backlog.has(schema.table, progress.low, target)) return null;
-    return this.#fold(element, { target, chunk: null, scope: null, drain, savedThrough }, signal);
+    return this.#fold(element, task, signal);
   }
 
   #begin(element: Element, scope: ChunkScope, signal: AbortSignal, covering: Position = this.#parts.tracker.head): null {
@@ -163,14 +164,9 @@ export class Advance {
     this.#stir();
   }
 
-  async #stepChunk(
-    element: Element,
-    open: OpenChunk,
-    head: Position,
-    savedThrough: CaptureNumber,
-    signal: AbortSignal,
-  ): Promise<Outcome | null> {
+  async #stepChunk(element: Element, open: OpenChunk, task: FoldTask, signal: AbortSignal): Promise<Outcome | Write | null> {
     const { outcome, scope } = open;
+    const head = task.target;
     if (outcome === null) return null;
     if ('error' in outcome) {
       this.#close(element.schema.table);
@@ -184,15 +180,39 @@ export class Advance {
     if (chunk.shape !== element.schema.shape) return this.#misread(element, signal);
     if (chunk.moved) return this.#resync(element, 'its rows were moved on the primary while they were copied', signal);
     this.#readAhead(element, scope, chunk, head, signal);
-    const task = { target: head, chunk, scope, drain: null, savedThrough };
-    // Nobody reads a table that is copied for the first time: the others need not wait until it is written, or its key made.
-    return chunk.pack === null ? this.#fold(element, task, signal) : this.#write(element, task, signal);
+    return this.#fold(element, { ...task, chunk, scope }, signal);
   }
 
-  #write(element: Element, task: FoldTask, signal: AbortSignal): null {
-    const done = this.#fold(element, task, signal).then(
-      (outcome) => {
-        writing.result = { outcome };
+  async #fold(element: Element, task: FoldTask, signal: AbortSignal): Promise<Write> {
+    const { table } = element.schema;
+    const shows = task.chunk === null ? null : (ref: TransactionRef): boolean => task.chunk?.includes(ref) === true;
+    const fold = await this.#folds.open(element, task.target, shows, signal);
+    const write = new Write(element, task, fold, this.#apart.has(table));
+    if (fold.first.full) this.#folds.prepare(write.next, task.target, signal);
+    return write;
+  }
+
+  /**
+   * Writes what steps came to in one transaction: one of `grouped`. Returns what became of each table that is through with it; none where it
+   * goes on beside the turns. What failed wrote nothing: a group is then tried again one by one.
+   */
+  async write(writes: readonly Write[], signal: AbortSignal): Promise<Written> {
+    const [first] = writes;
+    if (first === undefined || first.beside) return this.#writeBeside(writes, signal);
+    try {
+      return await this.#together(writes, signal);
+    } catch (error) {
+      if (writes.length > 1) throw error;
+      const found = await this.#failed(first.element, first.task, error, signal);
+      if (found instanceof Write) return this.write([found], signal);
+      return found === null ? new Map() : new Map([[first.work.table, found]]);
+    }
+  }
+
+  #writeBeside(writes: readonly Write[], signal: AbortSignal): Written {
+    const done = this.#together(writes, signal).then(
+      (outcomes) => {
+        writing.result = { outcomes };
         this.#stir();
       },
       (error: unknown) => {
@@ -201,60 +221,64 @@ export class Advance {
       },
     );
     const writing: Writing = { done, result: null };
-    this.#writing.set(element.schema.table, writing);
-    return null;
+    for (const { work } of writes) this.#writing.set(work.table, writing);
+    return new Map();
   }
 
   /**
    * Resolves when nothing is being written beside the turns, with what came of it. What failed wrote nothing: it is read again, and
    * fails in its own turn if it must.
    */
-  async settle(elements: ReadonlyMap<TableName, Element>): Promise<readonly (readonly [TableName, Outcome])[]> {
+  async settle(elements: ReadonlyMap<TableName, Element>): Promise<Written> {
     const all = Array.from(this.#writing);
     await Promise.all(all.map(([, { done }]) => done));
     this.#writing.clear();
-    return all.flatMap(([table, { result }]) => {
-      if (result === null || 'error' in result || result.outcome === null) return [];
-      return [[table, inCaptureOf(elements.get(table), result.outcome)] as const];
-    });
+    const settled = new Map<TableName, Outcome>();
+    for (const [table, { result }] of all) {
+      const outcome = result === null || 'error' in result ? undefined : result.outcomes.get(table);
+      if (outcome !== undefined) settled.set(table, inCaptureOf(elements.get(table), outcome));
+    }
+    return settled;
   }
 
-  async #fold(element: Element, task: FoldTask, signal: AbortSignal): Promise<Outcome | null> {
-    const { schema, progress, state } = element;
-    const shows = task.chunk === null ? null : (ref: TransactionRef): boolean => task.chunk?.includes(ref) === true;
-    await using fold = await this.#folds.open(element, task.target, shows, signal);
-    const { through } = fold.first;
-    const whole = !fold.goesOn && through === task.target;
-    // A fold that ends before the chunk's fence, or empties the table, leaves the chunk without its ground.
-    const chunk = whole && !fold.first.truncated ? task.chunk : null;
-    const touched = fold.goesOn || !fold.first.isEmpty;
-    const next: Element = {
-      schema,
-      state: stateAfter(state, chunk, task.scope, touched),
-      progress: { generation: progress.generation, low: through, high: through, capture: progress.capture },
-    };
-    let changes = 0;
-    const folded = async function* (): AsyncGenerator<Pending> {
-      for await (const pending of fold.pieces()) {
-        changes += pending.changes;
-        yield pending;
-      }
-    };
-    if (fold.first.full) this.#folds.prepare(next, task.target, signal);
-    const rows = (standing: StandingRows): AsyncIterable<RowBatch> => batchesOf(element, folded(), chunk, standing);
-    const work = { table: schema.table, rows, progress: next.progress, state: next.state, savedThrough: task.savedThrough };
-    const report = await this.#parts.shadow.apply([work], signal).catch((error: unknown) => {
-      if (error instanceof RowsMissing) return error;
-      throw error;
-    });
-    if (report instanceof RowsMissing) return this.#readMissing(element, report.keys, task, signal);
-    this.#parts.failpoint(chunk === null ? 'applied' : 'chunk-applied');
-    this.#backlog.applied(schema.table, through, changes);
-    if (chunk !== null && task.scope?.kind === 'keys') this.#repaired(schema.table, task.scope.keys);
-    if (state.kind === 'copying' && next.state.kind === 'live') {
-      this.#parts.log('copied', { table: schema.table, rows: state.copiedRows + (chunk === null ? 0 : rowsIn(chunk)) });
+  async #together(writes: readonly Write[], signal: AbortSignal): Promise<Written> {
+    try {
+      return await this.#apply(writes, signal);
+    } catch (error) {
+      const [first] = writes;
+      if (writes.length > 1) {
+        if (signal.aborted || isAbort(error) || isOfAll(error)) throw error;
+        this.#parts.log('tables that were written together are written one by one', { tables: writes.length, reason: messageOf(error) });
+        for (const { work } of writes) this.#apart.add(work.table);
+        this.#stir();
+      } else if (first !== undefined && error instanceof RowsMissing) this.#readMissing(first.element, error.keys, first.task, signal);
+      else throw error;
+      return new Map();
+    } finally {
+      for (const write of writes) await write[Symbol.asyncDispose]();
     }
-    return { element: next, rows: report.inserted + report.updated + report.deleted, conflicts: report.conflicts };
+  }
+
+  async #apply(writes: readonly Write[], signal: AbortSignal): Promise<Written> {
+    const report = await this.#parts.shadow.apply(
+      writes.map(({ work }) => work),
+      signal,
+    );
+    for (const name of new Set(writes.map(({ chunk }) => (chunk === null ? 'applied' : 'chunk-applied')))) this.#parts.failpoint(name);
+    let rows = report.inserted + report.updated + report.deleted;
+    const outcomes = new Map<TableName, Outcome>();
+    for (const { element, next, task, chunk, changes } of writes) {
+      const { table } = element.schema;
+      this.#apart.delete(table);
+      this.#backlog.applied(table, next.progress.low, changes);
+      if (chunk !== null && task.scope?.kind === 'keys') this.#repaired(table, task.scope.keys);
+      if (element.state.kind === 'copying' && next.state.kind === 'live') {
+        this.#parts.log('copied', { table, rows: element.state.copiedRows + (chunk === null ? 0 : rowsIn(chunk)) });
+      }
+      outcomes.set(table, { element: next, rows, conflicts: report.conflicts.filter((conflict) => conflict.table === table) });
+      rows = 0;
+    }
+    return outcomes;
   }
 
   /** Rows that an incomplete image needs and the shadow lacks are read with the next chunk. */
@@ -301,8 +325,9 @@ export class Advance {
     const { schema, progress } = element;
     let { kept } = change;
     if (kept && change.from === schema.shape && progress.low < change.after) {
-      const folded = await this.#fold(element, { ...task, target: change.after }, signal);
-      if (folded !== null) return folded;
+      const folded = await this.#together([await this.#fold(element, { ...task, target: change.after }, signal)], signal);
+      const outcome = folded.get(schema.table);
+      if (outcome !== undefined) return outcome;
       // A row that is missing cannot be read in this shape any more.
       kept = false;
     }
@@ -394,25 +419,4 @@ export class Advance {
     await this.#parts.shadow.apply([{ table: schema.table, rows: [], progress, state, savedThrough: captureNumber(0) }], signal);
     return { element, rows: 0, conflicts: [] };
   }
-}
-
-interface FoldTask {
-  readonly target: Position;
-  readonly chunk: Chunk | null;
-  readonly scope: ChunkScope | null;
-  readonly drain: Drain | null;
-  readonly savedThrough: CaptureNumber;
-}
-
-/** A capture that left the table out may have been cut while it was written. */
-function inCaptureOf(element: Element | undefined, outcome: Outcome): Outcome {
-  const now = element?.progress.capture;
-  if (now === undefined || outcome.element === null || outcome.element.progress.capture >= now) return outcome;
-  return { ...outcome, element: { ...outcome.element, progress: { ...outcome.element.progress, capture: now } } };
-}
-
-function stateAfter(state: ElementState, chunk: Chunk | null, scope: ChunkScope | null, touched: boolean): ElementState {
-  if (state.kind !== 'copying') return state;
-  if (chunk === null || scope?.kind !== 'phase') return { ...state, fresh: state.fresh && !touched };
-  return afterChunk(state, chunk, touched);
 }

@@ -1,6 +1,8 @@
-import type { CaptureNumber } from '../model/capture.ts';
-import type { Position } from '../model/position.ts';
+import { type CaptureNumber, captureNumber } from '../model/capture.ts';
+import { type Position, maxPosition } from '../model/position.ts';
+import type { Element } from '../model/progress.ts';
 import type { TableName } from '../model/schema.ts';
+import type { ApplyWork } from './shadow.ts';
 
 /** A capture that elements are crossing: each applies to exactly `at`, then writes for the next. */
 export interface Drain {
@@ -14,4 +16,11 @@ export interface Drain {
 
 export function newDrain(number: CaptureNumber, at: Position): Drain {
   return { number, at, leftOut: new Map(), crossed: new Set() };
+}
+
+/** What an element that has everything up to the capture crosses with: no rows. */
+export function crossing({ schema, state, progress }: Element, drain: Drain, savedThrough: CaptureNumber): ApplyWork {
+  const low = maxPosition(progress.low, drain.at);
+  const across = { ...progress, low, high: low, capture: captureNumber(drain.number + 1) };
+  return { table: schema.table, rows: [], progress: across, state, savedThrough };
 }

@@ -10,11 +10,13 @@ import type { KeyTuple } from '../model/tuple.ts';
 import { Turns } from '../model/turns.ts';
 import type { Primary } from '../tracking/primary.ts';
 import type { Tracked, Tracker } from '../tracking/tracker.ts';
-import { Advance, type Outcome } from './advance.ts';
-import { type Drain, newDrain } from './drain.ts';
+import { Advance } from './advance.ts';
+import { Conflicts } from './conflicts.ts';
+import { type Drain, crossing, newDrain } from './drain.ts';
 import { Backlog } from './lag.ts';
 import { Rest } from './rest.ts';
 import type { ApplyReport, ApplyWork, Shadow } from './shadow.ts';
+import { Write, type Written, grouped, isFull } from './write.ts';
 
 export interface EngineParts {
   readonly primary: Primary;
@@ -32,12 +34,6 @@ export interface EngineParts {
   readonly followsShape: (table: TableName) => boolean;
 }
 
-export interface Conflict {
-  readonly table: TableName;
-  readonly key: KeyTuple;
-}
-
-const CONFLICTS_KEPT = 1000;
 const RETRY_MS = 250;
 
 /**
@@ -62,7 +58,8 @@ export class Engine {
   /** Elements whose last step failed in a way that may pass: not tried before then. */
   readonly #rest = new Rest<TableName>();
   #appliedRows = 0;
-  #conflicts: Conflict[] = [];
+  /** Foreign writes that apply ran into. */
+  readonly conflicts = new Conflicts();
   readonly #stopListening: () => void;
 
   private constructor(parts: EngineParts, elements: ReadonlyMap<TableName, Element>, backlog: Backlog, lastCut: CaptureNumber) {
@@ -213,13 +210,6 @@ export class Engine {
     }
   }
 
-  /** Foreign writes that apply ran into since it was last asked, the first ones by key. */
-  takeConflicts(): readonly Conflict[] {
-    const conflicts = this.#conflicts;
-    this.#conflicts = [];
-    return conflicts;
-  }
-
   /** Runs `work` while the engine stands still: nothing is applied meanwhile. Keep it short. */
   still<T>(work: (elements: ReadonlyMap<TableName, Element>) => Promise<T>): Promise<T> {
     return this.#alone(() => work(this.#elements));
@@ -298,36 +288,52 @@ export class Engine {
   async #round(signal: AbortSignal): Promise<boolean> {
     if (this.#parked && this.#drain === null) return false;
     let worked = false;
-    for (const table of this.#order()) {
+    const order = this.#order().toReversed();
+    while (order.length > 0) {
       if (signal.aborted) return false;
-      if (this.#rest.has(table)) continue;
-      const moved = await this.#turns.take(() => this.#tryStep(table, signal));
+      const moved = await this.#turns.take(() => this.#turn(order, signal));
       worked ||= moved;
       if (!moved) continue;
       this.#settled.beat();
       // An embedded store answers without ever letting timers, sockets and signals have their turn.
       await otherWork();
     }
-    const drain = this.#drain;
-    if (drain !== null) await this.#tryCross(drain, signal);
+    if (this.#drain !== null) await this.#tryCross(this.#drain, signal);
     return worked;
   }
 
-  /** One element's trouble is not the others': it rests, longer each time, and they go on. */
-  async #tryStep(table: TableName, signal: AbortSignal): Promise<boolean> {
-    try {
-      const moved = await this.#step(table, signal);
-      this.#rest.succeeded(table);
-      return moved;
-    } catch (error) {
-      if (signal.aborted || !(error instanceof ForeshadowError && error.retry === 'later')) throw error;
-      const waitMs = this.#rest.failed(table);
-      this.#parts.log('a table will be tried again', { table, code: error.code, reason: error.message, waitMs });
-      return false;
+  /** Steps of as many elements, from the end of `order`, as go into one transaction, and that transaction. */
+  async #turn(order: TableName[], signal: AbortSignal): Promise<boolean> {
+    const writes: Write[] = [];
+    let moved = false;
+    while (order.length > 0 && !moved && !isFull(writes)) {
+      const table = order.pop() as TableName;
+      if (this.#rest.has(table)) continue;
+      const step = await this.#attempt([table], () => this.#step(table, signal), signal);
+      moved = step === true;
+      if (step instanceof Write) writes.push(step);
+      else if (step !== null) this.#rest.succeeded(table);
     }
+    for (const group of grouped(writes)) {
+      const tables = group.map(({ work }) => work.table);
+      const written = await this.#attempt(tables, () => this.#advance.write(group, signal), signal);
+      if (written === null) continue;
+      for (const table of tables) this.#rest.succeeded(table);
+      this.#took(written);
+      moved ||= written.size > 0;
+    }
+    return moved;
   }
 
-  async #step(table: TableName, signal: AbortSignal): Promise<boolean> {
+  /** One element's trouble is not the others': it rests, longer each time, and they go on. Null: it was so. */
+  #attempt<T>(tables: readonly TableName[], work: () => Promise<T>, signal: AbortSignal): Promise<T | null> {
+    const tell = (table: TableName, { code, message: reason }: ForeshadowError, waitMs: number): void =>
+      this.#parts.log('a table will be tried again', { table, code, reason, waitMs });
+    return this.#rest.attempt(tables, work, tell, signal);
+  }
+
+  /** Whether the element moved; or what it takes to move it. */
+  async #step(table: TableName, signal: AbortSignal): Promise<boolean | Write> {
     const element = this.#elements.get(table);
     if (element === undefined) return false;
     const drain = this.#drain !== null && element.progress.capture <= this.#drain.number ? this.#drain : null;
@@ -337,22 +343,25 @@ export class Engine {
       return true;
     }
     if (this.#parked) return false;
-    const outcome = await this.#advance.step(element, drain, this.savedThrough(element), signal);
-    if (outcome === null) return false;
-    this.#took(table, outcome);
-    return true;
+    const step = await this.#advance.step(element, { drain, savedThrough: this.savedThrough(element) }, signal);
+    if (step instanceof Write) return step;
+    if (step !== null) this.#took(new Map([[table, step]]));
+    return step !== null;
   }
 
-  #took(table: TableName, { element, rows, conflicts }: Outcome): void {
-    this.#appliedRows += rows;
-    this.#note(conflicts);
-    this.#replace(table, element);
+  #took(written: Written): void {
+    for (const [table, { element, rows, conflicts }] of written) {
+      this.#appliedRows += rows;
+      for (const { table: of } of conflicts) this.#parts.log('a foreign write in the shadow was undone: the primary wins', { table: of });
+      this.conflicts.add(conflicts);
+      this.#replace(table, element);
+    }
   }
 
   /** A turn in which no copy is written beside it either. */
   #alone<T>(work: () => Promise<T>): Promise<T> {
     return this.#turns.take(async () => {
-      for (const [table, outcome] of await this.#advance.settle(this.#elements)) this.#took(table, outcome);
+      this.#took(await this.#advance.settle(this.#elements));
       return work();
     });
   }
@@ -385,11 +394,7 @@ export class Engine {
       .map((table) => this.#elements.get(table) as Element)
       .filter(({ schema, state, progress }) => state.kind === 'live' && !this.#backlog.has(schema.table, progress.low, drain.at));
     if (quiet.length === 0) return;
-    const works = quiet.map((element): ApplyWork => {
-      const low = maxPosition(element.progress.low, drain.at);
-      const progress = { ...element.progress, low, high: low, capture: captureNumber(drain.number + 1) };
-      return { table: element.schema.table, rows: [], progress, state: element.state, savedThrough: this.savedThrough(element) };
-    });
+    const works = quiet.map((element) => crossing(element, drain, this.savedThrough(element)));
     await this.#parts.shadow.apply(works, signal);
     this.#parts.failpoint('crossed');
     for (const work of works) {
@@ -421,11 +426,6 @@ export class Engine {
   #hurried(): boolean {
     if (this.#drain !== null || this.#backlog.isLarge) return true;
     return Array.from(this.#elements.values()).some(({ state }) => state.kind === 'copying');
-  }
-
-  #note(conflicts: readonly Conflict[]): void {
-    for (const { table } of conflicts) this.#parts.log('a foreign write in the shadow was undone: the primary wins', { table });
-    this.#conflicts.push(...conflicts.slice(0, CONFLICTS_KEPT - this.#conflicts.length));
   }
 
   #heard(tracked: Tracked): void {

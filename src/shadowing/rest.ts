@@ -1,3 +1,5 @@
+import { ForeshadowError } from '../model/errors.ts';
+
 const FIRST_MS = 250;
 const LONGEST_MS = 15_000;
 
@@ -5,8 +7,24 @@ const LONGEST_MS = 15_000;
 export class Rest<Key> {
   readonly #resting = new Map<Key, { readonly untilMs: number; readonly waitMs: number }>();
 
+  /** Runs `work`. Where it fails in a way that may pass, these rest, which is told, and null is returned. */
+  async attempt<T>(
+    keys: readonly Key[],
+    work: () => Promise<T>,
+    tell: (key: Key, error: ForeshadowError, waitMs: number) => void,
+    signal: AbortSignal,
+  ): Promise<T | null> {
+    try {
+      return await work();
+    } catch (error) {
+      if (signal.aborted || !(error instanceof ForeshadowError && error.retry === 'later')) throw error;
+      for (const key of keys) tell(key, error, this.#failed(key));
+      return null;
+    }
+  }
+
   /** Returns how long it rests. */
-  failed(key: Key): number {
+  #failed(key: Key): number {
     const waitMs = Math.min((this.#resting.get(key)?.waitMs ?? FIRST_MS / 2) * 2, LONGEST_MS);
     this.#resting.set(key, { untilMs: performance.now() + waitMs, waitMs });
     return waitMs;

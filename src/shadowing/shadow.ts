@@ -171,7 +171,12 @@ export interface ApplyReport {
   readonly updated: number;
   readonly deleted: number;
   /** Foreign writes that the rows ran into, undone in favour of the primary. */
-  readonly conflicts: readonly { readonly table: TableName; readonly key: KeyTuple }[];
+  readonly conflicts: readonly Conflict[];
+}
+
+export interface Conflict {
+  readonly table: TableName;
+  readonly key: KeyTuple;
 }
 
 export interface ForeignRow {
