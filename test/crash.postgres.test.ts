@@ -1,4 +1,4 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { appendFile, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
@@ -66,6 +66,26 @@ test.each(['appended', 'acknowledged', 'applied', 'crossed', 'sealed'])('killed 
   await holds(report['number']);
   const slots = await primary.run(`SELECT count(*)::int AS n FROM pg_replication_slots WHERE database = current_database()`);
   expect(slots).toEqual([{ n: 1 }]);
+});
+
+test('killed between the copy and its indexes, and again while one is made', async () => {
+  await appendFile(join(directory, 'foreshadow.yaml'), 'policy: { indexes: mirror }\n');
+  await primary.run('CREATE INDEX by_value ON items (value); CREATE INDEX by_note ON notes (note)');
+  expect(await foreshadow(directory, ['capture'], 'mirroring:2')).toMatchObject({ killed: true });
+  // What a process leaves that dies while it makes one.
+  await expect(shadow.run('CREATE UNIQUE INDEX CONCURRENTLY _foreshadow_index_1_left ON items ((1))')).rejects.toThrow('unique');
+  await write(1);
+  const report = await succeeds(directory, ['capture']);
+  expect(report).toMatchObject({ verdict: 'VALID', differences: [] });
+  await holds(report['number']);
+  const indexes = await shadow.run(
+    `SELECT indrelid::regclass::text AS table, indisvalid AS valid FROM pg_index
+     WHERE indexrelid::regclass::text LIKE '%foreshadow\\_index\\_%' ORDER BY 1`,
+  );
+  expect(indexes).toEqual([
+    { table: 'items', valid: true },
+    { table: 'notes', valid: true },
+  ]);
 });
 
 test('uninstall leaves no slot and no publication, and the next capture begins anew', async () => {

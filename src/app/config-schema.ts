@@ -120,6 +120,8 @@ const lagTolerance = (description: string) => duration.meta({ description, expec
 
 const onSchemaChange = z.enum(['follow', 'halt']).meta({ expects: 'follow or halt' });
 
+const indexes = z.enum(['none', 'mirror']).meta({ expects: 'none or mirror' });
+
 const perTable = z
   .strictObject({
     lagTolerance: lagTolerance('The lag tolerance of these tables.').optional(),
@@ -127,6 +129,7 @@ const perTable = z
     onSchemaChange: onSchemaChange
       .meta({ description: 'As `policy.onSchemaChange`, for these tables.', expects: 'follow or halt' })
       .optional(),
+    indexes: indexes.meta({ description: 'As `policy.indexes`, for these tables.', expects: 'none or mirror' }).optional(),
   })
   .meta({ expects: 'settings such as { lagTolerance: 1m }' });
 
@@ -147,6 +150,13 @@ const policy = z
         expects: 'follow or halt',
       })
       .prefault('follow'),
+    indexes: indexes
+      .meta({
+        description:
+          "Whether the primary's secondary indexes are made on the shadow's live tables too (PostgreSQL), never as unique ones: for queries of captures. They cost every apply what they cost the primary.",
+        expects: 'none or mirror',
+      })
+      .prefault('none'),
     exclude: patterns
       .meta({
         description: 'Tables left out of the data set, as patterns.',

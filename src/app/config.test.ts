@@ -29,7 +29,7 @@ describe('a config that is right', () => {
       primary: 'sqlite:/data/shop.db',
       shadow: 'sqlite:/data/shadow.db',
       selection: { include: ['*'], exclude: [] },
-      policy: { lagToleranceMs: 900_000, conflict: 'primary-wins', onSchemaChange: 'follow', perTable: [] },
+      policy: { lagToleranceMs: 900_000, conflict: 'primary-wins', onSchemaChange: 'follow', indexes: 'none', perTable: [] },
       journal: { path: '/data/.foreshadow/journal.db' },
       captures: { schedule: null, validate: 'changed', onInvalid: 'rollback' },
     });
@@ -47,7 +47,7 @@ policy:
   onSchemaChange: halt
   exclude: ["public.audit_*"]
   perTable:
-    public.orders: { lagTolerance: 500ms, onSchemaChange: follow }
+    public.orders: { lagTolerance: 500ms, onSchemaChange: follow, indexes: mirror }
 journal: { path: /var/lib/foreshadow/journal.db }
 captures:
   schedule: "*/5 * * * * *"
@@ -60,7 +60,9 @@ captures:
     );
     expect(config.primary).toBe('postgres://me:pa: #{ss@db/shop');
     expect(config.policy.lagToleranceMs).toBe(5_400_000);
-    expect(config.policy.perTable).toEqual([{ pattern: 'public.orders', lagToleranceMs: 500, onSchemaChange: 'follow' }]);
+    expect(config.policy.perTable).toEqual([
+      { pattern: 'public.orders', lagToleranceMs: 500, onSchemaChange: 'follow', indexes: 'mirror' },
+    ]);
     expect(config.journal.path).toBe('/var/lib/foreshadow/journal.db');
     expect(config.captures).toEqual({
       schedule: { cron: '*/5 * * * * *', timeZone: 'Europe/Berlin' },
@@ -183,6 +185,14 @@ describe('a config that is wrong says where, what, and what would be right', () 
     ['not YAML', 'dataSet: [shop\n', 'CONFIG_INVALID', /is not YAML/, /correct that line/],
     ['the primary as shadow', MINIMAL.replace('shadow.db', './shop.db'), 'SHADOW_IS_PRIMARY', /sqlite:\/data\/shop\.db/, /of its own/],
     ['two engines', MINIMAL.replace('sqlite:shadow.db', 'postgres://h/d'), 'NOT_BUILT', /postgres shadow of a sqlite primary/, /planned/],
+    ['indexes in SQLite', `${MINIMAL}policy: { indexes: mirror }\n`, 'NOT_BUILT', /policy\.indexes: .*sqlite shadow/, /leave/],
+    [
+      "one table's indexes in SQLite",
+      `${MINIMAL}policy: { perTable: { orders: { indexes: mirror } } }\n`,
+      'NOT_BUILT',
+      /policy\.perTable\.orders\.indexes: /,
+      /leave/,
+    ],
     ['a planned choice', `${MINIMAL}policy: { conflict: merge }\n`, 'NOT_BUILT', /policy\.conflict: "merge"/, /remove .*planned/],
     ['a planned filter', `${MINIMAL}policy: { exclude: ["type:bytea"] }\n`, 'NOT_BUILT', /policy\.exclude\[0\]: "type:bytea"/, /planned/],
     ['a planned mask', `${MINIMAL}policy: { masks: {} }\n`, 'NOT_BUILT', /policy\.masks: masking/, /planned/],

@@ -11,10 +11,13 @@ import type { ConfigProblem } from './config-problems.ts';
 
 export type OnSchemaChange = 'follow' | 'halt';
 
+type IndexPolicy = 'none' | 'mirror';
+
 export interface TableRule {
   readonly pattern: string;
   readonly lagToleranceMs: number | null;
   readonly onSchemaChange: OnSchemaChange | null;
+  readonly indexes: IndexPolicy | null;
 }
 
 /** What `foreshadow.yaml` says, checked, with every path absolute and every duration in milliseconds. */
@@ -32,6 +35,7 @@ export interface Config {
     readonly lagToleranceMs: number;
     readonly conflict: 'primary-wins';
     readonly onSchemaChange: OnSchemaChange;
+    readonly indexes: IndexPolicy;
     /** In the order of the file; the first pattern that matches a table counts. Null: as in general. */
     readonly perTable: readonly TableRule[];
   };
@@ -167,6 +171,7 @@ function resolved(document: ConfigDocument, path: string): Config {
     );
   }
   const { policy, captures } = document;
+  if (schemeOf(shadow) === 'sqlite') refuseIndexes(policy, basename(path));
   return {
     path,
     stateDirectory: resolve(directory, '.foreshadow'),
@@ -178,10 +183,12 @@ function resolved(document: ConfigDocument, path: string): Config {
       lagToleranceMs: policy.lagTolerance,
       conflict: policy.conflict,
       onSchemaChange: policy.onSchemaChange,
+      indexes: policy.indexes,
       perTable: Object.entries(policy.perTable).map(([pattern, each]) => ({
         pattern,
         lagToleranceMs: each.lagTolerance ?? null,
         onSchemaChange: each.onSchemaChange ?? null,
+        indexes: each.indexes ?? null,
       })),
     },
     journal: { path: resolve(directory, document.journal.path) },
@@ -191,6 +198,15 @@ function resolved(document: ConfigDocument, path: string): Config {
       onInvalid: captures.onInvalid,
     },
   };
+}
+
+function refuseIndexes(policy: ConfigDocument['policy'], file: string): void {
+  const asking = Object.entries(policy.perTable).find(([, { indexes }]) => indexes === 'mirror');
+  if (policy.indexes !== 'mirror' && asking === undefined) return;
+  const where = policy.indexes === 'mirror' ? 'policy.indexes' : `policy.perTable.${asking?.[0]}.indexes`;
+  throw new ForeshadowError('NOT_BUILT', `${file}: ${where}: mirroring secondary indexes into a sqlite shadow is not built yet`, {
+    remedy: 'leave the setting out, or write none; a capture that is restored has its indexes either way',
+  });
 }
 
 function schemeOf(url: string): 'sqlite' | 'postgres' {

@@ -3,7 +3,7 @@ import type { TableSchema } from '../model/schema.ts';
 import { type Config, redactUrl } from './config.ts';
 import type { SystemOptions } from './local-system.ts';
 import type { DoctorReport, RetainedReport } from './operations.ts';
-import { slotFindings } from './reports.ts';
+import { indexFinding, slotFindings, unmirroredIndexes } from './reports.ts';
 import { glanceAtRetained, isScarce } from './retained.ts';
 import { openPrimary, openShadow } from './stores.ts';
 
@@ -27,6 +27,7 @@ export async function doctor(config: Config, signal: AbortSignal): Promise<Docto
     await using shadow = opened.shadow;
     if (primaryIdentity !== null && (await shadow.identity(signal)) === primaryIdentity) findings.push(sameDatabase(config));
     else findings.push(...(await shadow.check(tables, signal)));
+    if (await opened.catalog.exists()) findings.push(...(await unmirroredIndexes(opened.catalog)).map(indexFinding));
   });
   return { findings, retained };
 }

@@ -1,5 +1,6 @@
 import type { Coverage, Diagnosis, RowCounts, Verdict } from '../model/capture.ts';
 import type { Finding } from '../model/errors.ts';
+import type { UnmirroredIndex } from '../shadowing/shadow.ts';
 import type { Retained } from '../model/retained.ts';
 
 /**
@@ -45,6 +46,8 @@ export interface StatusReport {
     readonly pendingRows: number;
     readonly copiedRows: number | null;
   }[];
+  /** Of those that policy asks for: what the shadow has not, and why. */
+  readonly unmirroredIndexes: readonly UnmirroredIndex[];
   readonly captures: { readonly last: number | null; readonly knownGood: number | null; readonly parkedAt: number | null };
   readonly nextCapture: { readonly at: string; readonly forecastResidualRows: number | null } | null;
   readonly journal: { readonly path: string; readonly bytes: number; readonly onPrimaryHost: boolean | null };

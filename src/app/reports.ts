@@ -11,6 +11,7 @@ import { type Finding, ForeshadowError, isAbort, messageOf } from '../model/erro
 import type { TableName, TableSchema } from '../model/schema.ts';
 import { type KeyTuple, keyTuple } from '../model/tuple.ts';
 import type { ValueCodec } from '../model/values.ts';
+import type { UnmirroredIndex } from '../shadowing/shadow.ts';
 import type { CaptureListing, CaptureReport, DifferenceReport, RetainedReport, StatusReport, TailLine } from './operations.ts';
 
 /** Turns what the parts return into the reports of `operations.ts`. */
@@ -56,6 +57,21 @@ export function captureReport(
     cure: outcome.cure,
     note: record.note,
     leaves,
+  };
+}
+
+/** What `IndexMirror` last found that it cannot make. */
+export async function unmirroredIndexes(catalog: Catalog): Promise<readonly UnmirroredIndex[]> {
+  return ((await catalog.read('unmirrored-indexes')) as readonly UnmirroredIndex[] | null | undefined) ?? [];
+}
+
+export function indexFinding({ table, index, reason }: UnmirroredIndex): Finding {
+  return {
+    severity: 'warning',
+    code: 'INDEX_UNMIRRORED',
+    subject: `${table}: ${index}`,
+    message: `the index ${index} of ${table} is not mirrored: ${reason}`,
+    remedy: 'Captures do not need it. Install in the shadow what it lacks and start again, or set indexes: none for the table.',
   };
 }
 

@@ -13,6 +13,7 @@ import { type DataSetSchema, type TableName, type TableSchema, tableOf } from '.
 import { selects } from '../model/selection.ts';
 import { type Drain, newDrain } from '../shadowing/drain.ts';
 import { Engine } from '../shadowing/engine.ts';
+import { IndexMirror } from '../shadowing/indexes.ts';
 import { Newcomers } from '../shadowing/newcomers.ts';
 import type { Shadow } from '../shadowing/shadow.ts';
 import type { Primary } from '../tracking/primary.ts';
@@ -46,6 +47,7 @@ export class Session implements AsyncDisposable {
   readonly engine: Engine;
   readonly orchestrator: Orchestrator;
   readonly retained: RetainedWatch;
+  readonly indexes: IndexMirror;
   readonly #lifetime: AbortController;
   readonly #resources: AsyncDisposableStack;
   readonly #loops: Promise<unknown>;
@@ -53,7 +55,13 @@ export class Session implements AsyncDisposable {
   private constructor(
     parts: { primary: Primary; shadow: Shadow; catalog: Catalog; journal: Journal; tracker: Tracker; engine: Engine },
     orchestrator: Orchestrator,
-    running: { lifetime: AbortController; loops: Promise<unknown>; resources: AsyncDisposableStack; retained: RetainedWatch },
+    running: {
+      lifetime: AbortController;
+      loops: Promise<unknown>;
+      resources: AsyncDisposableStack;
+      retained: RetainedWatch;
+      indexes: IndexMirror;
+    },
   ) {
     this.primary = parts.primary;
     this.shadow = parts.shadow;
@@ -65,6 +73,7 @@ export class Session implements AsyncDisposable {
     this.#lifetime = running.lifetime;
     this.#loops = running.loops;
     this.retained = running.retained;
+    this.indexes = running.indexes;
     this.#resources = running.resources;
   }
 
@@ -139,14 +148,29 @@ export class Session implements AsyncDisposable {
         await newcomers.adopt(within);
       };
       const orchestrator = new Orchestrator({ ...stores, tracker, engine, policy, adopt, lifetime: lifetime.signal, failpoint, log });
+      const indexes = new IndexMirror({
+        ...stores,
+        engine,
+        mirrorsAny: [config.policy, ...config.policy.perTable].some(({ indexes: wanted }) => wanted === 'mirror'),
+        mirrorsIndexes: (table) => (ruleFor(config.policy, table)?.indexes ?? config.policy.indexes) === 'mirror',
+        report: (unmirrored) => stores.catalog.write('unmirrored-indexes', unmirrored),
+        failpoint,
+        log,
+      });
       const retained = new RetainedWatch();
       const watching = retained.run(stores.primary, options.log, lifetime.signal);
-      const running = [tracker.run(lifetime.signal), engine.run(lifetime.signal), newcomers.run(lifetime.signal), watching];
+      const running = [
+        tracker.run(lifetime.signal),
+        engine.run(lifetime.signal),
+        newcomers.run(lifetime.signal),
+        indexes.run(lifetime.signal),
+        watching,
+      ];
       const loops = Promise.all(running).catch((error: unknown) => {
         if (!isAbort(error)) options.log('error', 'stopped', { reason: messageOf(error) });
         lifetime.abort(error);
       });
-      const session = new Session({ ...stores, tracker, engine }, orchestrator, { lifetime, loops, resources, retained });
+      const session = new Session({ ...stores, tracker, engine }, orchestrator, { lifetime, loops, resources, retained, indexes });
       try {
         await orchestrator.recover(AbortSignal.any([signal, lifetime.signal]));
       } catch (error) {

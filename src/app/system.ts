@@ -26,7 +26,7 @@ import type {
   TailLine,
   ValidateReport,
 } from './operations.ts';
-import { captureReport, readable, round, slotLeft, tailLines, troubleReport } from './reports.ts';
+import { captureReport, readable, round, slotLeft, tailLines, troubleReport, unmirroredIndexes } from './reports.ts';
 import { RetainedWatch } from './retained.ts';
 import { Session } from './session.ts';
 import { type OpenShadow, openPrimary, openShadow, schemeOf } from './stores.ts';
@@ -103,6 +103,7 @@ class System implements LocalSystem {
     const elements = session?.engine.elements ?? (exists ? await shadow.elements() : new Map());
     const backlog = session?.engine.backlog ?? null;
     const parked = exists ? ((await catalog.read('parked')) as { at: number } | null | undefined) : null;
+    const unmirrored = exists ? await unmirroredIndexes(catalog) : [];
     const tables = Array.from(elements.values(), ({ schema, state }) => ({
       table: schema.table,
       state: state.kind,
@@ -118,6 +119,7 @@ class System implements LocalSystem {
       running: session !== null,
       lagMs: backlog === null ? null : Math.max(0, ...tables.map(({ lagMs }) => lagMs ?? 0)),
       tables,
+      unmirroredIndexes: unmirrored,
       captures: {
         last: lastReadable(records)?.number ?? null,
         knownGood: knownGood(records)?.number ?? null,
@@ -154,6 +156,8 @@ class System implements LocalSystem {
     const session = await this.#open(signal);
     const within = AbortSignal.any([signal, session.signal]);
     const outcome = await session.orchestrator.capture(phases(progress), within);
+    // A `start` goes on to make them; here nothing does, once the capture is reported.
+    if (!this.#running) await session.indexes.bring(within);
     return captureReport(outcome, schemasOf(session), session.shadow.values, await this.#leaves(session, within));
   }
 

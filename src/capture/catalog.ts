@@ -31,5 +31,6 @@ export interface Catalog {
 export type DocumentName =
   | 'data-set' // {name, primaryIdentity, journalId}
   | 'parked' // {at, since} or null
+  | 'unmirrored-indexes' // UnmirroredIndex[]: what policy asks for and the shadow cannot have
   | 'suspect' // tables that the next capture compares whole: something was wrong with them, or nobody watched
   | `cursor:${TableName}`; // where the rolling validation of a table goes on

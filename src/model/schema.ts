@@ -41,6 +41,17 @@ export interface TableSchema {
   readonly create: readonly DdlStatement[];
   /** Run after the rows are loaded: indexes, constraints, identity values, triggers. */
   readonly finish: readonly DdlStatement[];
+  /** All but the one of the key, where the primary's store tells them. */
+  readonly indexes?: readonly IndexSchema[] | undefined;
+}
+
+export interface IndexSchema {
+  /** As the primary's store names it. */
+  readonly name: string;
+  /** As the store writes it in DDL, from the method on and without uniqueness: `btree (customer, at DESC) WHERE (paid)`. */
+  readonly definition: string;
+  /** Why no mirrored table can have it; null: one may. */
+  readonly flaw: string | null;
 }
 
 export interface DdlStatement {

@@ -2,7 +2,7 @@ import type { CaptureNumber, RowDifference } from '../model/capture.ts';
 import type { ShapeChange } from '../model/change.ts';
 import type { Finding } from '../model/errors.ts';
 import type { Element, ElementState, Progress } from '../model/progress.ts';
-import type { DataSetSchema, TableName, TableSchema } from '../model/schema.ts';
+import type { DataSetSchema, IndexSchema, TableName, TableSchema } from '../model/schema.ts';
 import type { KeyTuple, Tuple } from '../model/tuple.ts';
 import type { ValueCodec } from '../model/values.ts';
 import type { RowChunk, RowLimit, RowPack, StoreKind } from '../tracking/primary.ts';
@@ -61,6 +61,14 @@ export interface Shadow extends AsyncDisposable {
   retire(table: TableName, schema: TableSchema | null, state: ElementState, progress: Progress): Promise<void>;
 
   /**
+   * Brings the secondary indexes of live tables to these, and takes away what else was mirrored of theirs; tables that are not named keep
+   * what they have, and one of another shape than the order's, or that is still copied for the first time, waits for the next call.
+   * Idempotent, and stops nobody: applies go on meanwhile, a change of shape interrupts it. What cannot be made is named and left out.
+   * A store that mirrors none leaves this method out.
+   */
+  mirrorIndexes?(orders: readonly IndexOrder[], signal: AbortSignal): Promise<IndexReport>;
+
+  /**
    * Rows of a table as of a capture, with keys above `after`, in the store's key order. The number of a capture in progress
    * (`progress.capture`) reads the live state, without foreign writes.
    * Throws CAPTURE_ABSENT_TABLE where the table did not exist then.
@@ -104,6 +112,26 @@ export interface Shadow extends AsyncDisposable {
    * people. Throws QUERY_FAILED with the engine's message.
    */
   query(at: CaptureNumber, sql: string, signal: AbortSignal): AsyncIterable<QuerySlice>;
+}
+
+/** The secondary indexes that a table is to have. */
+export interface IndexOrder {
+  readonly table: TableName;
+  /** Of the schema that they were described with. */
+  readonly shape: string;
+  readonly indexes: readonly IndexSchema[];
+}
+
+export interface IndexReport {
+  /** Made by this call, by the primary's names. */
+  readonly made: readonly { readonly table: TableName; readonly index: string }[];
+  readonly unmirrored: readonly UnmirroredIndex[];
+}
+
+export interface UnmirroredIndex {
+  readonly table: TableName;
+  readonly index: string;
+  readonly reason: string;
 }
 
 /** One element's part of an `apply`. */

@@ -27,6 +27,7 @@ function statusText(report: StatusReport): string {
     `next        ${nextCapture === null ? (report.running ? 'none scheduled' : 'none while nothing runs') : localTime(nextCapture.at)}${forecast(nextCapture?.forecastResidualRows ?? null)}`,
     `journal     ${journal.path}, ${size(journal.bytes)}${journal.onPrimaryHost === true ? ', on the host of the primary: lost together with it' : ''}`,
     ...trackingLines(report.tracking),
+    ...report.unmirroredIndexes.map(({ table, index, reason }) => `index       ${index} of ${table} is not mirrored: ${cell(reason)}`),
   ];
   const table = tableText(
     [{ title: 'table' }, { title: 'state' }, { title: 'lag', right: true }, { title: 'pending', right: true }, { title: 'reason' }],

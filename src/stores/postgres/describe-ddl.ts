@@ -2,6 +2,7 @@ import type { DataSetSchema, DdlStatement, TableSchema } from '../../model/schem
 import { readAfter, readBefore } from './ddl-objects.ts';
 import { readTableDdl } from './ddl-tables.ts';
 import { type CatalogTable, isTrackable, obstacle, type TrackableTable } from './describe.ts';
+import { readIndexes } from './secondary-indexes.ts';
 import type { Wire } from './wire.ts';
 
 /**
@@ -21,14 +22,15 @@ export async function describeDataSet(
   });
   if (tables.length === 0) return { tables: [], before: [], after: [], refused };
   const oids = tables.map(({ oid }) => oid);
-  const [ddl, before, after] = await Promise.all([
+  const [ddl, indexes, before, after] = await Promise.all([
     readTableDdl(wire, oids, signal),
+    readIndexes(wire, oids, signal),
     readBefore(wire, oids, signal),
     readAfter(wire, oids, signal),
   ]);
   const of = (kind: string): DdlStatement[] => ddl.after.filter(({ object }) => object.startsWith(`${kind} `));
   return {
-    tables: tables.map((table) => ({ ...schemaOf(table), ...ddl.byTable.get(table.oid) })),
+    tables: tables.map((table) => ({ ...schemaOf(table), ...ddl.byTable.get(table.oid), ...indexes.get(table.oid) })),
     before,
     after: [...of('inheritance'), ...of('foreign key'), ...after, ...of('trigger')],
     refused,

@@ -6,6 +6,7 @@ import { guardDdl, guardDropDdl } from './guard.ts';
 import { ensureKey, hasKey } from './key.ts';
 import { Layout, OWN_SCHEMA, qualified, type Segment, splitName, type StoredColumns } from './layout.ts';
 import { addSegment } from './mirror.ts';
+import { releaseIndexes } from './mirrored-indexes.ts';
 import { endSegment, liveLayout, progressSql, segmentsIn } from './segments.ts';
 import { readOidShapes } from './type-oids.ts';
 import type { Wire } from './wire.ts';
@@ -30,6 +31,8 @@ export async function reshapeSegment(
   const old = layout.segment;
   const plan = planReshape(old, change);
   if (plan === null) return false;
+  const retyped = plan.columns.flatMap((column) => (column.retyped ? [column.before as string] : []));
+  await releaseIndexes(wire, layout, { retyped, renamed: plan.renamed.size > 0 });
   for (const sql of [...guardDropDdl(layout), ...columnDdl(layout, plan)]) await wire.query(sql);
   const home = await moveHome(wire, old, change.to.table);
   await endSegment(wire, old, progress.capture);

@@ -5,7 +5,17 @@ import { type Finding, ForeshadowError } from '../../model/errors.ts';
 import type { Element, ElementState, Progress } from '../../model/progress.ts';
 import type { DataSetSchema, TableName, TableSchema } from '../../model/schema.ts';
 import type { KeyTuple, Tuple } from '../../model/tuple.ts';
-import type { ApplyReport, ApplyWork, ForeignRow, QuerySlice, ReplacedVersion, RowVersion, Shadow } from '../../shadowing/shadow.ts';
+import type {
+  ApplyReport,
+  ApplyWork,
+  ForeignRow,
+  IndexOrder,
+  IndexReport,
+  QuerySlice,
+  ReplacedVersion,
+  RowVersion,
+  Shadow,
+} from '../../shadowing/shadow.ts';
 import type { RowChunk, RowLimit } from '../../tracking/primary.ts';
 import { applyWorks } from './apply.ts';
 import { PostgresCatalog } from './catalog.ts';
@@ -13,6 +23,7 @@ import { Claim } from './claim.ts';
 import { noteForeign, readForeign, replaceStoredVersion, undoForeignRows } from './foreign.ts';
 import { ensureKey } from './key.ts';
 import { Layout } from './layout.ts';
+import { MirroredIndexes } from './mirrored-indexes.ts';
 import { runQuery } from './query.ts';
 import { reshapeSegment } from './reshape.ts';
 import { scriptRows } from './script.ts';
@@ -44,6 +55,7 @@ class PostgresShadow implements Shadow {
   /** For an `apply` that comes while another runs. */
   readonly #second: Writer;
   readonly #readers: Readers;
+  readonly #indexes: MirroredIndexes;
   readonly #majorVersion: number;
 
   constructor(url: string, claim: Claim, catalogWriter: Writer, majorVersion: number) {
@@ -53,6 +65,7 @@ class PostgresShadow implements Shadow {
     this.#writer = new Writer(url, 'shadowing', claim);
     this.#second = new Writer(url, 'shadowing beside', claim);
     this.#readers = new Readers(url);
+    this.#indexes = new MirroredIndexes(url, claim);
     this.#majorVersion = majorVersion;
   }
 
@@ -84,17 +97,29 @@ class PostgresShadow implements Shadow {
     return this.#readers.read(readElements);
   }
 
-  apply(works: readonly ApplyWork[], signal: AbortSignal): Promise<ApplyReport> {
+  async apply(works: readonly ApplyWork[], signal: AbortSignal): Promise<ApplyReport> {
     const writer = this.#writer.idle || !this.#second.idle ? this.#writer : this.#second;
-    return writer.write((wire) => applyWorks(wire, works, this.#majorVersion, signal), signal);
+    try {
+      return await writer.write((wire) => applyWorks(wire, works, this.#majorVersion, signal), signal);
+    } catch (error) {
+      for (const { table } of works) {
+        const blamed = await this.#indexes.blame(table, error);
+        if (blamed !== null) throw blamed;
+      }
+      throw error;
+    }
   }
 
   reshape(table: TableName, change: ShapeChange, state: ElementState, progress: Progress): Promise<boolean> {
-    return this.#writer.write((wire) => reshapeSegment(wire, table, change, state, progress));
+    return this.#indexes.aside(table, () => this.#writer.write((wire) => reshapeSegment(wire, table, change, state, progress)));
   }
 
   retire(table: TableName, schema: TableSchema | null, state: ElementState, progress: Progress): Promise<void> {
-    return this.#writer.write((wire) => retireSegment(wire, table, schema, state, progress));
+    return this.#indexes.aside(table, () => this.#writer.write((wire) => retireSegment(wire, table, schema, state, progress)));
+  }
+
+  mirrorIndexes(orders: readonly IndexOrder[], signal: AbortSignal): Promise<IndexReport> {
+    return this.#indexes.mirror(orders, signal);
   }
 
   rows(table: TableName, at: CaptureNumber, after: KeyTuple | null, limit: RowLimit, signal: AbortSignal): Promise<RowChunk> {
@@ -162,6 +187,7 @@ class PostgresShadow implements Shadow {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.#indexes[Symbol.asyncDispose]();
     await this.#writer[Symbol.asyncDispose]();
     await this.#second[Symbol.asyncDispose]();
     await this.#catalogWriter[Symbol.asyncDispose]();
