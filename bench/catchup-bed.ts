@@ -11,7 +11,6 @@ export const HOLD = 'bench_hold';
 export const NATIVE_PUBLICATION = 'bench_native';
 export const OUR_SLOT = 'foreshadow_bench';
 export const NATIVE_BASE = 'native_base';
-export const NATIVE_BARE_BASE = 'native_bare_base';
 const OURS_BASE = 'ours_base';
 
 /** A primary's database and its copies, each as it stood before the load; runs are made on clones of them. */
@@ -47,26 +46,25 @@ export async function makeBed({ primary, shadow, directory }: BedParts, workload
   await primary.run('VACUUM (ANALYZE)', DATABASE);
   await primary.run(`CREATE PUBLICATION ${NATIVE_PUBLICATION} FOR TABLE ${list}`, DATABASE);
   await primary.run('CHECKPOINT');
-  await copyNative(primary, shadow, workload, NATIVE_BASE, workload.indexes ?? null);
-  if (workload.indexes !== undefined) await copyNative(primary, shadow, workload, NATIVE_BARE_BASE, null);
-  const { state, mark } = await copyOurs(primary, shadow, directory);
+  await copyNative(primary, shadow, workload);
+  const { state, mark } = await copyOurs(primary, shadow, workload, directory);
   const base = await digests(primary, DATABASE, workload.tables);
   const parts = { primary, shadow, workload, scale, directory, base, oursState: state, oursMark: mark };
   return { ...parts, [Symbol.asyncDispose]: () => removeBed(parts) };
 }
 
-async function removeBed({ primary, shadow, workload }: Omit<Bed, typeof Symbol.asyncDispose>): Promise<void> {
+async function removeBed({ primary, shadow }: Omit<Bed, typeof Symbol.asyncDispose>): Promise<void> {
   await dropSlot(primary, HOLD);
   await dropSlot(primary, OUR_SLOT);
   await primary.run(`DROP DATABASE ${DATABASE} WITH (FORCE)`);
-  for (const name of [NATIVE_BASE, OURS_BASE, ...(workload.indexes === undefined ? [] : [NATIVE_BARE_BASE])])
-    await shadow.run(`DROP DATABASE IF EXISTS ${name} WITH (FORCE)`);
+  for (const name of [NATIVE_BASE, OURS_BASE]) await shadow.run(`DROP DATABASE IF EXISTS ${name} WITH (FORCE)`);
   // What the log holds of this workload is not the next one's to write out.
   await Promise.all([primary.run('CHECKPOINT'), shadow.run('CHECKPOINT')]);
 }
 
 /** Native's own initial synchronisation, then the subscription is dropped: clones subscribe anew, without a copy. */
-async function copyNative(primary: Cluster, shadow: Cluster, workload: Workload, name: string, indexes: string | null): Promise<void> {
+async function copyNative(primary: Cluster, shadow: Cluster, workload: Workload): Promise<void> {
+  const name = NATIVE_BASE;
   await shadow.run(`CREATE DATABASE ${name}`);
   // The same room on each page as our shadow leaves: an administrator can set it, and updates are quicker with it.
   await shadow.run(`${workload.schema}; ${workload.tables.map((table) => `ALTER TABLE ${table} SET (fillfactor = 90)`).join('; ')}`, name);
@@ -80,7 +78,7 @@ async function copyNative(primary: Cluster, shadow: Cluster, workload: Workload,
     async () => (await shadow.run(`SELECT bool_and(srsubstate = 'r') FROM pg_subscription_rel`, name)) === 'true',
   );
   await shadow.run(`DROP SUBSCRIPTION ${name}`, name);
-  if (indexes !== null) await shadow.run(indexes, name);
+  if (workload.mirrored === true && workload.indexes !== undefined) await shadow.run(workload.indexes, name);
   await shadow.run('VACUUM (ANALYZE)', name);
 }
 
@@ -88,7 +86,12 @@ async function copyNative(primary: Cluster, shadow: Cluster, workload: Workload,
  * Our initial copy is capture 1. Between it and capture 2, which finds no changes, the slot is made that the load will be read from:
  * so the journal ends at or past that slot's beginning.
  */
-async function copyOurs(primary: Cluster, shadow: Cluster, directory: string): Promise<{ state: string; mark: string }> {
+async function copyOurs(
+  primary: Cluster,
+  shadow: Cluster,
+  workload: Workload,
+  directory: string,
+): Promise<{ state: string; mark: string }> {
   await shadow.run(`CREATE DATABASE ${OURS_BASE}`);
   await shadow.run('CREATE EXTENSION pg_prewarm', OURS_BASE);
   const places = join(directory, 'base');
@@ -100,6 +103,7 @@ async function copyOurs(primary: Cluster, shadow: Cluster, directory: string): P
       primary: primary.url(DATABASE),
       shadow: shadow.url(OURS_BASE),
       tables,
+      mirrorIndexes: workload.mirrored === true,
     });
     await system.capture(() => {}, FOREVER);
     await primary.run(`SELECT pg_create_logical_replication_slot('${HOLD}', 'pgoutput')`, DATABASE);
@@ -107,6 +111,7 @@ async function copyOurs(primary: Cluster, shadow: Cluster, directory: string): P
     if (verdict !== 'VALID') throw new Error(`the capture before the load is ${verdict}`);
   }
   await dropSlot(primary, OUR_SLOT);
+  await refuseOtherIndexes(shadow, workload);
   await shadow.run('VACUUM (ANALYZE)', OURS_BASE);
   const mark = await primary.run(
     `SELECT obj_description(oid, 'pg_publication') FROM pg_publication WHERE pubname = '${OUR_SLOT}'`,
@@ -114,6 +119,15 @@ async function copyOurs(primary: Cluster, shadow: Cluster, directory: string): P
   );
   const state = join(places, '.foreshadow');
   return { state, mark };
+}
+
+/** Both targets have the same number on every table. */
+async function refuseOtherIndexes(shadow: Cluster, { tables }: Workload): Promise<void> {
+  for (const table of tables) {
+    const count = `SELECT count(*) FROM pg_index WHERE indrelid = '${table}'::regclass AND indisvalid`;
+    const [native, ours] = [await shadow.run(count, NATIVE_BASE), await shadow.run(count, OURS_BASE)];
+    if (native !== ours) throw new Error(`${table} has ${ours} indexes in our shadow and ${native} at native's subscriber`);
+  }
 }
 
 /** A clone of what Foreshadow kept when it was stopped, for one run. */

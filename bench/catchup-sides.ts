@@ -8,7 +8,6 @@ import {
   digests,
   HOLD,
   lsnOf,
-  NATIVE_BARE_BASE,
   NATIVE_BASE,
   NATIVE_PUBLICATION,
   OUR_SLOT,
@@ -18,7 +17,7 @@ import { ask, connectionString, dropSlot, waitUntil } from './postgres-servers.t
 import { forkSide, startSystemProcess } from './system-processes.ts';
 import { FOREVER, openBenchSystem } from './systems.ts';
 
-export const SIDES = ['native', 'native2', 'native-bare', 'ours', 'ours-captures', 'drain'] as const;
+export const SIDES = ['native', 'native2', 'ours', 'ours-captures', 'drain'] as const;
 export type SideName = (typeof SIDES)[number];
 
 /** A side with everything made that is not timed: clones, a slot of its own, a process. */
@@ -43,9 +42,7 @@ export function prepareSide(name: SideName, bed: Bed): Promise<Side> {
   switch (name) {
     case 'native':
     case 'native2':
-      return prepareNative(bed, NATIVE_BASE);
-    case 'native-bare':
-      return prepareNative(bed, NATIVE_BARE_BASE);
+      return prepareNative(bed);
     case 'ours':
       return prepareOurs(bed);
     case 'ours-captures':
@@ -57,9 +54,9 @@ export function prepareSide(name: SideName, bed: Bed): Promise<Side> {
 
 const RUN = 'bench_run';
 
-async function prepareNative(bed: Bed, base: string): Promise<Side> {
+async function prepareNative(bed: Bed): Promise<Side> {
   const { primary, shadow, workload } = bed;
-  await cloneDatabase(shadow, base, RUN);
+  await cloneDatabase(shadow, NATIVE_BASE, RUN);
   await primary.run(`SELECT pg_copy_logical_replication_slot('${HOLD}', '${RUN}')`, DATABASE);
   const parallel = Number(await shadow.run('SHOW server_version_num')) >= 160_000 ? ', streaming = parallel' : ', streaming = on';
   await shadow.run(
@@ -95,7 +92,8 @@ const WORKERS = `SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE '
 async function prepareOurs(bed: Bed, schedule?: string): Promise<Side> {
   const { primary, shadow, workload } = bed;
   const directory = await cloneOurs(bed, RUN);
-  const places = { directory, primary: primary.url(DATABASE), shadow: shadow.url(RUN), tables: ['public.*'] };
+  const mirrorIndexes = workload.mirrored === true;
+  const places = { directory, primary: primary.url(DATABASE), shadow: shadow.url(RUN), tables: ['public.*'], mirrorIndexes };
   const child = await startSystemProcess(schedule === undefined ? places : { ...places, schedule });
   const [poll, slot] = await Promise.all([openClient(shadow.url(RUN)), openClient(primary.url(DATABASE))]);
   return {

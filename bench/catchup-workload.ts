@@ -9,8 +9,10 @@ export interface Workload {
   readonly target: number | null;
   readonly tables: readonly string[];
   readonly schema: string;
-  /** Secondary indexes of the primary: native's target has them too, unless a side is named for not having them. */
+  /** Secondary indexes of the primary. */
   readonly indexes?: string;
+  /** Whether the targets have them too, native's and ours. */
+  readonly mirrored?: boolean;
   readonly base: (scale: number) => string;
   readonly load: (scale: number) => string;
   /** The load runs while both sides read, and is timed from its start and from its commit. */

@@ -48,7 +48,7 @@ interface Settings {
 }
 
 async function catchUp(parts: BedParts, workload: Workload, settings: Settings): Promise<WorkloadRuns> {
-  const sides = settings.sides.filter((side) => side !== 'native-bare' || workload.indexes !== undefined);
+  const { sides } = settings;
   const order = (round: number): SideName[] => sides.map((_, index) => sides[(index + round) % sides.length] as SideName);
   const runs: Run[] = [];
   let load: LoadDone | null = null;

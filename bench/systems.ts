@@ -15,15 +15,18 @@ export interface SystemPlaces {
   readonly validate?: 'none' | 'changed' | 'full';
   /** When captures are taken by themselves: a cron pattern. */
   readonly schedule?: string;
+  /** Whether the shadow has the primary's secondary indexes. */
+  readonly mirrorIndexes?: boolean;
 }
 
 /** The config as a user would write it, as text. */
-export function configText({ primary, shadow, tables, validate, schedule }: SystemPlaces): string {
+export function configText({ primary, shadow, tables, validate, schedule, mirrorIndexes }: SystemPlaces): string {
   return [
     'dataSet: bench',
     `primary: ${JSON.stringify(primary)}`,
     `shadow: ${JSON.stringify(shadow)}`,
     `tables: ${JSON.stringify(tables)}`,
+    ...(mirrorIndexes === true ? ['policy: { indexes: mirror }'] : []),
     `captures: { validate: ${validate ?? 'changed'}${schedule === undefined ? '' : `, schedule: ${JSON.stringify(schedule)}`} }`,
     '',
   ].join('\n');
