@@ -15,8 +15,8 @@ export interface ShapedSystem extends AsyncDisposable {
   readonly primary: TestDatabase;
   readonly shadow: TestDatabase;
   readonly system: LocalSystem;
-  /** Closes the system and opens it anew, as after a restart. */
-  reopen(): Promise<void>;
+  /** Closes the system and opens it anew, as after a restart; with other settings, if any are given. */
+  reopen(settings?: string): Promise<void>;
   /** Takes a capture and says its verdict, and what the primary held then. Nothing may write meanwhile. */
   capture(): Promise<{ readonly number: number; readonly verdict: string | null; readonly differences: unknown; readonly held: Dump }>;
   /** Restores a capture into a database of its own, and says what it holds. */
@@ -33,9 +33,10 @@ export async function openShaped(setup: string, settings = ''): Promise<ShapedSy
   const primary = opening.use(await createDatabase());
   const shadow = opening.use(await createDatabase());
   await primary.run(setup);
-  const text = `dataSet: ${primary.name}\nprimary: "${primary.url}"\nshadow: "${shadow.url}"\ntables: ["*"]\n${settings}`;
-  const open = (): Promise<LocalSystem> => openSystem(parseConfig(text, join(directory, 'foreshadow.yaml'), {}), { log: quiet });
-  let system = await open();
+  const text = `dataSet: ${primary.name}\nprimary: "${primary.url}"\nshadow: "${shadow.url}"\ntables: ["*"]\n`;
+  const open = (more: string): Promise<LocalSystem> =>
+    openSystem(parseConfig(text + more, join(directory, 'foreshadow.yaml'), {}), { log: quiet });
+  let system = await open(settings);
   opening.defer(() => system[Symbol.asyncDispose]());
   const stack = opening.move();
   return {
@@ -44,9 +45,9 @@ export async function openShaped(setup: string, settings = ''): Promise<ShapedSy
     get system() {
       return system;
     },
-    reopen: async () => {
+    reopen: async (others = settings) => {
       await system[Symbol.asyncDispose]();
-      system = await open();
+      system = await open(others);
     },
     capture: async () => {
       const { number, verdict, differences } = await system.capture(quiet, signal);

@@ -130,6 +130,14 @@ const perTable = z
       .meta({ description: 'As `policy.onSchemaChange`, for these tables.', expects: 'follow or halt' })
       .optional(),
     indexes: indexes.meta({ description: 'As `policy.indexes`, for these tables.', expects: 'none or mirror' }).optional(),
+    insertOnly: z
+      .boolean()
+      .meta({
+        description:
+          'Whether inserts (and TRUNCATE) are enough where a table has nothing that identifies its rows: it is then followed so instead of being refused, and updates and deletes of it are not seen. Tables with a key or REPLICA IDENTITY FULL are followed whole either way. PostgreSQL only: every table of SQLite has an identity.',
+        expects: 'true or false',
+      })
+      .optional(),
   })
   .meta({ expects: 'settings such as { lagTolerance: 1m }' });
 

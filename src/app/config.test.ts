@@ -61,7 +61,7 @@ captures:
     expect(config.primary).toBe('postgres://me:pa: #{ss@db/shop');
     expect(config.policy.lagToleranceMs).toBe(5_400_000);
     expect(config.policy.perTable).toEqual([
-      { pattern: 'public.orders', lagToleranceMs: 500, onSchemaChange: 'follow', indexes: 'mirror' },
+      { pattern: 'public.orders', lagToleranceMs: 500, onSchemaChange: 'follow', indexes: 'mirror', insertOnly: false },
     ]);
     expect(config.journal.path).toBe('/var/lib/foreshadow/journal.db');
     expect(config.captures).toEqual({
@@ -113,6 +113,13 @@ describe('a config that is wrong says where, what, and what would be right', () 
       'CONFIG_INVALID',
       /unknown unit "fortnights"/,
       /use ms, s, m, h, d or w/,
+    ],
+    [
+      'inserts only of a SQLite table',
+      `${MINIMAL}policy:\n  perTable:\n    orders: { insertOnly: true }\n`,
+      'CONFIG_INVALID',
+      /policy\.perTable\.orders\.insertOnly: every table of SQLite has an identity/,
+      /Remove the setting/,
     ],
     [
       'a wrong unit for one table',

@@ -18,6 +18,7 @@ export interface TableRule {
   readonly lagToleranceMs: number | null;
   readonly onSchemaChange: OnSchemaChange | null;
   readonly indexes: IndexPolicy | null;
+  readonly insertOnly: boolean;
 }
 
 /** What `foreshadow.yaml` says, checked, with every path absolute and every duration in milliseconds. */
@@ -172,24 +173,26 @@ function resolved(document: ConfigDocument, path: string): Config {
   }
   const { policy, captures } = document;
   if (schemeOf(shadow) === 'sqlite') refuseIndexes(policy, basename(path));
+  const perTable = Object.entries(policy.perTable).map(([pattern, each]) => ({
+    pattern,
+    lagToleranceMs: each.lagTolerance ?? null,
+    onSchemaChange: each.onSchemaChange ?? null,
+    indexes: each.indexes ?? null,
+    insertOnly: each.insertOnly ?? false,
+  }));
   return {
     path,
     stateDirectory: resolve(directory, '.foreshadow'),
     dataSet: document.dataSet,
     primary,
     shadow,
-    selection: { include: document.tables, exclude: policy.exclude },
+    selection: selectionOf(document, perTable, path),
     policy: {
       lagToleranceMs: policy.lagTolerance,
       conflict: policy.conflict,
       onSchemaChange: policy.onSchemaChange,
       indexes: policy.indexes,
-      perTable: Object.entries(policy.perTable).map(([pattern, each]) => ({
-        pattern,
-        lagToleranceMs: each.lagTolerance ?? null,
-        onSchemaChange: each.onSchemaChange ?? null,
-        indexes: each.indexes ?? null,
-      })),
+      perTable,
     },
     journal: { path: resolve(directory, document.journal.path) },
     captures: {
@@ -207,6 +210,19 @@ function refuseIndexes(policy: ConfigDocument['policy'], file: string): void {
   throw new ForeshadowError('NOT_BUILT', `${file}: ${where}: mirroring secondary indexes into a sqlite shadow is not built yet`, {
     remedy: 'leave the setting out, or write none; a capture that is restored has its indexes either way',
   });
+}
+
+function selectionOf({ tables, policy, primary }: ConfigDocument, perTable: readonly TableRule[], path: string): Selection {
+  const selection = { include: tables, exclude: policy.exclude };
+  const asking = perTable.find(({ insertOnly }) => insertOnly);
+  if (asking === undefined) return selection;
+  if (schemeOf(primary) === 'sqlite') {
+    const at = pathText(['policy', 'perTable', asking.pattern, 'insertOnly']);
+    throw new ForeshadowError('CONFIG_INVALID', `${basename(path)}: ${at}: every table of SQLite has an identity, and is followed whole`, {
+      remedy: 'Remove the setting: it is for PostgreSQL.',
+    });
+  }
+  return { ...selection, insertOnly: perTable.map(({ pattern, insertOnly }) => ({ pattern, asked: insertOnly })) };
 }
 
 function schemeOf(url: string): 'sqlite' | 'postgres' {

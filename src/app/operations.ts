@@ -45,6 +45,8 @@ export interface StatusReport {
     readonly lagMs: number | null;
     readonly pendingRows: number;
     readonly copiedRows: number | null;
+    /** Only its inserts are followed. */
+    readonly insertOnly: boolean;
   }[];
   /** Of those that policy asks for: what the shadow has not, and why. */
   readonly unmirroredIndexes: readonly UnmirroredIndex[];

@@ -111,6 +111,7 @@ class System implements LocalSystem {
       lagMs: backlog === null ? null : Math.round(backlog.lagMs(schema.table)),
       pendingRows: backlog?.pendingRows(schema.table) ?? 0,
       copiedRows: state.kind === 'copying' ? state.copiedRows : null,
+      insertOnly: schema.insertOnly === true,
     }));
     const next = parked ? null : (this.#schedule?.next(new Date()) ?? null);
     signal.throwIfAborted();

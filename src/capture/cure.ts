@@ -8,6 +8,7 @@ import type { DiagnosedDifference } from './diagnose.ts';
 import { rollback } from './rollback.ts';
 import { Sums, difference, sealsEqual, sumsAlong, sumsByReading } from './seal.ts';
 import { knownGood, toState } from './states.ts';
+import type { TableDifference } from './validate.ts';
 
 export interface CureParts {
   readonly shadow: Shadow;
@@ -53,6 +54,16 @@ export async function cure(
     notes.push(`${counted(keys.length, 'row')} of ${table} read again from the primary`);
   }
   return { action: 'repair', rows: differences.length, note: notes.join('; ') };
+}
+
+/** Rows that the log did not tell of, of tables of which only inserts are tracked: they are taken up as the primary has them. */
+export async function takeUp(engine: Engine, untold: readonly TableDifference[], signal: AbortSignal): Promise<void> {
+  for (const [table, group] of byTable(untold))
+    await engine.repair(
+      table,
+      group.map(({ key }) => key),
+      signal,
+    );
 }
 
 /**
@@ -216,6 +227,6 @@ function counted(count: number, what: string): string {
   return `${count} ${what}${count === 1 ? '' : 's'}`;
 }
 
-function byTable(differences: readonly DiagnosedDifference[]): Map<TableName, DiagnosedDifference[]> {
+function byTable<Difference extends TableDifference>(differences: readonly Difference[]): Map<TableName, Difference[]> {
   return Map.groupBy(differences, ({ schema }) => schema.table);
 }

@@ -8,7 +8,7 @@ import type { Conflict, Shadow } from '../shadowing/shadow.ts';
 import type { Primary } from '../tracking/primary.ts';
 import type { Tracker } from '../tracking/tracker.ts';
 import type { Catalog } from './catalog.ts';
-import { type Cure, cure, sealsHold } from './cure.ts';
+import { type Cure, cure, sealsHold, takeUp } from './cure.ts';
 import { type DiagnosedDifference, diagnose } from './diagnose.ts';
 import { undoForeignRows } from './rollback.ts';
 import { sumsBetween, sumsByReading } from './seal.ts';
@@ -87,6 +87,7 @@ export class Judge {
       cured = await cure(this.#parts, cut, differences, policy.onInvalid, signal);
       if (await this.#healed(cut, seals, differences, outcome, cured, signal)) verdict = 'VALID';
     }
+    if (outcome !== null && policy.onInvalid !== 'halt') await takeUp(engine, outcome.untold, signal);
     const endMs = performance.now();
     const timings: CaptureTimings = {
       ...(cut.timings ?? { residualRows: 0, drainMs: 0, cutMs: 0 }),
@@ -237,7 +238,8 @@ export class Judge {
     const { catalog } = this.#parts;
     const skipped = new Set(outcome.coverage.skipped.map(({ table }) => table));
     const still = Array.from(await suspects(catalog)).filter((table) => skipped.has(table));
-    await catalog.write('suspect', Array.from(new Set([...still, ...outcome.differences.map(({ schema }) => schema.table)])));
+    const found = [...outcome.differences, ...outcome.untold].map(({ schema }) => schema.table);
+    await catalog.write('suspect', Array.from(new Set([...still, ...found])));
   }
 
   async #diagnose(differences: ValidationOutcome['differences'], cut: CaptureRecord, signal: AbortSignal): Promise<DiagnosedDifference[]> {

@@ -37,6 +37,8 @@ export interface TableDifference extends Unequal {
 export interface ValidationOutcome {
   readonly coverage: Coverage;
   readonly differences: readonly TableDifference[];
+  /** Rows of the primary that are not there, of tables of which only inserts are tracked: no difference, and not as it should be. */
+  readonly untold: readonly TableDifference[];
   /** Differences found beyond those kept. */
   readonly more: number;
   readonly cursors: ReadonlyMap<TableSchema, Cursor>;
@@ -58,6 +60,7 @@ export class Validation {
   #rows = 0;
   #witnessed = 0;
   #more = 0;
+  readonly #untold: TableDifference[] = [];
   #leftMs: number;
   #shareMs = 0;
 
@@ -73,16 +76,24 @@ export class Validation {
     for (const table of this.#request.tables) {
       // Each table has its share of what is left, and what it does not use falls to those after it.
       this.#shareMs = this.#leftMs / left--;
-      const reason = await this.#table(table, signal);
+      const reason = (await this.#table(table, signal)) ?? this.#doubt(table.schema);
       if (reason !== null) this.#skipped.push({ table: table.schema.table, reason });
     }
+    const insertOnly = this.#request.tables.flatMap(({ schema }) => (schema.insertOnly === true ? [schema.table] : []));
     const coverage: Coverage = {
       tables: this.#request.tables.length,
       rows: this.#rows,
       witnessed: this.#witnessed,
       skipped: this.#skipped,
+      ...(insertOnly.length === 0 ? {} : { insertOnly }),
     };
-    return { coverage, differences: this.#differences, more: this.#more, cursors: this.#cursors };
+    return { coverage, differences: this.#differences, untold: this.#untold, more: this.#more, cursors: this.#cursors };
+  }
+
+  /** Of a table of which only inserts are tracked, an update looks like an insert that was missed. */
+  #doubt(schema: TableSchema): string | null {
+    if (!this.#untold.some((each) => each.schema === schema)) return null;
+    return 'insert-only by policy, and the primary has rows that were not inserted as they are: they were updated there, or missed';
   }
 
   /** Why the table could not be compared, or null. */
@@ -98,12 +109,13 @@ export class Validation {
   /**
    * Compares the rest of the table from a cursor on: to the very end without a `restart`, and with one within the budget and at most once
    * around. Where both stores order keys alike one pass over ranges does; elsewhere, and where ranges did not meet, the primary's rows
-   * are looked up in the shadow, and then the shadow's in the primary.
+   * are looked up in the shadow, and then the shadow's in the primary; only the first where only inserts are tracked.
    */
   async #roll(schema: TableSchema, from: Cursor, restart: Cursor | null, signal: AbortSignal): Promise<string | null> {
     let cursor: Cursor | null = from;
     let around = from.pass === 'primary' && from.after === null;
-    let paired = schema.keyOrderShared;
+    const inserts = schema.insertOnly === true;
+    let paired = schema.keyOrderShared && !inserts;
     const unbounded = restart === null;
     while (cursor !== null) {
       if (!unbounded && this.#shareMs <= 0) break;
@@ -112,7 +124,7 @@ export class Validation {
       const outcome = await this.#compare(schema, { kind, after: cursor.after }, signal);
       if (outcome.inconclusive !== null) return outcome.inconclusive;
       if (outcome.unpaired) paired = false;
-      else cursor = following(cursor, outcome.through, paired);
+      else cursor = following(cursor, outcome.through, paired || inserts);
       if (cursor === null && !around) {
         around = true;
         cursor = restart;
@@ -141,12 +153,13 @@ export class Validation {
 
   /** A difference that a later fence does not show was none. */
   async #confirm(schema: TableSchema, unequal: readonly Unequal[], signal: AbortSignal): Promise<void> {
-    const known = new Set(this.#differences.filter((each) => each.schema === schema).map(({ key }) => key.toString('latin1')));
+    const kept = schema.insertOnly === true ? this.#untold : this.#differences;
+    const known = new Set(kept.filter((each) => each.schema === schema).map(({ key }) => key.toString('latin1')));
     const again = await this.#chunk(schema, { kind: 'keys', keys: unequal.map(({ key }) => key) }, signal);
     for (const each of again.unequal) {
       if (known.has(each.key.toString('latin1'))) continue;
-      if (this.#differences.length < DIFFERENCES_KEPT) this.#differences.push({ ...each, schema });
-      else this.#more++;
+      if (kept.length < DIFFERENCES_KEPT) kept.push({ ...each, schema });
+      else if (kept === this.#differences) this.#more++;
     }
   }
 
@@ -168,7 +181,7 @@ async function* gathered(slices: AsyncIterable<readonly KeyTuple[]>, size: numbe
   if (some.length > 0) yield some;
 }
 
-function following(cursor: Cursor, through: KeyTuple | null, paired: boolean): Cursor | null {
+function following(cursor: Cursor, through: KeyTuple | null, once: boolean): Cursor | null {
   if (through !== null) return { pass: cursor.pass, after: through };
-  return cursor.pass === 'primary' && !paired ? { pass: 'shadow', after: null } : null;
+  return cursor.pass === 'primary' && !once ? { pass: 'shadow', after: null } : null;
 }

@@ -9,7 +9,10 @@ export function coverageText(coverage: Coverage): string {
   const compared = `${count(coverage.rows, 'row')} compared in ${count(coverage.tables, 'table')}`;
   const witnessed = coverage.witnessed === 0 ? '' : `, ${count(coverage.witnessed, 'row')} vouched for by the journal`;
   const skipped = coverage.skipped.map(({ table, reason }) => `\n  skipped ${table}: ${reason}`).join('');
-  return `${compared}${witnessed}${skipped}`;
+  const inserts = (coverage.insertOnly ?? []).map(
+    (table) => `\n  insert-only ${table}: looked for what the primary has, not for what it has no more`,
+  );
+  return `${compared}${witnessed}${skipped}${inserts.join('')}`;
 }
 
 export function differencesText(differences: readonly DifferenceReport[], more: number = 0): string {

@@ -34,6 +34,8 @@ export interface Coverage {
   /** Rows not compared because the primary rewrote them after the capture; the journal bears witness for them. */
   readonly witnessed: number;
   readonly skipped: readonly { readonly table: TableName; readonly reason: string }[];
+  /** Tables of which only inserts are tracked: that each row of the primary is there was compared, not that there is none beyond. */
+  readonly insertOnly?: readonly TableName[];
 }
 
 export type Diagnosis = 'altered in the shadow' | 'missed by tracking' | 'applied wrong' | 'unknown';

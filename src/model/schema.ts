@@ -33,6 +33,11 @@ export interface TableSchema {
    * a server's collation does not; ranges of such tables are then compared by sets of keys.
    */
   readonly keyOrderShared: boolean;
+  /**
+   * Set where only its inserts are tracked, and truncates, as nothing identifies a row and policy is content with that: the shadow has every row
+   * that was inserted, and does not hear of those that were updated or deleted since.
+   */
+  readonly insertOnly?: true;
   /** A fingerprint of shape and identity: two schemas with the same shape have interchangeable tuples. */
   readonly shape: string;
   /** For the primary's store alone: by what it recognises the table and its rows again. */

@@ -33,13 +33,18 @@ function statusText(report: StatusReport): string {
     [{ title: 'table' }, { title: 'state' }, { title: 'lag', right: true }, { title: 'pending', right: true }, { title: 'reason' }],
     report.tables.map((each) => [
       each.table,
-      each.state === 'copying' && each.copiedRows !== null ? `copying (${count(each.copiedRows, 'row')} so far)` : each.state,
+      stateText(each),
       each.lagMs === null ? '-' : duration(each.lagMs),
       number(each.pendingRows),
       each.reason ?? '',
     ]),
   );
   return `${lines.join('\n')}\n\n${report.tables.length === 0 ? 'nothing is shadowed yet: foreshadow capture, or foreshadow start\n' : table}`;
+}
+
+function stateText({ state, copiedRows, insertOnly }: StatusReport['tables'][number]): string {
+  if (state === 'copying' && copiedRows !== null) return `copying (${count(copiedRows, 'row')} so far)`;
+  return insertOnly ? `${state}, inserts only` : state;
 }
 
 function trackingLines({ trouble, retained }: StatusReport['tracking']): string[] {

@@ -3,7 +3,7 @@ import { type Selection, selects } from '../../model/selection.ts';
 import { identifier, literal, placeOf } from './connection.ts';
 import { ask, type CatalogTable, obstacle, qualifiedName, readTables, tableName } from './describe.ts';
 import { readServerState } from './installation.ts';
-import { publishedTables } from './installation.ts';
+import { publishedTables } from './publication.ts';
 import type { Wire } from './wire.ts';
 
 interface Settings {
@@ -48,7 +48,7 @@ export async function checkPrimary(wire: Wire, name: string, options: CheckOptio
       remedy: 'Correct `tables` in the configuration: PostgreSQL tables are named schema.table, as in public.*.',
     });
   }
-  const published = new Set(await publishedTables(wire, name, signal));
+  const published = new Set(await publishedTables(wire, [name], signal));
   for (const table of tables) findings.push(...checkTable(table, settings, published.has(table.oid) ? name : null));
   findings.push(...(await outsiders(wire, options.selection, place, signal)));
   return findings;
@@ -156,6 +156,15 @@ function checkTable(table: CatalogTable, settings: Settings, publication: string
       subject: table.table,
       message: `${table.table} cannot be tracked: ${found.message}.`,
       remedy: publication === null ? found.remedy : `${found.remedy} ${release(table, publication)}`,
+    });
+  }
+  if (table.insertOnly) {
+    findings.push({
+      severity: 'warning',
+      code: 'TABLE_INSERT_ONLY',
+      subject: table.table,
+      message: `Of ${table.table} inserts and TRUNCATE are followed, as policy says: captures keep rows that were updated or deleted as they were inserted.`,
+      remedy: publication === null ? 'Give it a key, or REPLICA IDENTITY FULL, to have it followed whole.' : release(table, publication),
     });
   }
   if (!table.readable) {

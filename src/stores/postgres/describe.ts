@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { keylessColumns } from '../../model/copies.ts';
 import { ForeshadowError } from '../../model/errors.ts';
-import { type Selection, selects } from '../../model/selection.ts';
+import { asksInsertsOnly, type Selection, selects } from '../../model/selection.ts';
 import { OWN_PREFIX, type TableName, type TableSchema } from '../../model/schema.ts';
 import { splitName } from './layout.ts';
 import { mirroredType, readTypeFacts } from './carried-types.ts';
@@ -31,6 +31,8 @@ export interface CatalogTable {
    * Null: no usable identity.
    */
   readonly key: readonly string[] | null;
+  /** Nothing identifies its rows, and policy is content with inserts: it has no key then, whatever the log would say of a row. */
+  readonly insertOnly: boolean;
   /** The server's major version. */
   readonly serverVersion: number;
   /** Columns that are computed: not in the log, and not mirrored. */
@@ -152,26 +154,37 @@ const TABLES = `
 
 /** The tables a selection names, in the order of their names. */
 export async function readTables(wire: Wire, selection: Selection, signal?: AbortSignal): Promise<CatalogTable[]> {
-  return (await readTablesWhere(wire, null, signal)).filter(({ table }) => selects(selection, table));
+  return (await readTablesWhere(wire, selection, null, signal)).filter(({ table }) => selects(selection, table));
 }
 
-/** One table, by its name or its OID, whatever is selected. */
-export async function readTable(wire: Wire, which: TableName | number, signal?: AbortSignal): Promise<CatalogTable | null> {
-  return (await readTablesWhere(wire, which, signal))[0] ?? null;
+/** One table, by its name or its OID, whether it is selected or not. */
+export async function readTable(
+  wire: Wire,
+  selection: Selection,
+  which: TableName | number,
+  signal?: AbortSignal,
+): Promise<CatalogTable | null> {
+  return (await readTablesWhere(wire, selection, which, signal))[0] ?? null;
 }
 
-async function readTablesWhere(wire: Wire, which: TableName | number | null, signal?: AbortSignal): Promise<CatalogTable[]> {
+async function readTablesWhere(
+  wire: Wire,
+  selection: Selection,
+  which: TableName | number | null,
+  signal?: AbortSignal,
+): Promise<CatalogTable[]> {
   const oid =
     typeof which === 'string' ? `to_regclass(${literal(qualifiedName(splitName(which)))})` : which === null ? null : String(which);
   const alone = oid === null ? '' : ` AND c.oid = ${oid}`;
   const [found, facts] = await Promise.all([
-    ask<Omit<CatalogTable, 'table'>>(wire, TABLES + alone, signal),
+    ask<Omit<CatalogTable, 'table' | 'insertOnly'>>(wire, TABLES + alone, signal),
     readTypeFacts(wire, oid, signal),
   ]);
   return found
     .map((each) => ({
       ...each,
       key: each.key ?? (each.identity === 'f' ? [] : null),
+      insertOnly: false,
       table: tableName(each.schema, each.name),
       columns: each.columns.map((column) => ({
         ...column,
@@ -179,7 +192,13 @@ async function readTablesWhere(wire: Wire, which: TableName | number | null, sig
         shownAs: column.asText ? undefined : facts.shownAs.get(column.typeOid),
       })),
     }))
+    .map((table) => (asksInsertsOnly(selection, table.table) && identityObstacle(table) !== null ? insertsOnly(table) : table))
     .toSorted((a, b) => (a.table < b.table ? -1 : 1));
+}
+
+/** The table as one of which inserts alone are tracked: its rows are told apart as those of one without a key (`keyless.ts`). */
+export function insertsOnly<Table extends CatalogTable>(table: Table): Table & TrackableTable {
+  return { ...table, key: [], insertOnly: true };
 }
 
 export function tableName(schema: string, name: string): TableName {
@@ -220,6 +239,15 @@ export function obstacle(table: CatalogTable): { code: string; message: string; 
       'Change the type of the column (text holds the name of an object, and any value as it is written), or exclude the table.';
     return { code: 'TYPE_UNSUPPORTED', message, remedy };
   }
+  const outside = partitionOutside(table);
+  return outside ?? (table.insertOnly ? null : identityObstacle(table));
+}
+
+type Obstacle = ReturnType<typeof obstacle>;
+
+/** Why the log does not say which row an update or a delete is about, or would make them fail. */
+function identityObstacle(table: CatalogTable): Obstacle {
+  const name = qualifiedName(table);
   if (table.key === null || table.key.some((column) => !table.columns.some(({ name: each }) => each === column))) {
     return { code: 'TABLE_UNIDENTIFIED', message: identityProblem(table), remedy: identityRemedy(table, name) };
   }
@@ -231,10 +259,7 @@ export function obstacle(table: CatalogTable): { code: string; message: string; 
   return partitionObstacle(table, table.key) ?? computedObstacle(table, name);
 }
 
-type Obstacle = ReturnType<typeof obstacle>;
-
-/** A partition writes to the log what its own properties say, whatever those of the table above it are. */
-function partitionObstacle(table: CatalogTable, key: readonly string[]): Obstacle {
+function partitionOutside(table: CatalogTable): Obstacle {
   for (const partition of table.partitions) {
     const { name } = partition;
     if (partition.kind === 'f') {
@@ -245,14 +270,23 @@ function partitionObstacle(table: CatalogTable, key: readonly string[]): Obstacl
       const remedy = `Run ALTER TABLE ${name} SET LOGGED (it rewrites the partition), or exclude the table.`;
       return { code: 'TABLE_UNLOGGED', message: `its partition ${name} is unlogged: its changes are in no log`, remedy };
     }
+  }
+  return null;
+}
+
+/** A partition writes to the log what its own properties say, whatever those of the table above it are. */
+function partitionObstacle(table: CatalogTable, key: readonly string[]): Obstacle {
+  for (const partition of table.partitions) {
+    const { name } = partition;
     const logged = partition.identity === 'f' || (key.length > 0 && key.every((column) => partition.key.includes(column)));
     if (logged) continue;
-    const remedy = `Run ALTER TABLE ${name} REPLICA IDENTITY ${key.length === 0 ? 'FULL' : 'DEFAULT'}, add a primary key, or exclude the table.`;
+    const remedy = `Run ALTER TABLE ${name} REPLICA IDENTITY ${key.length === 0 ? 'FULL' : 'DEFAULT'}, add a primary key; or ${INSERT_ONLY_REMEDY}; or exclude the table.`;
     return { code: 'TABLE_UNIDENTIFIED', message: `its partition ${name} has no usable replica identity`, remedy };
   }
   return null;
 }
 
+const INSERT_ONLY_REMEDY = 'set insertOnly: true for it under policy.perTable, where its inserts are enough';
 const REFUSES_COMPUTED_IDENTITY = 18;
 
 /** From 18 on the server refuses updates of a published table whose full row holds columns that are not published. */
@@ -263,7 +297,7 @@ function computedObstacle(table: CatalogTable, name: string): Obstacle {
   return {
     code: 'TABLE_UNIDENTIFIED',
     message: `updates of ${full} would fail once it is published: its replica identity is FULL, and ${columns} is computed`,
-    remedy: `Run ALTER TABLE ${full} REPLICA IDENTITY DEFAULT if it has a primary key, add one if not, or exclude the table.`,
+    remedy: `Run ALTER TABLE ${full} REPLICA IDENTITY DEFAULT if it has a primary key, add one if not; or ${INSERT_ONLY_REMEDY}; or exclude the table.`,
   };
 }
 
@@ -277,9 +311,9 @@ function identityRemedy(table: CatalogTable, name: string): string {
   const index = `a unique index on columns that are NOT NULL, then ALTER TABLE ${name} REPLICA IDENTITY USING INDEX …`;
   const full = `run ALTER TABLE ${name} REPLICA IDENTITY FULL (updates and deletes then log the whole row; inserts cost no more)`;
   if (table.identity === 'n') {
-    return `Run ALTER TABLE ${name} REPLICA IDENTITY DEFAULT if it has a primary key; or add ${index}; or ${full}; or exclude it.`;
+    return `Run ALTER TABLE ${name} REPLICA IDENTITY DEFAULT if it has a primary key; or add ${index}; or ${full}; or ${INSERT_ONLY_REMEDY}; or exclude it.`;
   }
-  return `Add a primary key to ${name}; or ${index}; or ${full}; or exclude it.`;
+  return `Add a primary key to ${name}; or ${index}; or ${full}; or ${INSERT_ONLY_REMEDY}; or exclude it.`;
 }
 
 export type TrackableTable = CatalogTable & { readonly key: readonly string[] };
@@ -306,7 +340,8 @@ export function schemaOf(table: TrackableTable, epoch = ''): TableSchema {
     columns: keyless ? [...columns, ...keylessColumns('bytea', 'bigint')] : columns,
     key,
     keyOrderShared: keyless || key.every((index) => table.columns[index]?.orderShared === true),
-    shape: shapeOf(table.oid, table.columns, table.key, epoch),
+    ...(table.insertOnly ? { insertOnly: true } : {}),
+    shape: shapeOf(table.oid, table.columns, table, epoch),
     create: [],
     finish: [],
   };
@@ -315,10 +350,16 @@ export function schemaOf(table: TrackableTable, epoch = ''): TableSchema {
 type ShapeColumn = Pick<CatalogColumn, 'name' | 'type' | 'typeOid'> & { readonly id: number | null };
 
 /** Names, types and identity: what makes the bytes of one row mean the same as those of another. Columns without ids equal none that have. */
-export function shapeOf(oid: number, columns: readonly ShapeColumn[], key: readonly string[], epoch: string): string {
+export function shapeOf(
+  oid: number,
+  columns: readonly ShapeColumn[],
+  { key, insertOnly }: Pick<TrackableTable, 'key' | 'insertOnly'>,
+  epoch: string,
+): string {
   // Without a key the OIDs of the types are part of what identifies a row.
   const identity = key.length === 0 ? columns.map(({ typeOid }) => typeOid) : key;
-  const text = JSON.stringify([oid, columns.map(({ id, name, type }) => [id, name, type]), identity, epoch]);
+  const tracked = insertOnly ? ['inserts only'] : [];
+  const text = JSON.stringify([oid, columns.map(({ id, name, type }) => [id, name, type]), identity, epoch, ...tracked]);
   return createHash('sha256').update(text).digest('hex').slice(0, 32);
 }
 

@@ -4,6 +4,7 @@ import { createDatabase, startServer, type TestDatabase } from '../../../test/po
 import type { Bookmark } from '../../journal/journal.ts';
 import type { ForeshadowError } from '../../model/errors.ts';
 import type { TableName, TableSchema } from '../../model/schema.ts';
+import type { Selection } from '../../model/selection.ts';
 import type { Primary } from '../../tracking/primary.ts';
 import { installedName } from './installation.ts';
 import { openPostgresPrimary } from './primary.ts';
@@ -22,8 +23,8 @@ afterEach(async () => {
   await database[Symbol.asyncDispose]();
 });
 
-async function open(url = database.url, lockTimeoutMs = 10_000): Promise<Primary> {
-  const selection = { include: ['public.*'], exclude: [] };
+async function open(url = database.url, lockTimeoutMs = 10_000, more: Partial<Selection> = {}): Promise<Primary> {
+  const selection = { include: ['public.*'], exclude: [], ...more };
   const primary = await openPostgresPrimary({
     url,
     dataSet: database.name,
@@ -63,7 +64,10 @@ async function shownChanges(primary: Primary, schemas: readonly TableSchema[], r
 }
 
 describe('installing', () => {
-  test('never makes an application statement fail, before, during or after', async () => {
+  test.each([
+    { insertOnly: false, followed: ['full_only', 'keyed'], refused: ['keyless', 'nothing', 'part'] },
+    { insertOnly: true, followed: ['full_only', 'keyed', 'keyless', 'nothing', 'part'], refused: [] },
+  ])('never makes an application statement fail, before, during or after (insertOnly: $insertOnly)', async (asked) => {
     await database.run(`CREATE TABLE public.keyed (id int PRIMARY KEY, n int);
       CREATE TABLE public.keyless (id int, n int);
       CREATE TABLE public.full_only (id int, n int); ALTER TABLE public.full_only REPLICA IDENTITY FULL;
@@ -85,9 +89,9 @@ describe('installing', () => {
         }
       }
     })();
-    const primary = await open();
+    const primary = await open(undefined, undefined, asked.insertOnly ? { insertOnly: [{ pattern: '*', asked: true }] } : {});
     const { bookmark, schemas } = await install(primary);
-    expect(schemas.map(({ table }) => table)).toEqual(['public.full_only', 'public.keyed']);
+    expect(schemas.map(({ table }) => table)).toEqual(asked.followed.map((name) => `public.${name}`));
     const reader = follow(primary, bookmark);
     const before = statements;
     await until(() => statements >= before + 100);
@@ -95,13 +99,14 @@ describe('installing', () => {
     await primary.install(schemas, signal);
     await reader.stop();
     await primary.uninstall(signal);
+    expect(await database.run('SELECT FROM pg_publication')).toEqual([]);
     const then = statements;
     await until(() => statements >= then + 15);
     working.abort();
     await application;
     const findings = await primary.check(signal);
     const refused = findings.filter(({ code }) => code === 'TABLE_UNIDENTIFIED');
-    expect(refused.map(({ subject }) => subject)).toEqual(['public.keyless', 'public.nothing', 'public.part']);
+    expect(refused.map(({ subject }) => subject)).toEqual(asked.refused.map((name) => `public.${name}`));
     expect(refused.every(({ remedy, severity }) => remedy !== null && severity === 'error')).toBe(true);
   });
 

@@ -1,14 +1,14 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { setTimeout as pause } from 'node:timers/promises';
 import { ForeshadowError } from '../../model/errors.ts';
 import { codeOf, identifier, literal } from './connection.ts';
-import { ask, type CatalogTable, qualifiedName } from './describe.ts';
+import { ask } from './describe.ts';
 import { parseLsn } from './stream.ts';
 import type { Wire } from './wire.ts';
 
 /**
- * What `install` makes on the primary, and all of it: a publication and a slot of one name. The publication's comment says which
- * history it is about (`Mark`), as slots have no room for a note of ours.
+ * What `install` makes on the primary, and all of it: a publication and a slot of one name, and where policy asks for inserts alone of some
+ * tables, a publication of those (`insertsName`). The first one's comment says which history it is about (`Mark`), as slots have no room
+ * for a note of ours.
  */
 export interface Mark {
   /** Random; a new one at every start of tracking. The one before stays valid until the new one has reached the journal. */
@@ -53,6 +53,11 @@ export function installedName(dataSet: string): string {
     .toLowerCase()
     .replace(/[^a-z0-9]+/g, '_')
     .slice(0, 38)}_${digest}`;
+}
+
+/** Of the publication of inserts alone: as long as the other's, and no data set's. */
+export function insertsName(name: string): string {
+  return name.replace('foreshadow_', 'foreshadow+');
 }
 
 export function newMark(): string {
@@ -158,101 +163,10 @@ export async function writeMark(wire: Wire, name: string, mark: Mark): Promise<b
   }
 }
 
-/**
- * Makes the publication (true), or makes it publish exactly these tables. Those of `fresh` (OIDs) that it has already are announced by
- * the stream anew. Takes locks that stop no reader or writer, and waits for those who wrote to an added table before.
- */
-export async function ensurePublication(
-  wire: Wire,
-  name: string,
-  tables: readonly CatalogTable[],
-  fresh: ReadonlySet<number>,
-  signal: AbortSignal,
-): Promise<boolean> {
-  const wanted = new Set(tables.map(({ oid }) => oid));
-  const [found] = await ask<{ all: boolean; root: boolean; kinds: boolean; partly: boolean; tables: number[] }>(
-    wire,
-    `SELECT puballtables AS all, pubviaroot AS root, pubinsert AND pubupdate AND pubdelete AND pubtruncate AS kinds,
-      EXISTS (SELECT FROM pg_publication_rel r WHERE prpubid = p.oid
-        AND (to_jsonb(r) ->> 'prqual' IS NOT NULL OR to_jsonb(r) ->> 'prattrs' IS NOT NULL)) AS partly,
-      (SELECT coalesce(json_agg(prrelid::int8), '[]') FROM pg_publication_rel WHERE prpubid = p.oid) AS tables
-     FROM pg_publication p WHERE pubname = ${literal(name)}`,
-    signal,
-  );
-  const list = tables.map((table) => (table.partitioned ? qualifiedName(table) : `ONLY ${qualifiedName(table)}`)).join(', ');
-  const options = `publish = 'insert, update, delete, truncate', publish_via_partition_root = true`;
-  // Behind a lock that is waited for, others queue; so we do not wait long.
-  if (found === undefined) {
-    await inTransaction(
-      wire,
-      [`SET LOCAL lock_timeout = '5s'`, `CREATE PUBLICATION ${identifier(name)} FOR TABLE ${list} WITH (${options})`],
-      signal,
-    );
-    return true;
-  }
-  const stale = tables.filter(({ oid }) => fresh.has(oid) && found.tables.includes(oid));
-  const same = stale.length === 0 && !found.partly && found.tables.length === wanted.size && found.tables.every((oid) => wanted.has(oid));
-  const statements = [`SET LOCAL lock_timeout = '5s'`];
-  if (!found.root || !found.kinds) statements.push(`ALTER PUBLICATION ${identifier(name)} SET (${options})`);
-  if (stale.length > 0 && !found.all) {
-    statements.push(`ALTER PUBLICATION ${identifier(name)} DROP TABLE ${stale.map((table) => `ONLY ${qualifiedName(table)}`).join(', ')}`);
-  }
-  if (!same && !found.all) statements.push(`ALTER PUBLICATION ${identifier(name)} SET TABLE ${list}`);
-  if (statements.length > 1) await inTransaction(wire, statements, signal);
-  const added = tables.filter(({ oid }) => fresh.has(oid) || !found.tables.includes(oid));
-  if (!same) await untilWritten(wire, added, signal);
-  return false;
-}
-
 /** Where the log ends now. */
 export async function insertLsn(wire: Wire, signal: AbortSignal): Promise<bigint> {
   const [read] = await wire.query('SELECT pg_current_wal_insert_lsn()::text', signal);
   return parseLsn(read?.rows[0]?.[0] ?? '');
-}
-
-/** OIDs of the tables that the publication names; none where there is no publication. */
-export async function publishedTables(wire: Wire, name: string, signal: AbortSignal): Promise<number[]> {
-  const found = await ask<{ oid: number }>(
-    wire,
-    `SELECT prrelid::int8 AS oid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = prpubid WHERE pubname = ${literal(name)}`,
-    signal,
-  );
-  return found.map(({ oid }) => oid);
-}
-
-const WRITERS_PAUSE_MS = 50;
-const WRITERS_WAIT_MS = 60_000;
-
-/**
- * A transaction that wrote to a table before it was published is in the log in part only. Those that are open now must end before the
- * table is copied: then the copy has what the log lacks.
- */
-async function untilWritten(wire: Wire, tables: readonly CatalogTable[], signal: AbortSignal): Promise<void> {
-  if (tables.length === 0) return;
-  const oids = tables.flatMap(({ oid, units }) => [oid, ...units.map((unit) => unit.oid)]).join(', ');
-  const holders = async (): Promise<string[]> => {
-    const [found] = await wire.query(
-      `SELECT DISTINCT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND granted AND relation IN (${oids})
-         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-         AND mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')`,
-      signal,
-    );
-    return (found?.rows ?? []).map(([transaction]) => transaction as string);
-  };
-  const deadline = performance.now() + WRITERS_WAIT_MS;
-  let waiting = await holders();
-  while (waiting.length > 0) {
-    if (performance.now() > deadline) {
-      const names = tables.map(({ table }) => table).join(', ');
-      throw new ForeshadowError('PRIMARY_SETTING', `Transactions that wrote to ${names} before it was tracked have not ended`, {
-        remedy: 'End these transactions; it is tried again.',
-        retry: 'later',
-      });
-    }
-    await pause(WRITERS_PAUSE_MS, undefined, { signal });
-    const still = await holders();
-    waiting = waiting.filter((transaction) => still.includes(transaction));
-  }
 }
 
 export async function inTransaction(wire: Wire, statements: readonly string[], signal: AbortSignal): Promise<void> {

@@ -11,26 +11,17 @@ import type { Retained } from '../../model/retained.ts';
 import type { Primary, PrimaryItem, PrimarySnapshot } from '../../tracking/primary.ts';
 import { boundary } from './numbering.ts';
 import { checkPrimary } from './check.ts';
-import { identifier, literal } from './connection.ts';
+import { literal } from './connection.ts';
 import { catalogTrouble } from './failure.ts';
 import { type CatalogTable, isTrackable, readTable, readTables, readTypes, type TrackableTable, trackable } from './describe.ts';
 import { describeDataSet } from './describe-ddl.ts';
-import {
-  dropSlot,
-  ensurePublication,
-  insertLsn,
-  publishedTables,
-  installedName,
-  newMark,
-  readServerState,
-  writeMark,
-} from './installation.ts';
+import { dropSlot, insertLsn, insertsName, installedName, newMark, readServerState, writeMark } from './installation.ts';
 import { BrokenHistory, Continuity, evidenceOf, evidenceText, unusable, witnessOf } from './history.ts';
 import type { RelationMessage } from './pgoutput.ts';
 import { createSlot } from './new-slot.ts';
 import { notInstalled, refuseOwner, resumeAt, type StreamStart, Unsendable } from './resume.ts';
 import { keylessTuples } from './keyless.ts';
-import { PublicationWatch, releaseRefused } from './publication.ts';
+import { dropPublications, ensurePublications, PublicationWatch, publishedTables, releaseRefused } from './publication.ts';
 import { readRetained } from './retained.ts';
 import { Visibility } from './visibility.ts';
 import { Snapshots } from './snapshots.ts';
@@ -77,7 +68,7 @@ class PostgresPrimary implements Primary {
   readonly #snapshots: Snapshots;
   #control: Promise<Wire> | null = null;
   #stream: ReplicationStream | null = null;
-  readonly #unsendable = new Unsendable();
+  readonly #unsendable: Unsendable;
   /** The server's end of the last stream. */
   #streamPid: number | null = null;
   #base: bigint | null = null;
@@ -93,8 +84,9 @@ class PostgresPrimary implements Primary {
     this.#options = options;
     this.#name = installedName(options.dataSet);
     this.#publication = new PublicationWatch(this.#name);
+    this.#unsendable = new Unsendable(this.#name);
     this.#lockTimeoutMs = options.lockTimeoutMs ?? LOCK_TIMEOUT_MS;
-    this.#snapshots = new Snapshots({ url: options.url, journaled: options.journaled, schemaOf: this.#schemaOf });
+    this.#snapshots = new Snapshots({ ...options, schemaOf: this.#schemaOf });
   }
 
   identity(signal: AbortSignal): Promise<string> {
@@ -123,24 +115,25 @@ class PostgresPrimary implements Primary {
     return this.#ask(async (wire) => {
       const found = await this.#readTables(wire, signal);
       // What is published already stays so: a table may have another name by now.
-      const published = new Set(await publishedTables(wire, this.#name, signal));
+      const published = new Set(await publishedTables(wire, [this.#name, insertsName(this.#name)], signal));
       const named = new Map(tables.map(({ table }) => [trackable(found, table).oid, table]));
       const catalog = found.filter(({ oid }) => named.has(oid) || published.has(oid));
       refuseOwner({ name: this.#name, owners: (await this.#options.owners?.()) ?? [] }, await readServerState(wire, this.#name, signal));
       // The publication comes first: a slot made before it would look for it in a past where it did not exist.
-      let made = false;
+      let made: string[] = [];
       // Tracked before they are published: nothing of what is published is passed over.
       const added = this.#watch.add(tables);
       try {
-        const fresh = this.#options.shapes === undefined ? [] : [...named].filter(([, table]) => added.includes(table));
+        const newcomers = new Set([...named].flatMap(([oid, table]) => (added.includes(table) ? [oid] : [])));
+        this.#publication.extending(newcomers);
         const whole = await this.#isWhole(wire, found, signal);
-        made = await ensurePublication(wire, this.#name, catalog, new Set(fresh.map(([oid]) => oid)), signal);
-        const newcomers = [...named].filter(([, table]) => added.includes(table)).map(([oid]) => oid);
-        await this.#publication.extended(wire, newcomers, whole, signal);
+        const fresh = this.#options.shapes === undefined ? new Set<number>() : newcomers;
+        made = await ensurePublications(wire, this.#installation, catalog, fresh, signal);
+        if (whole) await this.#publication.extended(wire, signal);
         return await this.#installSlot(wire, signal);
       } catch (error) {
         this.#watch.remove(added);
-        if (made && !wire.broken) await wire.query(`DROP PUBLICATION ${identifier(this.#name)}`);
+        if (!wire.broken) await dropPublications(wire, made);
         throw error;
       }
     }, signal);
@@ -157,7 +150,7 @@ class PostgresPrimary implements Primary {
     return this.#ask(async (wire) => {
       await this.#stream?.close();
       await dropSlot(wire, this.#name, this.#streamPid, signal);
-      await wire.query(`DROP PUBLICATION IF EXISTS ${identifier(this.#name)}`, signal);
+      await dropPublications(wire, [this.#name, insertsName(this.#name)]);
     }, signal);
   }
 
@@ -194,7 +187,7 @@ class PostgresPrimary implements Primary {
         wire,
         {
           slot: this.#name,
-          publication: this.#name,
+          publications: this.#installation.inserts ? [this.#name, insertsName(this.#name)] : [this.#name],
           numbering: start.numbering,
           after: start.after,
           onTransaction: (ref) => this.#snapshots.streamed(ref),
@@ -361,7 +354,7 @@ class PostgresPrimary implements Primary {
     if (this.#options.shapes === undefined) this.#watch.add(tables.map(this.#schemaOf));
     const parts = {
       url: this.#options.url,
-      name: this.#name,
+      ...this.#installation,
       tables,
       owners: (await this.#options.owners?.()) ?? [],
       createSlot: (on: Wire, within: AbortSignal) => this.#createSlot(on, within),
@@ -373,6 +366,10 @@ class PostgresPrimary implements Primary {
     this.#base = start.numbering.base;
     this.#publication.begin(start.evidence.published);
     return start;
+  }
+
+  get #installation(): { readonly name: string; readonly inserts: boolean } {
+    return { name: this.#name, inserts: this.#options.selection.insertOnly !== undefined };
   }
 
   #tracked(tables: readonly TrackableTable[]): readonly TrackableTable[] {
@@ -409,7 +406,7 @@ class PostgresPrimary implements Primary {
     if (!this.#watch.knows(relation)) return unknown;
     const wire = await this.#wire(signal);
     const altering = await untilSeen(wire, relation.id, within, signal);
-    const now = await readTable(wire, relation.id, signal);
+    const now = await readTable(wire, this.#options.selection, relation.id, signal);
     const types = await readTypes(wire, relation.columns, signal);
     const shown = now !== null && isTrackable(now) ? now : null;
     const found = this.#watch.announce(relation, types, altering ? 'unseen' : shown, within.id);

@@ -5,14 +5,16 @@ import { boundary, type Numbering } from './numbering.ts';
 import { codeOf, placeOf } from './connection.ts';
 import type { CatalogTable } from './describe.ts';
 import { branchOf, type Evidence, evidenceOf, gapReason, parseEvidence } from './history.ts';
-import { dropSlot, ensurePublication, newMark, type ServerState, stateOfFreeSlot, writeMark } from './installation.ts';
-import { alteration, publicationSeen } from './publication.ts';
+import { dropSlot, insertsName, newMark, type ServerState, stateOfFreeSlot, writeMark } from './installation.ts';
+import { alteration, ensurePublications, publicationSeen } from './publication.ts';
 import { Wire } from './wire.ts';
 
 export interface ResumeParts {
   readonly url: string;
   /** Of slot and publication. */
   readonly name: string;
+  /** Whether there is to be a publication of inserts alone. */
+  readonly inserts: boolean;
   readonly tables: readonly CatalogTable[];
   /** Those of them that must have been published all the time. */
   readonly standing: readonly CatalogTable[];
@@ -58,7 +60,7 @@ export async function resumeAt(
     (evidence === null || evidence.published === null ? null : await alteration(wire, name, parts.standing, evidence.published, signal));
   let after = from.at;
   if (reason !== null) {
-    await ensurePublication(wire, name, tables, new Set(), signal);
+    await ensurePublications(wire, parts, tables, new Set(), signal);
     await dropSlot(wire, name, ownPid, signal);
     const lsn = await parts.createSlot(wire, signal);
     // A server put back to an earlier state counts from lower again: positions must go on rising.
@@ -84,20 +86,32 @@ export async function resumeAt(
   };
 }
 
-/** The walsender found no function that makes the binary form of a value. */
+/** The walsender found no function that makes the binary form of a value, or not the publication. */
 const NO_FUNCTION = '42883';
+const NO_OBJECT = '42704';
 
 /**
  * A value that the server cannot send (an array of a type without a binary form, in a column added since) stands in the log for good: the
- * stream would break off there each time. So the slot is made anew beyond it, which is a gap of every table.
+ * stream would break off there each time. So the slot is made anew beyond it, which is a gap of every table. So it is before 18 where the log
+ * goes back to before there was a publication of inserts: the server looks for it as of then.
  */
 export class Unsendable {
+  readonly #inserts: string;
   #reason: string | null = null;
+
+  /** For the slot, and publication, of this name. */
+  constructor(name: string) {
+    this.#inserts = insertsName(name);
+  }
 
   /** The error to be tried again after, or null where it is about something else. */
   meet(error: unknown, url: string): ForeshadowError | null {
-    if (codeOf(error) !== NO_FUNCTION) return null;
-    this.#reason = `the log holds a value that the server cannot send: ${messageOf(error)}`;
+    const text = messageOf(error);
+    const unpublished = codeOf(error) === NO_OBJECT && text.includes(this.#inserts);
+    if (codeOf(error) !== NO_FUNCTION && !unpublished) return null;
+    this.#reason = unpublished
+      ? 'the log begins before insertOnly was first asked for'
+      : `the log holds a value that the server cannot send: ${text}`;
     return new ForeshadowError('QUERY_FAILED', `The primary at ${placeOf(url)} broke off the stream of changes: ${this.#reason}`, {
       remedy: '`foreshadow doctor` names the table. Every table is compared with the primary to find what changed.',
       retry: 'later',

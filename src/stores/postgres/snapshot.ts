@@ -1,6 +1,7 @@
 import type { TransactionRef } from '../../model/change.ts';
 import type { Position } from '../../model/position.ts';
 import type { TableName, TableSchema } from '../../model/schema.ts';
+import type { Selection } from '../../model/selection.ts';
 import { cellsOf, type KeyTuple, keyTuple, type Tuple } from '../../model/tuple.ts';
 import type { CaptureNumber } from '../../model/capture.ts';
 import { isKeyless } from '../../model/copies.ts';
@@ -48,6 +49,7 @@ export class PostgresSnapshot implements PrimarySnapshot {
   readonly end: Position;
   readonly #wire: Wire;
   readonly #visibility: Visibility;
+  readonly #selection: Selection;
   readonly #schemaOf: (table: TrackableTable) => TableSchema;
   readonly #release: () => Promise<void>;
   readonly #facts = new Map<TableName, KeyFacts>();
@@ -57,12 +59,13 @@ export class PostgresSnapshot implements PrimarySnapshot {
     wire: Wire,
     visibility: Visibility,
     end: Position,
-    parts: { readonly ranges: PlaceRanges; readonly schemaOf: (table: TrackableTable) => TableSchema },
+    parts: { readonly ranges: PlaceRanges; readonly selection: Selection; readonly schemaOf: (table: TrackableTable) => TableSchema },
     release: () => Promise<void>,
   ) {
     this.#wire = wire;
     this.#ranges = parts.ranges;
     this.#schemaOf = parts.schemaOf;
+    this.#selection = parts.selection;
     this.#visibility = visibility;
     this.end = end;
     this.#release = release;
@@ -74,7 +77,7 @@ export class PostgresSnapshot implements PrimarySnapshot {
 
   async describe(table: TableName, signal: AbortSignal): Promise<TableSchema | null> {
     return this.#mapped(async () => {
-      const found = await readTable(this.#wire, table, signal);
+      const found = await readTable(this.#wire, this.#selection, table, signal);
       return found !== null && isTrackable(found) ? this.#schemaOf(found) : null;
     }, signal);
   }

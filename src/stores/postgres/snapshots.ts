@@ -1,6 +1,7 @@
 import type { TransactionId, TransactionRef } from '../../model/change.ts';
 import type { Position } from '../../model/position.ts';
 import type { TableName, TableSchema } from '../../model/schema.ts';
+import type { Selection } from '../../model/selection.ts';
 import { codeOf } from './connection.ts';
 import type { TrackableTable } from './describe.ts';
 import { qualified } from './layout.ts';
@@ -13,6 +14,7 @@ import { Wire } from './wire.ts';
 export interface SnapshotParts {
   readonly url: string;
   readonly journaled: (ids: readonly TransactionId[], upTo: Position) => Promise<ReadonlySet<TransactionId>>;
+  readonly selection: Selection;
   /** A table's schema as it is compared with what the log says. */
   readonly schemaOf: (table: TrackableTable) => TableSchema;
 }
@@ -83,7 +85,7 @@ export class Snapshots {
         this.#seen(visibility);
         if (this.#before === null || visibility.covers(this.#before)) this.#before = null;
         if (this.#before === null && this.#covers(covering) && (await this.#coversEarlier(visibility, covering))) {
-          const known = { ranges: this.#ranges, schemaOf: this.#parts.schemaOf };
+          const known = { ...this.#parts, ranges: this.#ranges };
           return new PostgresSnapshot(wire, visibility, boundary(parseLsn(lsn), base), known, () => this.#giveBack(wire));
         }
         await wire.query('ROLLBACK', signal);

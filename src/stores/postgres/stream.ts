@@ -2,7 +2,7 @@ import type { TransactionId } from '../../model/change.ts';
 import { commitEndOf, type Position } from '../../model/position.ts';
 import { Pulse } from '../../model/pulse.ts';
 import { Batches, type BatchParts, type StreamItem } from './batches.ts';
-import { literal } from './connection.ts';
+import { identifier, literal } from './connection.ts';
 import { EPOCH_MICROS, type RelationMessage } from './pgoutput.ts';
 import { CopyDataCutter } from './messages.ts';
 import type { Announced, Reading } from './watch.ts';
@@ -10,7 +10,7 @@ import type { CopyBoth, Wire } from './wire.ts';
 
 export interface StreamParts extends BatchParts {
   readonly slot: string;
-  readonly publication: string;
+  readonly publications: readonly string[];
   /** Says what a relation of the stream is to us. */
   readonly announce: (relation: RelationMessage, within: Reading) => Promise<Announced>;
 }
@@ -45,7 +45,7 @@ export class ReplicationStream {
     // From 2 on, which 14 speaks, the server sends large transactions while they are in progress instead of keeping them until they end.
     const number = Number(version?.rows[0]?.[0]);
     const protocol = number >= 160_000 ? 4 : number >= 150_000 ? 3 : 2;
-    const options = `proto_version '${protocol}', publication_names ${literal(`"${parts.publication}"`)}, binary 'true', messages 'true', streaming 'on'`;
+    const options = `proto_version '${protocol}', publication_names ${literal(parts.publications.map(identifier).join(','))}, binary 'true', messages 'true', streaming 'on'`;
     // From where the slot stands, which may be before `after`: what it repeats is held against the journal (`Continuity`).
     const sql = `START_REPLICATION SLOT "${parts.slot}" LOGICAL 0/0 (${options})`;
     const copy = await wire.replicate(sql, BUFFER_BYTES_MAX, signal);

@@ -5,7 +5,7 @@ import { isKeyless, keylessColumns } from '../../model/copies.ts';
 import type { ColumnSchema, TableName, TableSchema } from '../../model/schema.ts';
 import type { Tuple } from '../../model/tuple.ts';
 import type { CatalogTable, StorageUnit, TrackableTable } from './describe.ts';
-import { obstacle, schemaOf, shapeOf } from './describe.ts';
+import { insertsOnly, obstacle, schemaOf, shapeOf } from './describe.ts';
 import type { RelationMessage } from './pgoutput.ts';
 import type { Visibility } from './visibility.ts';
 import type { Wire } from './wire.ts';
@@ -94,9 +94,11 @@ export class Watch {
     return this.#byOid(relation.id) !== undefined || this.#tables.has(`${relation.schema}.${relation.name}` as TableName);
   }
 
-  /** Whether a table of the catalog is one of these, be it under another name. */
-  tracks({ oid, table }: CatalogTable): boolean {
-    return this.#byOid(oid) !== undefined || this.#tables.get(table)?.lineage === null;
+  /** Whether a table of the catalog is one of these, be it under another name, and what is to be tracked of it is what is. */
+  tracks(table: CatalogTable): boolean {
+    const standing = this.#byOid(table.oid);
+    if (standing !== undefined) return isInsertOnly(standing.schema) === table.insertOnly;
+    return this.#tables.get(table.table)?.lineage === null;
   }
 
   /** Begins anew with the shapes that the log's next rows have: what was said before may not have come to the journal. */
@@ -153,7 +155,8 @@ export class Watch {
       const now = this.#present(standing, observed.tables);
       // A table that takes the name of another is begun anew under it: the other may not have left it yet.
       const free = now !== undefined && isTracked(now) && (now.table === table || !names.has(now.table));
-      noticed.push(...this.#met(table, standing, free ? now : null));
+      if (free && isInsertOnly(this.schemaOf(now)) !== isInsertOnly(standing.schema)) noticed.push(this.#leave(standing));
+      else noticed.push(...this.#met(table, standing, free ? now : null));
     }
     const known = new Set(Array.from(this.#tables.values(), ({ lineage }) => lineage?.oid));
     for (const [oid, table] of observed.tables) {
@@ -193,7 +196,8 @@ export class Watch {
     if (standing === undefined) return null;
     const { table } = standing.schema;
     if (standing.lineage !== null && standing.lineage.oid !== relation.id) return null;
-    const next = placed(relation, types, standing, now === null || now === 'unseen' ? now : believed(now, standing.schema));
+    const shown = now === null || now === 'unseen' ? now : alike(now, standing.schema);
+    const next = placed(relation, types, standing, shown === null || shown === 'unseen' ? shown : believed(shown, standing.schema));
     const schema = next.schema.table !== table && this.#tables.has(next.schema.table) ? { ...next.schema, table } : next.schema;
     if (schema.shape === standing.schema.shape && schema.table === table) {
       return { schema: standing.schema, noticed: null, undo: () => {} };
@@ -202,6 +206,16 @@ export class Watch {
     const before = { ...standing };
     this.#move(standing, schema, next.lineage, by);
     return { schema, noticed, undo: () => this.#move(standing, before.schema, before.lineage, before.by) };
+  }
+
+  /**
+   * What is tracked of a table is to be other: all changes where there were inserts only, or the reverse. That is another publication, so it
+   * is taken up anew: the copy comes after what the log has of it from then on.
+   */
+  #leave({ schema: { table }, lineage }: Standing): Noticed {
+    this.#tables.delete(table);
+    if (lineage !== null) this.#offered.delete(lineage.oid);
+    return { kind: 'dropped', table, reason: 'what identifies its rows is other now, or what policy asks of it: it is copied anew' };
   }
 
   #met(table: TableName, standing: Standing, now: TrackableTable | null): Noticed[] {
@@ -251,6 +265,16 @@ function changed({ schema: before }: Standing, to: TableSchema, kept: boolean, n
   return { kind: 'schema-changed', table: before.table, reason, change: { from: before.shape, to, kept: kept && known, initial } };
 }
 
+function isInsertOnly({ insertOnly }: TableSchema): boolean {
+  return insertOnly === true;
+}
+
+/** Where what is tracked of a table is to be other, the log goes on as before until it is: `due` says when. */
+function alike(now: TrackableTable, before: TableSchema): TrackableTable | null {
+  if (isInsertOnly(before)) return insertsOnly(now);
+  return now.insertOnly ? null : now;
+}
+
 /**
  * Where the log has whole rows it does not say which of them a key told apart. A key that the table did not have before is then not gone by:
  * rows from before there was one may still be on their way, twice over. Without a key it is followed as exactly, until the log names one
@@ -285,7 +309,8 @@ function placed(
     const nullable = same === undefined ? true : 'nullable' in same ? same.nullable : !same.notNull;
     return { name, type: types[index] ?? '', nullable, generated: false, hidden: false, ...(id === undefined ? {} : { id }) };
   });
-  const keyless = relation.identity === 'f' && (now === null ? isKeyless(schema) : now.key.length === 0);
+  const insertOnly = isInsertOnly(schema);
+  const keyless = insertOnly || (relation.identity === 'f' && (now === null ? isKeyless(schema) : now.key.length === 0));
   const key = keyless ? [] : keyOf(relation, columns, schema, now);
   const latest = now === null ? (before?.epoch ?? '') : epochOf(now);
   // Whether the rows at hand are from before or after what the catalog shows is not known: the catalog's own place in the log comes later.
@@ -306,7 +331,8 @@ function placed(
     columns: keyless ? [...columns, ...keylessColumns('bytea', 'bigint')] : columns,
     key: keyless ? [columns.length] : key,
     keyOrderShared: keyless || key.every((index) => now?.columns.find(({ name }) => name === columns[index]?.name)?.orderShared ?? false),
-    shape: shapeOf(relation.id, shaped, names, epoch),
+    ...(insertOnly ? { insertOnly } : {}),
+    shape: shapeOf(relation.id, shaped, { key: names, insertOnly }, epoch),
     lineage: textOf(next),
     create: [],
     finish: [],
