@@ -1,6 +1,7 @@
 import { ForeshadowError } from '../../model/errors.ts';
 import type { Progress } from '../../model/progress.ts';
-import { cellsOf, identityOf, identityOfRow, type KeyTuple, keyTuple, packTuple, type Tuple } from '../../model/tuple.ts';
+import type { TableName } from '../../model/schema.ts';
+import { cellsOf, type Identity, identityOf, identityOfRow, type KeyTuple, keyTuple, packTuple, type Tuple } from '../../model/tuple.ts';
 import { type CaptureNumber, FOREIGN } from '../../model/capture.ts';
 import { type ApplyReport, type ApplyWork, type RowBatch, RowsMissing, type StandingRows, rowsOf } from '../../shadowing/shadow.ts';
 import type { RowPack } from '../../tracking/primary.ts';
@@ -11,11 +12,11 @@ import { collectRows, forgetNotes, readNotes, restoreTruth } from './foreign.ts'
 import { hasKey, LiveKey } from './key.ts';
 import { copyInserted, packKeys } from './inserted.ts';
 import { FOREIGN_LITERAL, type Layout, SINCE, UNTIL } from './layout.ts';
-import { progressSql, storedProgress } from './segments.ts';
-import { stageKeys, stageRows } from './staging.ts';
+import { type Standing, storeProgress, storedProgress } from './segments.ts';
+import { type RowSource, sourceOfKeys, sourceOfRows, stageKeys } from './staging.ts';
 import { ArrivingOids } from './type-oids.ts';
 import { standingRows } from './versions.ts';
-import type { Wire } from './wire.ts';
+import type { Parameter, Wire } from './wire.ts';
 
 interface Counts {
   inserted: number;
@@ -29,8 +30,9 @@ const RETURNING_OLD_VERSION = 18;
 const UNIQUE_VIOLATION = '23505';
 
 /**
- * `Shadow.apply`, inside a write transaction. Rows are staged by COPY, then moved by statements over the whole batch. Foreign writes
- * the batch runs into are undone first; what slips in between waits for our row locks or is met by `#settle`.
+ * `Shadow.apply`, inside a write transaction. Rows go with the statements that move them, or many are staged by COPY and moved together.
+ * Foreign writes that a batch runs into are undone first; what slips in between waits for our row locks or is met by `settle`. What can be
+ * asked or written of all works at once is.
  */
 export async function applyWorks(wire: Wire, works: readonly ApplyWork[], majorVersion: number, signal: AbortSignal): Promise<ApplyReport> {
   const counts: Counts = { inserted: 0, updated: 0, deleted: 0 };
@@ -39,6 +41,13 @@ export async function applyWorks(wire: Wire, works: readonly ApplyWork[], majorV
     wire,
     works.map((work) => work.table),
   );
+  const written = works.filter(({ rows }) => !(Array.isArray(rows) && rows.length === 0));
+  const noted = await notedAmong(
+    wire,
+    written.map(({ table }) => stored.get(table)?.layout).filter((layout) => layout !== undefined),
+  );
+  const steps: BatchStep[] = [];
+  const reached = new Map<TableName, Standing>();
   for (const work of works) {
     const from = stored.get(work.table);
     if (from === undefined) {
@@ -48,16 +57,38 @@ export async function applyWorks(wire: Wire, works: readonly ApplyWork[], majorV
     const { layout } = from;
     stored.set(work.table, { layout, state: work.state, progress: work.progress });
     const key = new LiveKey(wire, layout, from.state);
-    const step = new BatchStep(wire, layout, key, work, majorVersion >= RETURNING_OLD_VERSION);
+    const step = new BatchStep(wire, layout, key, work, { returningOld: majorVersion >= RETURNING_OLD_VERSION, noted: noted.has(layout) });
     for await (const batch of rowsOf(work, standingByKey(key, standingRows(wire, layout, work.progress.capture, signal)))) {
       signal.throwIfAborted();
       for (const conflict of await step.run(batch, counts, signal)) conflicts.push({ table: work.table, key: conflict });
     }
     await step.finish();
     if (hasKey(work.state)) await key.need();
-    await wire.query(progressSql(work.table, work.state, work.progress, layout.segment.id));
+    if (step.isUnsettled) steps.push(step);
+    reached.set(work.table, { state: work.state, progress: work.progress, segment: layout.segment.id });
   }
+  const notedSince = await notedAmong(
+    wire,
+    steps.map(({ layout }) => layout),
+  );
+  for (const step of steps) {
+    if (notedSince.has(step.layout)) for (const key of await step.settle()) conflicts.push({ table: step.layout.segment.table, key });
+  }
+  await storeProgress(wire, reached);
   return { ...counts, conflicts };
+}
+
+const LAYOUTS_PER_QUESTION = 500;
+
+/** The tables among these to which somebody else has written. */
+async function notedAmong(wire: Wire, layouts: readonly Layout[]): Promise<ReadonlySet<Layout>> {
+  const noted = new Set<Layout>();
+  for (let at = 0; at < layouts.length; at += LAYOUTS_PER_QUESTION) {
+    const some = layouts.slice(at, at + LAYOUTS_PER_QUESTION);
+    const [found] = await wire.query(`SELECT ${some.map(({ notes }) => `EXISTS (SELECT FROM ${notes})`).join(', ')}`);
+    for (const [index, layout] of some.entries()) if (found?.rows[0]?.[index] === 't') noted.add(layout);
+  }
+  return noted;
 }
 
 function refuseMovingBack(work: ApplyWork, stored: Pick<Progress, 'generation' | 'low' | 'high'>): void {
@@ -84,33 +115,60 @@ function standingByKey(key: LiveKey, standing: StandingRows): StandingRows {
   };
 }
 
-/** One batch of one table. */
+/** What one batch wrote, and the keys among it that were noted before. */
+interface Unsettled {
+  readonly deletes: readonly KeyTuple[];
+  readonly written: readonly Tuple[];
+  readonly noted: ReadonlySet<Identity>;
+}
+
+/** Batches that come to more rows are settled at once: no more are kept for it. */
+const UNSETTLED_ROWS_MAX = 5_000;
+
+/** The batches of one table. */
 class BatchStep {
+  readonly layout: Layout;
   readonly #wire: Wire;
-  readonly #layout: Layout;
   readonly #key: LiveKey;
   readonly #capture: CaptureNumber;
   readonly #savedThrough: CaptureNumber;
   readonly #returningOld: boolean;
   readonly #oids: ArrivingOids;
+  /** Somebody else has written to the table: as of the beginning of the batch. */
+  #noted: boolean;
+  #batches = 0;
+  #unsettled: Unsettled[] = [];
+  #unsettledRows = 0;
 
-  constructor(wire: Wire, layout: Layout, key: LiveKey, { progress, savedThrough }: ApplyWork, returningOld: boolean) {
+  constructor(
+    wire: Wire,
+    layout: Layout,
+    key: LiveKey,
+    { progress, savedThrough }: ApplyWork,
+    { returningOld, noted }: { readonly returningOld: boolean; readonly noted: boolean },
+  ) {
     this.#wire = wire;
-    this.#layout = layout;
+    this.layout = layout;
     this.#key = key;
     this.#capture = progress.capture;
     this.#savedThrough = savedThrough;
     this.#returningOld = returningOld;
+    this.#noted = noted;
     this.#oids = new ArrivingOids(layout.segment.types.oids);
   }
 
   /** Returns the keys of foreign writes it undid. */
   async run(batch: RowBatch, counts: Counts, signal: AbortSignal): Promise<readonly KeyTuple[]> {
+    if (this.#batches++ > 0) this.#noted = await this.#hasNotes();
+    return this.#run(batch, counts, signal);
+  }
+
+  async #run(batch: RowBatch, counts: Counts, signal: AbortSignal): Promise<readonly KeyTuple[]> {
     if (batch.pack) {
       if (await this.#copyPack(batch.pack, counts, signal)) return [];
-      return this.run({ ...batch, puts: [...batch.puts, ...batch.pack.tuples()], pack: null }, counts, signal);
+      return this.#run({ ...batch, puts: [...batch.puts, ...batch.pack.tuples()], pack: null }, counts, signal);
     }
-    if (!this.#key.stands && !(batch.fresh && batch.deletes.length === 0 && !(await this.#hasNotes()))) await this.#key.need();
+    if (!this.#key.stands && (this.#noted || !batch.fresh || batch.deletes.length > 0)) await this.#key.need();
     const patches = batch.patches ?? [];
     const written = [...patches, ...batch.puts];
     if (batch.deletes.length === 0 && written.length === 0) return [];
@@ -121,8 +179,35 @@ class BatchStep {
       const copied = batch.fresh && noted.size === 0 && (await this.#copy(batch.puts, counts, signal));
       if (!copied) await this.#put(batch.fresh ? this.#newest(batch.puts) : batch.puts, counts, signal);
     }
-    const settled = await this.#settle(batch.deletes, written);
-    return [...standing, ...settled.filter((key) => !noted.has(identityOf(key)))];
+    this.#unsettled.push({ deletes: batch.deletes, written, noted });
+    this.#unsettledRows += batch.deletes.length + written.length;
+    if (this.#unsettledRows <= UNSETTLED_ROWS_MAX) return standing;
+    return [...standing, ...((await this.#hasNotes()) ? await this.settle() : this.#forget())];
+  }
+
+  /** Whether what was written is still to be held against what others may have written meanwhile: `settle`, where the table has notes. */
+  get isUnsettled(): boolean {
+    return this.#unsettled.length > 0;
+  }
+
+  #forget(): readonly KeyTuple[] {
+    this.#unsettled = [];
+    this.#unsettledRows = 0;
+    return [];
+  }
+
+  /**
+   * Foreign writes that were committed after `#undo` looked and before our statements met their rows: those rows are ours by now, and
+   * the versions the guard saved until FOREIGN end at this capture. What was committed later than our statements stays foreign. Returns
+   * the keys of those.
+   */
+  async settle(): Promise<readonly KeyTuple[]> {
+    const settled: KeyTuple[] = [];
+    for (const { deletes, written, noted } of this.#unsettled) {
+      settled.push(...(await this.#settle(deletes, written)).filter((key) => !noted.has(identityOf(key))));
+    }
+    this.#forget();
+    return settled;
   }
 
   /** After the last batch. */
@@ -132,29 +217,24 @@ class BatchStep {
 
   /** An earlier capture reads this segment: keys that are new to it are marked in the history. */
   get #marks(): boolean {
-    return this.#savedThrough >= this.#layout.segment.stored.began;
+    return this.#savedThrough >= this.layout.segment.stored.began;
   }
 
   async #hasNotes(): Promise<boolean> {
-    const [found] = await this.#wire.query(`SELECT EXISTS (SELECT FROM ${this.#layout.notes})`);
+    const [found] = await this.#wire.query(`SELECT EXISTS (SELECT FROM ${this.layout.notes})`);
     return found?.rows[0]?.[0] === 't';
   }
 
   async #undo(deletes: readonly KeyTuple[], written: readonly Tuple[]): Promise<Awaited<ReturnType<typeof readNotes>>> {
-    if (!(await this.#hasNotes())) return { noted: new Set(), standing: [] };
-    await stageKeys(this.#wire, this.#layout, [...deletes, ...this.#keysOf(written)]);
-    const notes = await readNotes(this.#wire, this.#layout);
-    if (notes.standing.length > 0) await restoreTruth(this.#wire, this.#layout);
+    if (!this.#noted) return { noted: new Set(), standing: [] };
+    await stageKeys(this.#wire, this.layout, [...deletes, ...this.#keysOf(written)]);
+    const notes = await readNotes(this.#wire, this.layout);
+    if (notes.standing.length > 0) await restoreTruth(this.#wire, this.layout);
     return notes;
   }
 
-  /**
-   * Foreign writes that were committed after `#undo` looked and before our statements met their rows: those rows are ours by now, and
-   * the versions the guard saved until FOREIGN end at this capture. What was committed later than our statements stays foreign.
-   */
   async #settle(deletes: readonly KeyTuple[], written: readonly Tuple[]): Promise<KeyTuple[]> {
-    if (!(await this.#hasNotes())) return [];
-    const layout = this.#layout;
+    const layout = this.layout;
     const settled: KeyTuple[] = [];
     const ours = `EXISTS (SELECT FROM ${layout.live} t WHERE ${layout.sameKey('t', 'h')} AND t.${SINCE} <> ${FOREIGN_LITERAL})`;
     for (const [keys, condition, markAt] of [
@@ -171,7 +251,7 @@ class BatchStep {
 
   /** The true version was saved for a capture that reads it; otherwise, or where the statement before saved the same one, it goes. */
   async #endSavedTruth(condition: string): Promise<void> {
-    const layout = this.#layout;
+    const layout = this.layout;
     const truth = `h.${UNTIL} = ${FOREIGN_LITERAL} AND ${condition} AND EXISTS (SELECT FROM ${layout.gone} g WHERE ${layout.sameKey('g', 'h')})`;
     await this.#wire.query(
       `DELETE FROM ${layout.history} h WHERE ${truth} AND (h.${SINCE} > ${this.#savedThrough} OR EXISTS (
@@ -181,11 +261,11 @@ class BatchStep {
   }
 
   #newest(puts: readonly Tuple[]): readonly Tuple[] {
-    return Array.from(new Map(puts.map((row) => [identityOfRow(row, this.#layout.segment.schema.key), row])).values());
+    return Array.from(new Map(puts.map((row) => [identityOfRow(row, this.layout.segment.schema.key), row])).values());
   }
 
   *#keysOf(puts: readonly Tuple[]): Iterable<KeyTuple> {
-    for (const row of puts) yield keyTuple(row, this.#layout.segment.schema.key);
+    for (const row of puts) yield keyTuple(row, this.layout.segment.schema.key);
   }
 
   /** Straight into the live table: with the column of ours at the end of each row. False: a key was taken, and nothing is in. */
@@ -198,26 +278,26 @@ class BatchStep {
   }
 
   async #mark(inserts: readonly Tuple[], signal: AbortSignal): Promise<void> {
-    const { history, key, segment } = this.#layout;
+    const { history, key, segment } = this.layout;
     const { packed } = segment.types;
     if (packed === null) {
       const marked = `COPY ${history} (${key.join(', ')}, ${SINCE}, ${UNTIL}) FROM STDIN (FORMAT binary)`;
       await this.#wire.copyRowsIn(marked, this.#keysOf(inserts), signal, new RowEnd(FOREIGN, this.#capture));
     } else {
       const pack = packKeys(inserts, segment.schema.key, packed);
-      await this.#wire.copyRowsIn(copyInserted(this.#layout, packed), [pack], signal, new RowEnd(this.#capture));
+      await this.#wire.copyRowsIn(copyInserted(this.layout, packed), [pack], signal, new RowEnd(this.#capture));
     }
   }
 
   /** As it came, where there is nothing to be seen to row by row. False: nothing is in. */
   async #copyPack(pack: RowPack, counts: Counts, signal: AbortSignal): Promise<boolean> {
     const asItIs = pack instanceof CopyPack && pack.capture === this.#capture && !this.#marks && this.#oids.none;
-    if (!asItIs || (await this.#hasNotes())) return false;
+    if (!asItIs || this.#noted) return false;
     return this.#unlessTaken(counts, () => this.#wire.copyMessagesIn(this.#copyIntoLive, pack.messages, signal));
   }
 
   get #copyIntoLive(): string {
-    return `COPY ${this.#layout.live} (${this.#layout.columns.join(', ')}, ${SINCE}) FROM STDIN (FORMAT binary)`;
+    return `COPY ${this.layout.live} (${this.layout.columns.join(', ')}, ${SINCE}) FROM STDIN (FORMAT binary)`;
   }
 
   async #unlessTaken(counts: Counts, insert: () => Promise<number>): Promise<boolean> {
@@ -240,93 +320,87 @@ class BatchStep {
 
   /** Columns that a patch leaves out are neither read nor written: what is stored out of line stays where it is. */
   async #patch(patches: readonly Tuple[], counts: Counts, signal: AbortSignal): Promise<void> {
-    const layout = this.#layout;
+    const layout = this.layout;
     for (const [absent, rows] of byAbsentColumns(patches)) {
-      await stageRows(this.#wire, layout, this.#oids.takeAll(rows), signal);
+      const source = await sourceOfRows(this.#wire, layout, this.#oids.takeAll(rows), signal);
       const free = `NOT EXISTS (SELECT FROM ${layout.live} t WHERE ${layout.sameKey('t', 's')} AND t.${SINCE} <> ${FOREIGN_LITERAL})`;
-      const missing = await collectRows(this.#wire.select(`SELECT ${layout.keyList('s')} FROM ${layout.stage} s WHERE ${free}`, []));
+      const sought = `SELECT ${layout.keyList('s')} FROM (SELECT * FROM ${source.from}) s WHERE ${free}`;
+      const missing = await collectRows(this.#wire.select(sought, source.parameters));
       if (missing.length > 0) throw new RowsMissing(layout.segment.table, missing as KeyTuple[]);
       const present = layout.columns.filter((_, index) => !absent.has(index));
-      counts.updated += await this.#update(present, signal);
+      counts.updated += await this.#update(source, present, signal);
     }
   }
 
   async #delete(keys: readonly KeyTuple[], counts: Counts, signal: AbortSignal): Promise<void> {
-    const layout = this.#layout;
-    await stageKeys(this.#wire, layout, keys);
-    const [found] = await this.#wire.query(
-      `WITH d AS (DELETE FROM ${layout.live} t USING (SELECT * FROM ${layout.gone} ORDER BY ${layout.key.join(', ')} OFFSET 0) s
+    const layout = this.layout;
+    const source = await sourceOfKeys(this.#wire, layout, keys, signal);
+    counts.deleted += await this.#counted(
+      `WITH d AS (DELETE FROM ${layout.live} t USING (SELECT * FROM ${source.from} ORDER BY ${layout.key.join(', ')} OFFSET 0) s
          WHERE ${layout.sameKey('t', 's')} RETURNING ${layout.savedList('t')}, t.${SINCE}),
        h AS (INSERT INTO ${layout.intoHistory} SELECT d.*, ${this.#capture} FROM d WHERE d.${SINCE} <= ${this.#savedThrough})
        SELECT count(*) FROM d`,
+      source.parameters,
       signal,
     );
-    counts.deleted += Number(found?.rows[0]?.[0]);
+  }
+
+  async #counted(sql: string, parameters: readonly Parameter[], signal: AbortSignal): Promise<number> {
+    const [row] = await collectRows(this.#wire.select(sql, parameters, signal));
+    return Number(cellsOf(row as Tuple)[0]?.readBigInt64BE());
   }
 
   async #put(puts: readonly Tuple[], counts: Counts, signal: AbortSignal): Promise<void> {
-    const layout = this.#layout;
-    await stageRows(this.#wire, layout, this.#oids.takeAll(puts), signal);
-    const updated = await this.#update(layout.columns, signal);
+    const layout = this.layout;
+    const source = await sourceOfRows(this.#wire, layout, this.#oids.takeAll(puts), signal);
+    const updated = await this.#update(source, layout.columns, signal);
     counts.updated += updated;
-    if (updated < puts.length) counts.inserted += await this.#insert(signal);
+    if (updated < puts.length) counts.inserted += await this.#insert(source, signal);
   }
 
-  /** From the stage, these columns. Rows whose image is the same already are left alone: no write, no version. */
-  async #update(columns: readonly string[], signal: AbortSignal): Promise<number> {
-    const layout = this.#layout;
-    const change = {
-      set: [...columns.map((name) => `${name} = s.${name}`), `${SINCE} = ${this.#capture}`].join(', '),
-      from: `(SELECT * FROM ${layout.stage} ORDER BY ${layout.key.join(', ')} OFFSET 0) s`,
-      where: `${layout.sameKey('t', 's')} AND (t.${SINCE} = ${FOREIGN_LITERAL} OR ${layout.differs('t', 's', columns)})`,
-    };
-    return this.#returningOld ? this.#updateReturning(change, signal) : this.#updateInTwoSteps(change, signal);
-  }
-
-  async #updateReturning({ set, from, where }: StagedChange, signal: AbortSignal): Promise<number> {
-    const layout = this.#layout;
-    const [found] = await this.#wire.query(
-      `WITH u AS (UPDATE ${layout.live} t SET ${set} FROM ${from} WHERE ${where} RETURNING ${layout.savedList('old')}, old.${SINCE}),
-       h AS (INSERT INTO ${layout.intoHistory} SELECT u.*, ${this.#capture} FROM u WHERE u.${SINCE} <= ${this.#savedThrough})
-       SELECT count(*) FROM u`,
-      signal,
-    );
-    return Number(found?.rows[0]?.[0]);
-  }
-
-  async #updateInTwoSteps({ set, from, where }: StagedChange, signal: AbortSignal): Promise<number> {
-    const layout = this.#layout;
-    const results = await this.#wire.query(
+  /** From the source, these columns. Rows whose image is the same already are left alone: no write, no version. */
+  async #update(source: RowSource, columns: readonly string[], signal: AbortSignal): Promise<number> {
+    const layout = this.layout;
+    const set = [...columns.map((name) => `${name} = s.${name}`), `${SINCE} = ${this.#capture}`].join(', ');
+    const from = `(SELECT * FROM ${source.from} ORDER BY ${layout.key.join(', ')} OFFSET 0) s`;
+    const where = `${layout.sameKey('t', 's')} AND (t.${SINCE} = ${FOREIGN_LITERAL} OR ${layout.differs('t', 's', columns)})`;
+    if (this.#returningOld) {
+      return this.#counted(
+        `WITH u AS (UPDATE ${layout.live} t SET ${set} FROM ${from} WHERE ${where} RETURNING ${layout.savedList('old')}, old.${SINCE}),
+         h AS (INSERT INTO ${layout.intoHistory} SELECT u.*, ${this.#capture} FROM u WHERE u.${SINCE} <= ${this.#savedThrough})
+         SELECT count(*) FROM u`,
+        source.parameters,
+        signal,
+      );
+    }
+    await this.#wire.execute(
       `INSERT INTO ${layout.intoHistory} SELECT ${layout.savedList('t')}, t.${SINCE}, ${this.#capture} FROM ${from} JOIN ${layout.live} t ON ${where}
-         WHERE t.${SINCE} <= ${this.#savedThrough};
-       UPDATE ${layout.live} t SET ${set} FROM ${from} WHERE ${where}`,
+         WHERE t.${SINCE} <= ${this.#savedThrough}`,
+      source.parameters,
       signal,
     );
-    return Number(results[1]?.tag.split(' ').at(-1));
+    const updated = await this.#wire.execute(`UPDATE ${layout.live} t SET ${set} FROM ${from} WHERE ${where}`, source.parameters, signal);
+    return Number(updated.split(' ').at(-1));
   }
 
-  async #insert(signal: AbortSignal): Promise<number> {
-    const layout = this.#layout;
+  async #insert(source: RowSource, signal: AbortSignal): Promise<number> {
+    const layout = this.layout;
     const columns = layout.columns.join(', ');
     const key = layout.key.join(', ');
     // What is in the way is a foreign row that was committed a moment ago; ours wins.
     const insert = `INSERT INTO ${layout.live} AS i (${columns}, ${SINCE})
-      SELECT ${layout.list('s')}, ${this.#capture} FROM (SELECT * FROM ${layout.stage} ORDER BY ${key} OFFSET 0) s
+      SELECT ${layout.list('s')}, ${this.#capture} FROM (SELECT * FROM ${source.from} ORDER BY ${key} OFFSET 0) s
       WHERE NOT EXISTS (SELECT FROM ${layout.live} t WHERE ${layout.sameKey('t', 's')} AND t.${SINCE} <> ${FOREIGN_LITERAL})
       ON CONFLICT (${key}) DO UPDATE SET ${layout.overwrite(layout.columns)}`;
-    const marked = `WITH i AS (${insert} RETURNING ${layout.keyList('i')}),
+    if (!this.#marks) return Number((await this.#wire.execute(insert, source.parameters, signal)).split(' ').at(-1));
+    return this.#counted(
+      `WITH i AS (${insert} RETURNING ${layout.keyList('i')}),
       h AS (INSERT INTO ${layout.history} (${key}, ${SINCE}, ${UNTIL}) SELECT i.*, ${FOREIGN_LITERAL}, ${this.#capture} FROM i)
-      SELECT count(*) FROM i`;
-    const [result] = await this.#wire.query(this.#marks ? marked : insert, signal);
-    return Number(this.#marks ? result?.rows[0]?.[0] : result?.tag.split(' ').at(-1));
+      SELECT count(*) FROM i`,
+      source.parameters,
+      signal,
+    );
   }
-}
-
-/** The parts of an UPDATE of the live table `t` from the stage `s`. */
-interface StagedChange {
-  readonly set: string;
-  readonly from: string;
-  readonly where: string;
 }
 
 /** Rows by which columns are absent, with NULL in their place. */

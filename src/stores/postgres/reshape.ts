@@ -7,7 +7,7 @@ import { ensureKey, hasKey } from './key.ts';
 import { Layout, OWN_SCHEMA, qualified, type Segment, splitName, type StoredColumns } from './layout.ts';
 import { addSegment } from './mirror.ts';
 import { releaseIndexes } from './mirrored-indexes.ts';
-import { endSegment, liveLayout, progressSql, segmentsIn } from './segments.ts';
+import { endSegment, liveLayout, segmentsIn, storeProgress } from './segments.ts';
 import { readOidShapes } from './type-oids.ts';
 import type { Wire } from './wire.ts';
 
@@ -51,7 +51,7 @@ export async function reshapeSegment(
   });
   for (const sql of guardDdl(new Layout(segment))) await wire.query(sql);
   if (hasKey(state)) await ensureKey(wire, new Layout(segment));
-  await wire.query(progressSql(change.to.table, state, progress, segment.id));
+  await storeProgress(wire, new Map([[change.to.table, { state, progress, segment: segment.id }]]));
   return true;
 }
 

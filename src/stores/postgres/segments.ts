@@ -190,11 +190,29 @@ function stateText(state: ElementState): string {
   return JSON.stringify({ ...state, frontier: state.frontier.toString('base64') });
 }
 
+/** Where an element stands. */
+export interface Standing {
+  readonly state: ElementState;
+  readonly progress: Progress;
+  /** Id of the live segment. */
+  readonly segment: number;
+}
+
+const ELEMENTS_PER_STATEMENT = 1000;
+
 /** Stores progress. The caller has seen to it that it does not move back. */
-export function progressSql(table: TableName, state: ElementState, progress: Progress, segment: number): string {
-  const values = [literal(stateText(state)), progress.generation, literal(progress.low), literal(progress.high), progress.capture];
+export async function storeProgress(wire: Wire, elements: ReadonlyMap<TableName, Standing>): Promise<void> {
+  const all = Array.from(elements);
+  for (let at = 0; at < all.length; at += ELEMENTS_PER_STATEMENT) await wire.query(progressSql(all.slice(at, at + ELEMENTS_PER_STATEMENT)));
+}
+
+function progressSql(elements: readonly (readonly [TableName, Standing])[]): string {
+  const values = elements.map(([table, { state, progress, segment }]) => {
+    const positions = `${literal(progress.low)}, ${literal(progress.high)}`;
+    return `(${literal(table)}, ${segment}, ${literal(stateText(state))}, ${progress.generation}, ${positions}, ${progress.capture})`;
+  });
   return `INSERT INTO ${OWN_SCHEMA}.progress (table_name, segment, state, generation, low, high, capture)
-    VALUES (${literal(table)}, ${segment}, ${values.join(', ')})
+    VALUES ${values.join(', ')}
     ON CONFLICT (table_name) DO UPDATE SET segment = excluded.segment, state = excluded.state, generation = excluded.generation,
       low = excluded.low, high = excluded.high, capture = excluded.capture`;
 }
@@ -212,7 +230,7 @@ export async function prepareElements(wire: Wire, schema: DataSetSchema, progres
   for (const table of schema.tables) {
     if (known.has(table.table)) continue;
     const segment = await makeSegment(wire, table, progress.capture);
-    await wire.query(progressSql(table.table, COPY_FROM_NOTHING, progress, segment.id));
+    await storeProgress(wire, new Map([[table.table, { state: COPY_FROM_NOTHING, progress, segment: segment.id }]]));
   }
   for (const layout of await unguarded(wire, await allLiveLayouts(wire))) {
     for (const sql of renewGuardDdl(layout)) await wire.query(sql);
@@ -268,5 +286,5 @@ export async function retireSegment(
   if (schema === null) return;
   const segment = await makeSegment(wire, schema, progress.capture);
   if (hasKey(state)) await wire.query(keyDdl(new Layout(segment)));
-  await wire.query(progressSql(table, state, progress, segment.id));
+  await storeProgress(wire, new Map([[table, { state, progress, segment: segment.id }]]));
 }

@@ -8,7 +8,7 @@ import { insertedKeys } from './inserted.ts';
 import { type Layout, SINCE, UNTIL } from './layout.ts';
 import { BEGIN_READING, layoutAt, layoutOf, segmentsOf } from './segments.ts';
 import { sentRecord, sentRow } from './sent-record.ts';
-import { stageKeys } from './staging.ts';
+import { sourceOfKeys } from './staging.ts';
 import { leavingOids } from './type-oids.ts';
 import type { Wire } from './wire.ts';
 
@@ -87,11 +87,11 @@ export function standingRows(wire: Wire, layout: Layout, at: CaptureNumber, sign
 }
 
 async function rowsOfKeys(wire: Wire, layout: Layout, at: CaptureNumber, keys: readonly KeyTuple[], signal: AbortSignal): Promise<Tuple[]> {
-  await stageKeys(wire, layout, keys);
-  const sql = `SELECT v.* FROM (SELECT * FROM ${layout.gone} ORDER BY ${layout.key.join(', ')} OFFSET 0) g,
+  const source = await sourceOfKeys(wire, layout, keys, signal);
+  const sql = `SELECT v.* FROM (SELECT * FROM ${source.from} ORDER BY ${layout.key.join(', ')} OFFSET 0) g,
     LATERAL (${layout.asOf(at, layout.sameKey('r', 'g'))}) v`;
   const leave = await leavingOids(wire, layout.segment.types.oids);
-  return (await collectRows(wire.select(sql, [], signal))).map(leave);
+  return (await collectRows(wire.select(sql, source.parameters, signal))).map(leave);
 }
 
 /** `Shadow.versionAt`. A version that a foreign write hides is the live one. */
