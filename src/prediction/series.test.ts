@@ -1,6 +1,6 @@
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { aggregate, fromSamples, HOUR_MS, impute, indexAt, localSteps, quantile, slice, timeAt, toLocal, winsorise } from './series.ts';
+import { aggregate, fromSamples, HOUR_MS, impute, indexAt, localSteps, quantile, slice, timeAt, tame, toLocal } from './series.ts';
 import type { Series } from './series.ts';
 
 const MINUTE_MS = 60_000;
@@ -103,10 +103,12 @@ describe('gaps', () => {
     );
   });
 
-  test('stay where values are winsorised', () => {
-    const made = winsorise(Float64Array.from([...Array(99).keys(), 1e6, Number.NaN]), 0.01);
-    expect(Math.max(...made.filter((value) => Number.isFinite(value)))).toBeLessThan(1e5);
+  test('stay where an absurd value is put at the edge of the rest', () => {
+    const made = tame(Float64Array.from([...Array(199).keys(), 1e6, Number.NaN]));
+    expect(made.at(-2)).toBeCloseTo(10 * 197.01, 6);
     expect(made.at(-1)).toBeNaN();
+    expect([...made.subarray(0, 199)]).toEqual([...Array(199).keys()]);
+    expect([...tame(Float64Array.from({ length: 151 }, (_, index) => (index === 150 ? 9 : 0)))]).toContain(9);
   });
 });
 

@@ -15,10 +15,10 @@ export interface Sample {
 }
 
 export const HOUR_MS = 3_600_000;
-const DAY_MS = 86_400_000;
+export const DAY_MS = 86_400_000;
 
 /** When the last step ends. */
-function endMs({ startMs, stepMs, values }: Series): number {
+export function endMs({ startMs, stepMs, values }: Series): number {
   return startMs + stepMs * values.length;
 }
 
@@ -103,12 +103,13 @@ export function impute(series: Series, period: number): Series {
   return { startMs: timeAt(series, first), stepMs: series.stepMs, values };
 }
 
-/** Values beyond the quantiles `share` and 1 − `share` are put on them: one absurd value bends no model. Gaps stay. */
-export function winsorise(values: Float64Array, share: number): Float64Array {
-  const sorted = values.filter((value) => Number.isFinite(value)).toSorted();
-  if (sorted.length === 0) return values.slice();
-  const [low, high] = [quantile(sorted, share), quantile(sorted, 1 - share)];
-  return values.map((value) => (Number.isFinite(value) ? Math.min(high, Math.max(low, value)) : Number.NaN));
+/** This many times what all but one in a hundred stay below is absurd. */
+const ABSURD = 10;
+
+/** Winsorised: values that are absurd beside the rest are put at the edge of it, so that one of them bends no model. Gaps stay. */
+export function tame(values: Float64Array): Float64Array {
+  const cap = ABSURD * quantile(values.filter((value) => Number.isFinite(value)).toSorted(), 0.99);
+  return cap > 0 ? values.map((value) => (value > cap ? cap : value)) : values.slice();
 }
 
 /** Of ascending values without gaps, between neighbours in proportion (Hyndman and Fan's seventh). NaN where there are none. */

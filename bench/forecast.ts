@@ -1,0 +1,164 @@
+import { existsSync } from 'node:fs';
+import { parseArgs } from 'node:util';
+import { Challengers } from '../src/app/challengers.ts';
+import { MEDIAN_OF_FIVE, OURS, SINGLE } from './forecast-backtest.ts';
+import type { Spent } from './forecast-backtest.ts';
+import { readTraces } from './forecast-data.ts';
+import type { Traces } from './forecast-data.ts';
+import { activityOf, activityOfSeries, distinctLine, HOTSPOT_METHODS, recallLines } from './forecast-hotspots.ts';
+import { checkLine, RIVALS, tableOf } from './forecast-score.ts';
+import type { Line } from './forecast-score.ts';
+import {
+  backtestAll,
+  errorLines,
+  geometricLine,
+  heavyOnly,
+  lightOnly,
+  hourlyPlan,
+  minutesPlan,
+  quietestLines,
+  stratified,
+  upperLines,
+  usable,
+  variable,
+} from './forecast-series.ts';
+import { check, record, say, shown } from './recording.ts';
+import type { Check, ResultTable } from './recording.ts';
+
+/**
+ * How well activity and load are foretold, on real traces, beside what is simpler and what is dearer. Everything is computed as it would
+ * have been at the time: no method is shown anything later than its origin.
+ */
+
+interface Section {
+  readonly tables: ResultTable[];
+  readonly checks: Check[];
+}
+
+interface Run {
+  readonly isQuick: boolean;
+  readonly challengers: Challengers;
+  readonly spent: Spent;
+}
+
+const LIGHT = [OURS, ...Object.keys(SINGLE), MEDIAN_OF_FIVE];
+const ALL = [OURS, ...RIVALS];
+const testFrom = (length: number) => hourlyPlan(length).testFrom;
+
+function section(title: string, where: string, lines: readonly Line[], methods: readonly string[]): Section {
+  return { tables: [tableOf(title, lines, methods)], checks: lines.map((line) => checkLine(where, line)) };
+}
+
+async function writes({ writes: all }: Traces, { isQuick, challengers, spent }: Run): Promise<Section[]> {
+  const series = usable(all, testFrom).filter((_, index) => !isQuick || index % 8 === 0);
+  if (series.length === 0) return [];
+  say(`writes of ${series.length} machines`);
+  const heavy = stratified(series, isQuick ? 4 : 36, testFrom);
+  const done = await backtestAll(series, heavy, isQuick ? 2 : 8, ({ values }) => hourlyPlan(values.length), challengers, spent);
+  const lines = (of: typeof done, methods: readonly string[]) => [
+    ...errorLines(of, methods, '1 h', 1),
+    ...errorLines(of, methods, '24 h', 24),
+  ];
+  const part = heavyOnly(done);
+  const origins = (of: typeof done) => of.reduce((sum, each) => sum + each.origins.length, 0);
+  return [
+    section(`Writes: all ${series.length} machines, ${origins(done)} forecasts`, 'writes', lines(done, LIGHT), LIGHT),
+    section(`Writes: ${part.length} machines of all sizes, ${origins(part)} forecasts`, 'writes of a part', lines(part, ALL), ALL),
+  ];
+}
+
+async function loads({ loads: all }: Traces, { isQuick, challengers, spent }: Run): Promise<Section[]> {
+  const series = usable(all, (length) => length >> 1).slice(0, isQuick ? 2 : Infinity);
+  if (series.length === 0) return [];
+  say(`load of ${series.length} servers`);
+  const done = await backtestAll(series, new Set(series), isQuick ? 2 : 8, minutesPlan, challengers, spent);
+  const hour = () => Math.round(minutesPlan((series[0] as (typeof series)[number]).series).season.day / 24);
+  const lines = (of: typeof done, methods: readonly string[]) => [
+    geometricLine(of, methods, '1 h', hour),
+    geometricLine(of, methods, '24 h', () => Infinity),
+  ];
+  const part = heavyOnly(done);
+  const origins = (of: typeof done) => of.reduce((sum, each) => sum + each.origins.length, 0);
+  return [
+    section(`Load of ${done.length} servers in steps of 5 minutes, ${origins(done)} forecasts`, 'load', lines(done, LIGHT), LIGHT),
+    section(`Load, ${origins(part)} forecasts`, 'load of a part', lines(part, ALL), ALL),
+  ];
+}
+
+async function bounds({ cpu }: Traces, { isQuick, challengers, spent }: Run): Promise<Section[]> {
+  const series = variable(usable(cpu, testFrom), testFrom).filter((_, index) => !isQuick || index % 8 === 0);
+  if (series.length === 0) return [];
+  say(`load of ${series.length} variable machines`);
+  const heavy = stratified(series, isQuick ? 4 : 24, testFrom);
+  const done = await backtestAll(series, heavy, isQuick ? 2 : 6, ({ values }) => hourlyPlan(values.length), challengers, spent);
+  const sections: Section[] = [];
+  const titles = [`all ${series.length}`, `${heavy.size} of all sizes`];
+  for (const [index, of] of [lightOnly(done), heavyOnly(done)].entries()) {
+    const where = `variable machines, ${titles[index] as string}`;
+    const { coverage, loss } = upperLines(of, 24);
+    const held = coverage.of.get(OURS) as number;
+    const covered = check(`${where}: the upper bound holds 88 to 94 times in a hundred`, held >= 88 && held <= 94, shown(held));
+    const methods = [OURS, 'most of 7 days', ...RIVALS];
+    const quietest = section(`Quietest two hours of a day: ${where}`, where, quietestLines(of), ALL);
+    sections.push(
+      { tables: [tableOf(`Upper bound, 90 %: ${where}`, [coverage, loss], methods)], checks: [covered, checkLine(where, loss)] },
+      quietest,
+    );
+  }
+  return sections;
+}
+
+function hotspots({ edits, writes: machines }: Traces, { isQuick, spent }: Run): Section[] {
+  const sections: Section[] = [];
+  if (edits !== null) {
+    const activity = activityOf(edits);
+    const warmHours = Math.min(7 * 24, activity.length >> 1);
+    say(`hotspots of ${edits.rowCount} rows`);
+    const lines = [1, 6, 24].flatMap((period) => (isQuick && period > 1 ? [] : recallLines(activity, period, warmHours, spent)));
+    const distinct = [1, 6, 24].map((hours) => distinctLine(edits, hours, warmHours));
+    sections.push(section(`Hotspots: ${edits.rowCount} rows`, 'rows', lines, HOTSPOT_METHODS));
+    sections.push(section('Distinct rows of the next period', 'rows', distinct, HOTSPOT_METHODS));
+  }
+  const series = usable(machines, testFrom).map((each) => each.series);
+  if (series.length > 0) {
+    say(`hotspots of ${series.length} machines`);
+    const activity = activityOfSeries(series);
+    const lines = [1, 24].flatMap((period) =>
+      isQuick && period > 1 ? [] : recallLines(activity, period, testFrom(activity.length), spent),
+    );
+    sections.push(section(`Hotspots: writes of ${series.length} machines`, 'machines', lines, HOTSPOT_METHODS));
+  }
+  return sections;
+}
+
+function costs({ spent }: Run): ResultTable {
+  const rows = [...spent].map(([who, { ms, count }]) => [who, shown(ms / count), count]);
+  return { title: 'What a forecast costs', columns: ['who', 'ms each', 'forecasts'], rows };
+}
+
+const { values: options } = parseArgs({
+  options: { data: { type: 'string' }, quick: { type: 'boolean', default: false } },
+});
+const directory = options.data;
+if (directory === undefined || !existsSync(directory)) {
+  const where = directory === undefined ? 'No folder of traces was named' : `There is no folder ${directory}`;
+  process.stderr.write(`${where}: npm run bench:forecast -- --data DIR, laid out as bench/README.md says.\n`);
+  process.exit(2);
+}
+const traces = readTraces(directory);
+await using challengers = new Challengers(60_000);
+const run: Run = { isQuick: options.quick, challengers, spent: new Map() };
+const sections: Section[] = [];
+for (const part of [writes, loads, bounds, hotspots]) sections.push(...(await part(traces, run)));
+await record({
+  name: options.quick ? 'forecast-quick' : 'forecast',
+  title: 'Forecasts of activity and load',
+  method: [
+    'Each series is gone through as it would have gone live: every forecast is made from a copy of the values before it, and what is known of a',
+    'method is the errors that had matured by then.',
+  ],
+  settings: { quick: options.quick },
+  tables: [...sections.flatMap(({ tables }) => tables), costs(run)],
+  checks: sections.flatMap(({ checks }) => checks),
+  measurements: null,
+});
