@@ -158,7 +158,10 @@ class System implements LocalSystem {
     const within = AbortSignal.any([signal, session.signal]);
     const outcome = await session.orchestrator.capture(phases(progress), within);
     // A `start` goes on to make them; here nothing does, once the capture is reported.
-    if (!this.#running) await session.indexes.bring(within);
+    if (!this.#running) {
+      if (session.indexes.isWanted) progress({ phase: 'making indexes', table: null, done: 0, total: null, unit: 'rows' });
+      await session.indexes.bring(within);
+    }
     return captureReport(outcome, schemasOf(session), session.shadow.values, await this.#leaves(session, within));
   }
 

@@ -22,6 +22,8 @@ export interface MirroringParts {
 
 /** How often the primary is asked for indexes that came, went or changed. */
 const ASK_EVERY_MS = 60_000;
+/** After trying in vain, which may have meant to read a large table. */
+const TRY_AGAIN_MS = 600_000;
 /** Whatever else is in the way, shadowing and captures go on without. */
 const FATAL: ReadonlySet<ErrorCode> = new Set<ErrorCode>(['FENCED', 'NOT_BUILT']);
 /** How often it is looked whether a table has become live, or has another shape. */
@@ -38,22 +40,29 @@ export class IndexMirror {
   #reported: string | null = null;
   /** What was asked for when the functions and types that indexes lean on were last brought to the shadow. */
   #prepared = '';
+  /** How long the primary took to answer: it is asked a tenth of the time at most. */
+  #askingMs = 0;
+  /** An index could not be made that may be another time. */
+  #inVain = false;
 
   constructor(parts: MirroringParts) {
     this.#parts = parts;
+  }
+
+  /** Whether policy asks for any. */
+  get isWanted(): boolean {
+    return this.#parts.mirrorsAny;
   }
 
   /** Until `signal` aborts; where policy wants none, until what was mirrored before is gone. */
   async run(signal: AbortSignal): Promise<void> {
     try {
       while (!signal.aborted) {
-        const begunMs = performance.now();
         const standing = this.#standing();
         const done = await this.bring(signal);
-        if (done && !this.#parts.mirrorsAny) return;
-        const tookMs = performance.now() - begunMs;
-        const askAgainMs = begunMs + ASK_EVERY_MS;
-        do await new Pulse().next(signal, Math.max(LOOK_EVERY_MS, 10 * tookMs));
+        if (done && !this.#inVain && !this.#parts.mirrorsAny) return;
+        const askAgainMs = performance.now() + (this.#inVain ? TRY_AGAIN_MS : ASK_EVERY_MS);
+        do await new Pulse().next(signal, Math.max(LOOK_EVERY_MS, 10 * this.#askingMs));
         while (performance.now() < askAgainMs && this.#standing() === standing);
       }
     } catch (error) {
@@ -85,7 +94,8 @@ export class IndexMirror {
     }
     const orders = mirrorsAny ? await this.#orders(signal) : unwanted(engine.elements.keys());
     failpoint('mirroring');
-    const { made, unmirrored } = await shadow.mirrorIndexes(orders, signal);
+    const { made, unmirrored, again } = await shadow.mirrorIndexes(orders, signal);
+    this.#inVain = again;
     for (const each of made) log('an index was mirrored', { ...each });
     const text = JSON.stringify(unmirrored);
     if (text === this.#reported) return;
@@ -96,7 +106,9 @@ export class IndexMirror {
 
   async #orders(signal: AbortSignal): Promise<IndexOrder[]> {
     const { primary, shadow, engine, mirrorsIndexes } = this.#parts;
+    const begunMs = performance.now();
     const described = await primary.describe(signal);
+    this.#askingMs = performance.now() - begunMs;
     const orders = described.tables
       .filter(({ table }) => mirrorsIndexes(table))
       .map(({ table, shape, indexes }) => ({ table, shape, indexes: indexes ?? [] }));

@@ -126,6 +126,8 @@ export interface IndexReport {
   /** Made by this call, by the primary's names. */
   readonly made: readonly { readonly table: TableName; readonly index: string }[];
   readonly unmirrored: readonly UnmirroredIndex[];
+  /** What was in the way of one of them may pass: somebody read for too long, or the disk is full. */
+  readonly again: boolean;
 }
 
 export interface UnmirroredIndex {

@@ -87,13 +87,13 @@ afterEach(async () => {
 });
 
 test('a table that is copied for the first time, or has another shape, keeps what it has', async () => {
-  const nothing = { made: [], unmirrored: [] };
+  const nothing = { made: [], unmirrored: [], again: false };
   await shadow.apply([{ table: TABLE, rows: [], progress: progress(), state: COPY_FROM_NOTHING, savedThrough: NO_CAPTURE }], signal);
   expect(await mirror([order('btree (amount)')])).toEqual(nothing);
   await put({ kind: 'live' }, [1, 2]);
   expect(await mirror([{ ...order('btree (amount)'), shape: 'another' }])).toEqual(nothing);
   expect(await database.run(INDEXES)).toEqual([]);
-  expect(await mirror([order('btree (amount)')])).toEqual({ made: [{ table: TABLE, index: 'index 0' }], unmirrored: [] });
+  expect(await mirror([order('btree (amount)')])).toEqual({ made: [{ table: TABLE, index: 'index 0' }], unmirrored: [], again: false });
   expect(await mirror([{ ...order('btree (amount DESC)'), shape: 'another' }])).toEqual(nothing);
   expect(await mirror([])).toEqual(nothing);
   expect(await database.run(INDEXES)).toMatchObject([{ valid: true }]);
@@ -122,7 +122,7 @@ test('a change of shape does not wait for an index in the making', async () => {
   const to = { ...SCHEMA, shape: 'next', columns: [column(1, 'id'), column(2, 'quantity')] };
   const change = { from: 'stock', to, after: position(clock), kept: true, initial: [null, null] };
   const reshaped = shadow.reshape(TABLE, change, { kind: 'live' }, progress());
-  expect(await making).toEqual({ made: [], unmirrored: [] });
+  expect(await making).toEqual({ made: [], unmirrored: [], again: false });
   await end();
   expect(await reshaped).toBe(true);
   expect(await mirror([{ ...order('btree (quantity)'), shape: 'next' }])).toMatchObject({ made: [{ index: 'index 0' }] });

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { DatabaseError } from 'pg';
-import { ForeshadowError, messageOf } from '../../model/errors.ts';
+import { ForeshadowError } from '../../model/errors.ts';
 import type { ElementState } from '../../model/progress.ts';
 import { OWN_PREFIX, type IndexSchema, type TableName } from '../../model/schema.ts';
 import { Turns } from '../../model/turns.ts';
@@ -18,6 +18,8 @@ import { Wire } from './wire.ts';
 const NAME = `${OWN_PREFIX}_index_`;
 const NAMED_OURS = `x.relname LIKE ${literal(`${NAME.replaceAll('_', '\\_')}%`)}`;
 
+/** It waits for all who read in the shadow when it begins, and nobody waits for it. */
+const PATIENCE = "SET client_min_messages = warning; SET lock_timeout = '10min'; SET statement_timeout = 0";
 const CONNECTION = { side: 'shadow', purpose: 'indexes' } as const;
 
 interface StandingIndex {
@@ -31,6 +33,12 @@ interface StandingIndex {
   readonly computes: boolean;
   /** Its entries may be of any length. */
   readonly unbounded: boolean;
+}
+
+/** Why an index is not made. */
+interface Obstacle {
+  readonly reason: string;
+  readonly mayPass: boolean;
 }
 
 interface Making {
@@ -48,7 +56,6 @@ export class MirroredIndexes implements AsyncDisposable {
   readonly #url: string;
   readonly #claim: Claim;
   readonly #turns = new Turns();
-  #wire: Wire | null = null;
   #making: Making | null = null;
   /** Tables that something else is done to: nothing is made for them meanwhile. */
   readonly #aside = new Set<TableName>();
@@ -65,15 +72,19 @@ export class MirroredIndexes implements AsyncDisposable {
     return this.#turns.take(async () => {
       const made: IndexReport['made'][number][] = [];
       const unmirrored: UnmirroredIndex[] = [];
-      const standing = Map.groupBy(await standingIndexes(await this.#open(signal), signal), ({ table }) => table);
+      let again = false;
+      await using wire = await Wire.open(this.#url, CONNECTION, signal);
+      await wire.query(PATIENCE);
+      const standing = Map.groupBy(await standingIndexes(wire, signal), ({ table }) => table);
       for (const order of orders) {
         const here = standing.get(order.table) ?? [];
         if (order.indexes.length === 0 && here.length === 0) continue;
-        const found = await this.#alone(order.table, signal, (within) => this.#bring(order, here, within));
+        const found = await this.#alone(order.table, wire, signal, (within) => this.#bring(wire, order, here, within));
         made.push(...(found?.made ?? []));
         unmirrored.push(...(found?.unmirrored ?? []));
+        again ||= found?.again === true;
       }
-      return { made, unmirrored };
+      return { made, unmirrored, again };
     });
   }
 
@@ -98,29 +109,30 @@ export class MirroredIndexes implements AsyncDisposable {
   async blame(table: TableName, error: unknown): Promise<ForeshadowError | null> {
     if (!(error instanceof ForeshadowError) || error.retry === 'later' || !(error.cause instanceof DatabaseError)) return null;
     const { code, message, where } = error.cause;
+    const cause = causeOf(error.cause);
     // Too large for an index; or anything that computing may come to. A value that COPY did not understand never got that far.
     const tooLarge = code === '54000' && /\bindex\b/.test(message);
     if (!tooLarge && (code?.startsWith('23') === true || /^COPY .*, column /m.test(where ?? ''))) return null;
-    const blamed = await this.aside(table, () => this.#dropBlamed(table, message, tooLarge));
+    const blamed = await this.aside(table, () => this.#dropBlamed(table, tooLarge, (name) => message.includes(name), cause));
     if (!blamed) return null;
-    return new ForeshadowError('QUERY_FAILED', `${table} could not be written with a mirrored index, which was dropped: ${message}`, {
+    return new ForeshadowError('QUERY_FAILED', `${table} could not be written with a mirrored index, which was dropped: ${cause}`, {
       remedy: 'It is tried again. `foreshadow status` names the index.',
       retry: 'later',
       cause: error.cause,
     });
   }
 
-  async #dropBlamed(table: TableName, message: string, tooLarge: boolean): Promise<boolean> {
+  async #dropBlamed(table: TableName, tooLarge: boolean, isNamed: (name: string) => boolean, cause: string): Promise<boolean> {
     // Another connection than the one on which an index of another table may be in the making.
     await using wire = await Wire.open(this.#url, CONNECTION);
     try {
       await wire.query("SET lock_timeout = '10s'");
       const here = (await standingIndexes(wire)).filter((each) => each.table === table && (tooLarge ? each.unbounded : each.computes));
-      const named = here.filter(({ name }) => message.includes(name));
+      const named = here.filter(({ name }) => isNamed(name));
       const blamed = named.length > 0 ? named : here;
       const segment = (await storedLayout(wire, table))?.layout.segment.id;
       for (const { qualified, definition } of blamed) {
-        this.#failed.set(`${segment} ${definition}`, `rows could not be written with it: ${message}`);
+        this.#failed.set(`${segment} ${definition}`, `rows could not be written with it: ${cause}`);
         await wire.query(`DROP INDEX CONCURRENTLY IF EXISTS ${qualified}`);
       }
       return blamed.length > 0;
@@ -131,11 +143,11 @@ export class MirroredIndexes implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#making?.stop.abort();
-    await this.#turns.take(async () => this.#wire?.close());
+    await this.#turns.take(() => Promise.resolve());
   }
 
   /** Null: something else is done to the table, or came to be. */
-  async #alone<T>(table: TableName, signal: AbortSignal, work: (signal: AbortSignal) => Promise<T>): Promise<T | null> {
+  async #alone<T>(table: TableName, wire: Wire, signal: AbortSignal, work: (signal: AbortSignal) => Promise<T>): Promise<T | null> {
     signal.throwIfAborted();
     if (this.#aside.has(table)) return null;
     const stop = new AbortController();
@@ -146,14 +158,18 @@ export class MirroredIndexes implements AsyncDisposable {
     } catch (error) {
       signal.throwIfAborted();
       if (stop.signal.aborted) return null;
-      throw error instanceof DatabaseError || this.#wire?.broken === true ? (this.#wire as Wire).failure(error) : error;
+      throw error instanceof DatabaseError || wire.broken ? wire.failure(error) : error;
     } finally {
       this.#making = null;
     }
   }
 
-  async #bring({ table, shape, indexes }: IndexOrder, here: readonly StandingIndex[], signal: AbortSignal): Promise<IndexReport | null> {
-    const wire = await this.#open(signal);
+  async #bring(
+    wire: Wire,
+    { table, shape, indexes }: IndexOrder,
+    here: readonly StandingIndex[],
+    signal: AbortSignal,
+  ): Promise<IndexReport | null> {
     const stored = await storedLayout(wire, table);
     // What is asked for in another shape is not known to be right or wrong for this one.
     const ready = stored !== undefined && hasKey(stored.state) && stored.layout.segment.schema.shape === shape;
@@ -171,22 +187,26 @@ export class MirroredIndexes implements AsyncDisposable {
     for (const each of here) if (!kept.has(each)) await wire.query(`DROP INDEX CONCURRENTLY IF EXISTS ${each.qualified}`, signal);
     const made: IndexReport['made'][number][] = [];
     const unmirrored: UnmirroredIndex[] = [];
-    const tried = new Map<string, string | null>();
+    let again = false;
+    // Some are of one definition.
+    const tried = new Map<string, Obstacle | null>();
     for (const index of missing) {
-      const reason = tried.has(index.definition) ? tried.get(index.definition) : await this.#make(wire, layout as Layout, index, signal);
-      tried.set(index.definition, reason ?? null);
-      if (reason) unmirrored.push({ table, index: index.name, reason });
-      else made.push({ table, index: index.name });
+      const known = tried.get(index.definition);
+      const obstacle = known === undefined ? await this.#make(wire, layout as Layout, index, signal) : known;
+      tried.set(index.definition, obstacle);
+      if (obstacle === null) made.push({ table, index: index.name });
+      else unmirrored.push({ table, index: index.name, reason: obstacle.reason });
+      again ||= obstacle?.mayPass === true;
     }
-    return { made, unmirrored };
+    return { made, unmirrored, again };
   }
 
-  /** Returns why it cannot be. */
-  async #make(wire: Wire, layout: Layout, index: IndexSchema, signal: AbortSignal): Promise<string | null> {
-    if (index.flaw !== null) return index.flaw;
+  /** Null: it is made. */
+  async #make(wire: Wire, layout: Layout, index: IndexSchema, signal: AbortSignal): Promise<Obstacle | null> {
+    if (index.flaw !== null) return { reason: index.flaw, mayPass: false };
     const known = `${layout.segment.id} ${index.definition}`;
     const failed = this.#failed.get(known);
-    if (failed !== undefined) return failed;
+    if (failed !== undefined) return { reason: failed, mayPass: false };
     await wire.query('BEGIN');
     try {
       await this.#claim.verify(wire);
@@ -202,20 +222,11 @@ export class MirroredIndexes implements AsyncDisposable {
       // What was begun is not used, but kept up to date.
       const [schema] = layout.live.split('.', 1);
       await wire.query(`DROP INDEX CONCURRENTLY IF EXISTS ${schema}.${identifier(name)}`, signal);
-      const failure = wire.failure(error);
-      if (failure.retry === 'later') return `${messageOf(error)} (it is tried again)`;
-      this.#failed.set(known, messageOf(error));
-      return messageOf(error);
+      const mayPass = wire.failure(error).retry === 'later';
+      const reason = `${causeOf(error)}${mayPass ? ' (it is tried again)' : ''}`;
+      if (!mayPass) this.#failed.set(known, reason);
+      return { reason, mayPass };
     }
-  }
-
-  async #open(signal: AbortSignal): Promise<Wire> {
-    if (this.#wire?.broken === false) return this.#wire;
-    const wire = await Wire.open(this.#url, CONNECTION, signal);
-    // It waits for all who read in the shadow when it begins, and nobody waits for it.
-    await wire.query("SET client_min_messages = warning; SET lock_timeout = '10min'; SET statement_timeout = 0");
-    this.#wire = wire;
-    return wire;
   }
 }
 
@@ -251,6 +262,16 @@ async function standingIndexes(wire: Wire, signal?: AbortSignal): Promise<Standi
       definition: definition as string,
     };
   });
+}
+
+/** States of the server whose messages name objects and limits. */
+const SPEAKS_OF_OBJECTS = /^(0A|3F|40|42|53|54|55|57|58)/;
+
+/** What the server says, without what a row holds: an expression that fails says on what. */
+function causeOf({ code = '', message }: DatabaseError): string {
+  if (SPEAKS_OF_OBJECTS.test(code)) return message;
+  if (code.startsWith('22')) return `its expression fails on a row: ${message.replaceAll(/(["']).*\1/g, '"…"')}`;
+  return `its expression fails on a row (SQLSTATE ${code}; the log of the shadow's server tells more)`;
 }
 
 function nameOf(layout: Layout, { definition }: IndexSchema): string {
