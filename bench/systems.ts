@@ -50,13 +50,13 @@ export interface MeasuredCapture {
   readonly report: CaptureReport;
 }
 
-/** Takes a capture. Sealing is announced in the moment after the cut is durable, and is where the clock stops. */
+/** Takes a capture. Describing is announced in the moment after the cut is durable, and is where the clock stops. */
 export async function measureCapture(system: LocalSystem, meter = startMeter()): Promise<MeasuredCapture> {
   let untilCut: Cost | null = null;
   const report = await system.capture(({ phase }) => {
-    if (phase === 'sealing') untilCut ??= meter();
+    if (phase === 'describing') untilCut ??= meter();
   }, FOREVER);
-  if (untilCut === null) throw new Error(`capture ${report.number} never said that it was sealing`);
+  if (untilCut === null) throw new Error(`capture ${report.number} never said that it was cut`);
   return { untilCut, report };
 }
 

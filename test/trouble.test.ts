@@ -166,6 +166,41 @@ describe('a schema that changes around a cut', () => {
     expect(pinned.map(({ table }) => table).toSorted()).toEqual([ITEMS, NOTES]);
   });
 
+  test('a cut has the words of the capture before it, then those of the primary, also when it was killed in between', async () => {
+    const world = new MemoryWorld(ONE);
+    world.primary.transaction([put(ITEMS, 1n, 'one')]);
+    let asked = 0;
+    const describeNow = world.primary.describe.bind(world.primary);
+    world.primary.describe = async () => ({
+      ...(await describeNow()),
+      after: [{ object: 'sequence', sql: `value ${++asked}`, mayFail: false }],
+      refused: [{ table: NOTES, reason: 'it cannot be followed' }],
+    });
+    const worded = async ({ catalog }: RunningWorld, number: number): Promise<readonly (string | undefined)[]> => {
+      const schema = await catalog.schema(captureNumber(number));
+      const record = await catalog.get(captureNumber(number));
+      return [schema?.after[0]?.sql, record?.absent[0]?.table];
+    };
+    let kill = false;
+    const killing = (name: string): void => {
+      if (kill && name === 'cut') throw new Error('killed');
+    };
+    const interrupted = async (run: RunningWorld): Promise<void> => {
+      await run.orchestrator.capture(quiet, run.signal);
+      const before = `value ${asked}`;
+      expect(await worded(run, 1)).toEqual([before, NOTES]);
+      kill = true;
+      await expect(run.orchestrator.capture(quiet, run.signal)).rejects.toThrow('killed');
+      expect(await worded(run, 2)).toEqual([before, undefined]);
+    };
+    await running(world, interrupted, killing);
+    await running(world, async (run) => {
+      await run.orchestrator.recover(run.signal);
+      expect(await worded(run, 2)).toEqual([`value ${asked}`, NOTES]);
+      expect(await run.catalog.get(captureNumber(2))).toMatchObject({ state: 'sealed', verdict: 'INCONCLUSIVE' });
+    });
+  });
+
   test('a table that appears while a capture is interrupted is in the next one', async () => {
     const world = new MemoryWorld(ONE);
     world.primary.transaction([put(ITEMS, 1n, 'one')]);
@@ -307,7 +342,6 @@ test('stopping amid a capture leaves no rejection that nobody handles', async ()
   process.on('unhandledRejection', note);
   try {
     const run = await world.start();
-    await run.orchestrator.capture(quiet, run.signal);
     let asked = false;
     // The primary gives up on its answer only after the drain has.
     (world.primary as Primary).describe = async (signal) => {

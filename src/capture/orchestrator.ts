@@ -1,7 +1,7 @@
 import { type CaptureRecord, captureNumber } from '../model/capture.ts';
 import { ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
 import { type Position, maxPosition } from '../model/position.ts';
-import { type DataSetSchema, type TableName, type TableSchema, tableOf } from '../model/schema.ts';
+import { type DataSetSchema, type TableSchema, tableOf } from '../model/schema.ts';
 import { Turns } from '../model/turns.ts';
 import type { Drain } from '../shadowing/drain.ts';
 import { type CaptureOutcome, type CaptureParts, Judge, type OnPhase } from './judge.ts';
@@ -10,12 +10,15 @@ import { lastReadable, toState } from './states.ts';
 const NO_PHASE: OnPhase = () => {};
 /** How long a primary that does not answer may hold up a capture, before one is cut from what the journal has. */
 const ASK_PRIMARY_MS = 10_000;
+const CREATED = 'created since: it is copied from now on, and is in the next capture';
 
 /** Takes captures: drain, cut, seal, validate, cure. One at a time. */
 export class Orchestrator {
   readonly #parts: CaptureParts;
   readonly #judge: Judge;
   readonly #turns = new Turns();
+  /** What the primary said of its structure last. */
+  #described: DataSetSchema | null = null;
 
   constructor(parts: CaptureParts) {
     this.#parts = parts;
@@ -42,7 +45,8 @@ export class Orchestrator {
           record.number,
           record.absent.map(({ table }) => table),
         );
-        await this.#judge.judge(record, performance.now(), onPhase, signal, true);
+        const described = record.state === 'cut' ? await this.#describeCut(record, signal) : record;
+        await this.#judge.judge(described, performance.now(), onPhase, signal, true);
       }
     }
   }
@@ -188,25 +192,40 @@ export class Orchestrator {
     const { engine, catalog, policy, failpoint } = this.#parts;
     const drainBegunMs = performance.now();
     onPhase('draining', null, 0, null);
-    const [described, drain] = await Promise.all([this.#describe(signal), engine.drained(policy.drainDeadlineMs, signal)]);
-    const schema = await this.#pinned(described, drain);
+    const [known, drain] = await Promise.all([this.#described ?? this.#describe(signal), engine.drained(policy.drainDeadlineMs, signal)]);
+    const schema = worded(await this.#shapes(drain), known);
     const residualRows = engine.appliedRows - appliedBefore;
-    const leftOut = Array.from(drain.leftOut, ([table, reason]) => ({ table, reason }));
-    const refused = (described?.refused ?? []).filter(({ table }) => tableOf(schema, table) === undefined && !drain.leftOut.has(table));
-    const absent = [...leftOut, ...this.#unknown(described), ...refused];
+    const absent = Array.from(drain.leftOut, ([table, reason]) => ({ table, reason }));
     const cutBegunMs = performance.now();
     const cut = toState(draining, 'cut', { cutAt: new Date().toISOString(), absent });
     await catalog.cut(cut, schema);
     failpoint('cut');
     engine.wasCut(cut.number, drain.leftOut.keys());
     const cutMs = performance.now() - cutBegunMs;
-    if (described !== null)
-      await this.#parts.adopt(
-        this.#unknown(described).map(({ table }) => table),
-        signal,
-      );
+    onPhase('describing', null, 0, null);
+    const described = await this.#describeCut(cut, signal);
     const timings = { residualRows, drainMs: cutBegunMs - drainBegunMs, cutMs, validateMs: 0, elapsedMs: 0 };
-    return this.#judge.judge({ ...cut, timings }, begunMs, onPhase, signal, validate);
+    return this.#judge.judge({ ...described, timings }, begunMs, onPhase, signal, validate);
+  }
+
+  /**
+   * What is around the rows of a capture that was cut, in the primary's words of now. The cut does not wait for them: it has those of the
+   * capture before. Tables that the capture does not hold although the primary has them are named in its record.
+   */
+  async #describeCut(cut: CaptureRecord, signal: AbortSignal): Promise<CaptureRecord> {
+    const described = await this.#describe(signal);
+    const { catalog } = this.#parts;
+    const pinned = await catalog.schema(cut.number);
+    if (described === null || pinned === null) return cut;
+    this.#described = described;
+    const schema = worded(pinned.tables, described);
+    const held = new Set([...schema.tables, ...cut.absent].map(({ table }) => table));
+    const unknown = described.tables.map(({ table }) => table).filter((table) => !this.#parts.engine.elements.has(table));
+    const missing = [...unknown.map((table) => ({ table, reason: CREATED })), ...(described.refused ?? [])];
+    const record = { ...cut, absent: [...cut.absent, ...missing.filter(({ table }) => !held.has(table))] };
+    if (JSON.stringify([schema, record]) !== JSON.stringify([pinned, cut])) await catalog.cut(record, schema);
+    await this.#parts.adopt(unknown, signal);
+    return record;
   }
 
   /** The primary's own words for the structure; null if it cannot be asked now. */
@@ -220,26 +239,24 @@ export class Orchestrator {
     }
   }
 
-  /**
-   * The shape each table's rows have in this capture, whatever has become of it since it crossed, with the newest statements for what is
-   * around the rows.
-   */
-  async #pinned(described: DataSetSchema | null, drain: Drain): Promise<DataSetSchema> {
-    const tables: TableSchema[] = [];
-    for (const table of new Set([...this.#parts.engine.elements.keys(), ...drain.crossed])) {
-      const schema = drain.leftOut.has(table) ? null : await this.#parts.shadow.schemaAt(table, drain.number);
-      if (schema === null) continue;
-      const now = described === null ? undefined : tableOf(described, table);
-      tables.push(now?.shape === schema.shape ? now : schema);
+  /** The shape each table's rows have in this capture, whatever has become of it since it crossed. */
+  async #shapes(drain: Drain): Promise<TableSchema[]> {
+    const shapes: TableSchema[] = [];
+    for (const table of new Set([...this.#parts.engine.elements.keys(), ...drain.crossed.keys()])) {
+      if (drain.leftOut.has(table)) continue;
+      // What crossed for an earlier process is asked of the shadow.
+      const schema = drain.crossed.get(table) ?? (await this.#parts.shadow.schemaAt(table, drain.number));
+      if (schema !== null) shapes.push(schema);
     }
-    return { tables, before: described?.before ?? [], after: described?.after ?? [] };
+    return shapes;
   }
+}
 
-  /** Tables that came to the primary since tracking began. */
-  #unknown(described: DataSetSchema | null): { readonly table: TableName; readonly reason: string }[] {
-    const known = this.#parts.engine.elements;
-    return (described?.tables ?? [])
-      .filter(({ table }) => !known.has(table))
-      .map(({ table }) => ({ table, reason: 'created since: it is copied from now on, and is in the next capture' }));
-  }
+/** Tables in their shapes with the primary's statements for them, where it has the shape still, and for what is around them. */
+function worded(shapes: readonly TableSchema[], described: DataSetSchema | null): DataSetSchema {
+  const tables = shapes.map((schema) => {
+    const now = described === null ? undefined : tableOf(described, schema.table);
+    return now?.shape === schema.shape ? now : schema;
+  });
+  return { tables, before: described?.before ?? [], after: described?.after ?? [] };
 }

@@ -1,7 +1,7 @@
 import { type CaptureNumber, captureNumber } from '../model/capture.ts';
 import { type Position, maxPosition } from '../model/position.ts';
 import type { Element } from '../model/progress.ts';
-import type { TableName } from '../model/schema.ts';
+import type { TableName, TableSchema } from '../model/schema.ts';
 import type { ApplyWork } from './shadow.ts';
 
 /** A capture that elements are crossing: each applies to exactly `at`, then writes for the next. */
@@ -10,12 +10,12 @@ export interface Drain {
   readonly at: Position;
   /** Tables that cannot reach it, with the reason. */
   readonly leftOut: Map<TableName, string>;
-  /** Tables that have crossed: what becomes of them afterwards is no matter of this capture. */
-  readonly crossed: Set<TableName>;
+  /** Tables that this process saw cross, in the shape they had then: what becomes of them afterwards is no matter of this capture. */
+  readonly crossed: Map<TableName, TableSchema>;
 }
 
 export function newDrain(number: CaptureNumber, at: Position): Drain {
-  return { number, at, leftOut: new Map(), crossed: new Set() };
+  return { number, at, leftOut: new Map(), crossed: new Map() };
 }
 
 /** What an element that has everything up to the capture crosses with: no rows. */

@@ -400,7 +400,7 @@ export class Engine {
     for (const work of works) {
       const element = this.#elements.get(work.table) as Element;
       this.#elements.set(work.table, { ...element, progress: work.progress });
-      drain.crossed.add(work.table);
+      drain.crossed.set(work.table, element.schema);
     }
     this.#settled.beat();
   }
@@ -424,7 +424,7 @@ export class Engine {
 
   /** Whether there is reason not to let changes gather before the next fold. */
   #hurried(): boolean {
-    if (this.#drain !== null || this.#backlog.isLarge) return true;
+    if (this.#backlog.isLarge || (this.#drain !== null && this.#uncrossed(this.#drain).length > 0)) return true;
     return Array.from(this.#elements.values()).some(({ state }) => state.kind === 'copying');
   }
 

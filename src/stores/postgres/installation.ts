@@ -216,3 +216,14 @@ export async function dropSlot(wire: Wire, name: string, ownPid: number | null, 
     if (codeOf(error) !== '42704') throw error;
   }
 }
+
+/** Where a slot stands now that it is this reader's alone, a process of the server: somebody may have moved it since we last looked. */
+export async function confirmedBy(wire: Wire, slot: string, reader: number, signal: AbortSignal): Promise<bigint> {
+  const [found] = await wire.query(
+    `SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = ${literal(slot)} AND active_pid = ${reader}`,
+    signal,
+  );
+  const lsn = found?.rows[0]?.[0];
+  if (typeof lsn !== 'string') throw new Error('the connection was closed by the server');
+  return parseLsn(lsn);
+}

@@ -15,7 +15,7 @@ import { literal } from './connection.ts';
 import { catalogTrouble } from './failure.ts';
 import { type CatalogTable, isTrackable, readTable, readTables, readTypes, type TrackableTable, trackable } from './describe.ts';
 import { describeDataSet } from './describe-ddl.ts';
-import { dropSlot, insertLsn, insertsName, installedName, newMark, readServerState, writeMark } from './installation.ts';
+import { confirmedBy, dropSlot, insertLsn, insertsName, installedName, newMark, readServerState, writeMark } from './installation.ts';
 import { BrokenHistory, Continuity, evidenceOf, evidenceText, unusable, witnessOf } from './history.ts';
 import type { RelationMessage } from './pgoutput.ts';
 import { createSlot } from './new-slot.ts';
@@ -53,6 +53,8 @@ export interface PostgresPrimaryOptions {
 
 const LOCK_TIMEOUT_MS = 10_000;
 const OBSERVE_EVERY_MS = 2000;
+/** A tiny transaction of ours, so that the log passes a position and is flushed although nobody writes. */
+const NUDGE = `SET synchronous_commit = local; SELECT pg_logical_emit_message(true, 'foreshadow', '')`;
 
 /** Opens no connection yet. */
 export function openPostgresPrimary(options: PostgresPrimaryOptions): Promise<Primary> {
@@ -198,7 +200,7 @@ class PostgresPrimary implements Primary {
         signal,
       );
       signal.addEventListener('abort', closing, { once: true });
-      const confirmed = await this.#ask((control) => this.#confirmed(control, wire.processId, signal), signal);
+      const confirmed = await this.#ask((control) => confirmedBy(control, this.#name, wire.processId, signal), signal);
       const slotAt = boundary(confirmed, start.numbering.base);
       if (slotAt > start.after) throw new BrokenHistory('the replication slot was advanced by another reader');
       observing = this.#observeAlways(AbortSignal.any([signal, stop.signal]));
@@ -242,14 +244,9 @@ class PostgresPrimary implements Primary {
 
   now(signal: AbortSignal): Promise<Position> {
     return this.#ask(async (wire) => {
-      const base = await this.#baseOf(wire, signal);
-      await this.#observe(wire, signal);
-      const published = `EXISTS (SELECT FROM pg_publication WHERE pubname = ${literal(this.#name)})`;
-      const [read] = await wire.query(`SELECT pg_current_wal_insert_lsn()::text, ${published}`, signal);
-      if (read?.rows[0]?.[1] !== 't') throw notInstalled(this.#options.url);
-      const at = boundary(parseLsn(read.rows[0][0] as string), base);
-      await this.#nudge(wire, at);
-      return at;
+      // The log is on its way while the catalog is looked at.
+      const at = await this.#stand(wire, signal);
+      return (await this.#observe(wire, signal)) ?? at;
     }, signal);
   }
 
@@ -260,7 +257,8 @@ class PostgresPrimary implements Primary {
   async snapshot(covering: Position, signal: AbortSignal, of?: TableName): Promise<PrimarySnapshot> {
     const base = await this.#ask((wire) => this.#baseOf(wire, signal), signal);
     const snapshot = await this.#snapshots.take(covering, base, signal, of);
-    await this.#ask((wire) => this.#nudge(wire, snapshot.end), signal);
+    this.#stream?.want(snapshot.end);
+    await this.#ask((wire) => wire.query(NUDGE, signal), signal);
     return snapshot;
   }
 
@@ -274,10 +272,15 @@ class PostgresPrimary implements Primary {
     await wire?.close();
   }
 
-  /** A tiny transaction of ours, so that the log passes a position and is flushed although nobody writes. */
-  async #nudge(wire: Wire, at: Position): Promise<void> {
+  /** Where the log stands. It is soon past it, whoever writes or does not. */
+  async #stand(wire: Wire, signal: AbortSignal): Promise<Position> {
+    const base = await this.#baseOf(wire, signal);
+    const published = `EXISTS (SELECT FROM pg_publication WHERE pubname = ${literal(this.#name)})`;
+    const [read] = await wire.query(`SELECT pg_current_wal_insert_lsn()::text, ${published}; ${NUDGE}`, signal);
+    if (read?.rows[0]?.[1] !== 't') throw notInstalled(this.#options.url);
+    const at = boundary(parseLsn(read.rows[0][0] as string), base);
     this.#stream?.want(at);
-    await wire.query(`SET synchronous_commit = local; SELECT pg_logical_emit_message(true, 'foreshadow', '')`);
+    return at;
   }
 
   async #baseOf(wire: Wire, signal: AbortSignal): Promise<bigint> {
@@ -313,16 +316,23 @@ class PostgresPrimary implements Primary {
     }
   }
 
-  /** Looks at the catalog: what the log will not tell, or tells with the next change only, takes its place in the stream. */
-  async #observe(wire: Wire, signal: AbortSignal): Promise<void> {
-    const [seen] = await wire.query('SELECT pg_current_snapshot()::text', signal);
-    const tables = await readTables(wire, this.#options.selection, signal);
+  /**
+   * Looks at the catalog: what the log will not tell, or tells with the next change only, takes its place in the stream, before the
+   * position that is returned. Null: there was nothing.
+   */
+  async #observe(wire: Wire, signal: AbortSignal): Promise<Position | null> {
+    const [[seen], tables] = await Promise.all([
+      wire.query('SELECT pg_current_snapshot()::text', signal),
+      readTables(wire, this.#options.selection, signal),
+    ]);
     await releaseRefused(wire, this.#name, tables, signal);
-    if (!(await this.#isWhole(wire, tables.filter(this.#isTracked), signal))) return;
-    if (!this.#watch.differs(tables, this.#isTracked)) return;
+    if (!(await this.#isWhole(wire, tables.filter(this.#isTracked), signal))) return null;
+    if (!this.#watch.differs(tables, this.#isTracked)) return null;
     const end = await insertLsn(wire, signal);
     this.#watch.observe(new Visibility(seen?.rows[0]?.[0] as string), end, tables);
-    await this.#nudge(wire, boundary(end, await this.#baseOf(wire, signal)));
+    // Its place is before the next transaction, which must be in the log before that is asked for its end.
+    await wire.query(NUDGE, signal);
+    return this.#stand(wire, signal);
   }
 
   async #installSlot(wire: Wire, signal: AbortSignal): Promise<Bookmark> {
@@ -382,17 +392,6 @@ class PostgresPrimary implements Primary {
     const altered = await this.#publication.alteration(wire, this.#tracked(tables), signal);
     if (altered !== null) this.#stream?.fail(altered);
     return altered === null;
-  }
-
-  /** Where the slot stands now that it is ours alone: somebody may have moved it since we last looked. */
-  async #confirmed(wire: Wire, reader: number, signal: AbortSignal): Promise<bigint> {
-    const [found] = await wire.query(
-      `SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = ${literal(this.#name)} AND active_pid = ${reader}`,
-      signal,
-    );
-    const lsn = found?.rows[0]?.[0];
-    if (typeof lsn !== 'string') throw new Error('the connection was closed by the server');
-    return parseLsn(lsn);
   }
 
   #gap(after: Position, through: Position, reason: string): TrackedBatch {
