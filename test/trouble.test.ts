@@ -324,8 +324,8 @@ describe('lag', () => {
     const backlog = new Backlog();
     const [before, middle, end] = [position(1n), position(2n), position(3n)];
     const changes = new Map([[ITEMS, 1]]);
-    backlog.add({ after: before, through: middle, changes, events: [], blocks: [] });
-    backlog.add({ after: middle, through: end, changes, events: [], blocks: [] });
+    backlog.add({ after: before, through: middle, changes, events: [], adopted: [], blocks: [] });
+    backlog.add({ after: middle, through: end, changes, events: [], adopted: [], blocks: [] });
     const sinceMs = backlog.waitingSinceMs(ITEMS);
     backlog.applied(ITEMS, middle, 1);
     expect(backlog.waitingSinceMs(ITEMS)).toBe(sinceMs);

@@ -117,6 +117,54 @@ export function describePieces({ begin, append, all, journal }: Means): void {
     expect(await all()).toEqual([]);
   });
 
+  test('a transaction in pieces is read as they come, each once, before and after it is adopted', async () => {
+    await begin();
+    const read = async (id: number, end: number | null, beyond: number, table = ORDERS) => {
+      const rows: number[] = [];
+      let place = beyond;
+      const within = ended(end ?? 99, id);
+      for await (const found of journal().spooled(table, within.transaction.id, end === null ? null : at(end), beyond, FOREVER)) {
+        expect(found.place).toBeGreaterThan(place);
+        place = found.place;
+        const { changes, bytes } = found.block;
+        const { at: last } = within.transaction;
+        rows.push(...rowsOf({ table, first: last, last, changes, bytes, within }, ORIGIN, last).map((row) => Number(row.split(':')[1])));
+      }
+      return { rows, place };
+    };
+    expect(await read(5, null, 0)).toEqual({ rows: [], place: 0 });
+    await journal().spool(piece(5, [[0, [1, 2]]]));
+    await journal().spool(piece(6, [[0, [100]]]));
+    await journal().spool(piece(5, [[0, [50]]], STOCK));
+    const first = await read(5, null, 0);
+    expect(first.rows).toEqual([1, 2]);
+    expect(await read(5, null, first.place)).toEqual({ rows: [], place: first.place });
+    for (const row of [3, 4, 5, 6]) await journal().spool(piece(5, [[31, [row]]]));
+    const second = await read(5, null, first.place);
+    expect(second.rows).toEqual([3, 4, 5, 6]);
+    await journal().spool(piece(5, [[0, [7]]]));
+    const writer = new BlockWriter(ORDERS);
+    writer.insert(rowOf(8));
+    const within = ended(20, 5);
+    const [before] = batchOf(10, [{ end: 12, rows: { orders: [9] } }]).blocks;
+    const blocks = [before, writer.takeWithin(within)] as ChangeBlock[];
+    await append(batchOf(10, [], { through: at(20), blocks, adopts: [within] }));
+    // Whoever has not heard of the batch finds nothing more, and nothing else.
+    expect((await read(5, null, second.place)).rows).toEqual([]);
+    const last = await read(5, 20, second.place);
+    expect(last.rows).toEqual([7, 8]);
+    expect((await read(5, 20, last.place)).rows).toEqual([]);
+    expect((await read(5, 20, 0)).rows).toEqual([1, 2, 3, 4, 5, 6, 7, 8]);
+    expect((await read(5, 20, 0, STOCK)).rows).toEqual([50]);
+    expect((await read(6, null, 0)).rows).toEqual([100]);
+    await journal().discard(6n as TransactionId, null);
+    expect((await read(6, null, 0)).rows).toEqual([]);
+    await journal().spool(piece(7, [[0, [1]]]));
+    await begin();
+    expect((await read(7, null, 0)).rows).toEqual([]);
+    expect((await read(5, 20, 0)).rows).toEqual([]);
+  });
+
   test('begin drops what is spooled', async () => {
     await begin();
     await journal().spool(piece(5, [[0, [1, 2]]]));

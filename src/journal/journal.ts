@@ -1,4 +1,4 @@
-import type { ChangeBlock, TableEvent, TrackedBatch, TransactionId, TransactionPart, TransactionPiece } from '../model/change.ts';
+import type { ChangeBlock, OpenBlock, TableEvent, TrackedBatch, TransactionId, TransactionPart, TransactionPiece } from '../model/change.ts';
 import type { Position } from '../model/position.ts';
 import type { TableName } from '../model/schema.ts';
 
@@ -10,6 +10,12 @@ export interface Bookmark {
   readonly at: Position;
   /** Opaque outside the primary's store. */
   readonly evidence: string;
+}
+
+/** A block of a transaction that comes in pieces, and where it stands among the others of its table. */
+export interface SpooledBlock {
+  readonly place: number;
+  readonly block: OpenBlock;
 }
 
 /**
@@ -39,6 +45,18 @@ export interface Journal extends AsyncDisposable {
 
   /** Keeps a piece of a transaction that has not ended, apart from everything that is read. `append` makes it durable. */
   spool(piece: TransactionPiece): Promise<void>;
+
+  /**
+   * What there is by now of one table in a transaction that comes in pieces, beyond a place (0: all of it), in order. `at` is null, or the
+   * boundary of its commit once a batch has adopted it: the rest then came with that batch. Blocks that name their transactions are left out.
+   */
+  spooled(
+    table: TableName,
+    transaction: TransactionId,
+    at: Position | null,
+    beyond: number,
+    signal: AbortSignal,
+  ): AsyncIterable<SpooledBlock>;
 
   /** Drops what was spooled of a transaction (`part` null), or what can be dropped by itself of one part of it. */
   discard(transaction: TransactionId, part: TransactionPart | null): Promise<void>;

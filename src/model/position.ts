@@ -24,6 +24,12 @@ export function boundaryAt(bytes: Buffer, at: number): Position {
   return `${bytes.toString('hex', at, at + 8)}.ffffffff` as Position;
 }
 
+/** The greatest position below one: with everything up to there, and nothing at it, what is at it comes next. */
+export function positionBefore(at: Position): Position {
+  const ordinal = Number.parseInt(at.slice(17), 16);
+  return ordinal > 0 ? position(commitEndOf(at), ordinal - 1) : position(commitEndOf(at) - 1n);
+}
+
 /** Reads a stored position; throws a RangeError for anything `position` did not write. */
 export function parsePosition(text: string): Position {
   if (!/^[0-9a-f]{16}\.[0-9a-f]{8}$/.test(text)) throw new RangeError(`"${text}" is not a position`);

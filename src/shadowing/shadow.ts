@@ -47,6 +47,14 @@ export interface Shadow extends AsyncDisposable {
   apply(works: readonly ApplyWork[], signal: AbortSignal): Promise<ApplyReport>;
 
   /**
+   * Writes rows of a transaction of the primary that has not ended, in one of its own that nobody sees: while it runs everything else
+   * goes on beside it, `apply` to the same table too, and whoever waits for a lock of it is let through by giving it up. Rejects,
+   * and leaves nothing, where that happened, `rows` threw, a key was taken, somebody else's writes to the table are noted, or the
+   * table does not stand where `reached` says. Left out by stores that have one writer only.
+   */
+  applyAhead?(work: AheadWork, signal: AbortSignal): Promise<ApplyReport>;
+
+  /**
    * Gives the table the next shape in place: it keeps its rows, with the change's `initial` values in the columns that are new, and earlier
    * captures go on reading theirs. Costs the same for any number of rows. The element is then at `progress` and `state`, under the
    * new name if the table has another. False, and nothing is done, where this store cannot (another key, another type): then `retire`.
@@ -154,6 +162,21 @@ export interface ApplyWork {
   readonly savedThrough: CaptureNumber;
 }
 
+/** Rows of a live element that go with a progress it has not come to yet. */
+export interface AheadWork {
+  readonly table: TableName;
+  /**
+   * All new, as they come; ends when all are here and the element stands before them. Without rows for a moment it yields none, so that
+   * the store may look whether somebody waits.
+   */
+  readonly rows: AsyncIterable<RowBatch['puts']>;
+  /** What they are written for, and what is saved: as in `ApplyWork`. */
+  readonly capture: CaptureNumber;
+  readonly savedThrough: CaptureNumber;
+  /** Asked when `rows` has ended: where the element stands without them, and with them. */
+  readonly reached: () => { readonly from: Progress; readonly to: Progress };
+}
+
 export type RowSource = Iterable<RowBatch> | AsyncIterable<RowBatch>;
 
 /** The true rows of one table inside the transaction of an `apply`, with all batches that were taken so far. */
@@ -183,6 +206,11 @@ export interface RowBatch {
 /** The rows of a work, for the store that applies it. */
 export function rowsOf(work: ApplyWork, standing: StandingRows): RowSource {
   return typeof work.rows === 'function' ? work.rows(standing) : work.rows;
+}
+
+/** What was written ahead cannot become part of the table. Whatever was applied is rolled back. */
+export class AheadInVain extends Error {
+  override readonly name = 'AheadInVain';
 }
 
 /** An incomplete image has nothing to complete it: its row must be read from the primary. Whatever was applied is rolled back. */

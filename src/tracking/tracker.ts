@@ -1,5 +1,13 @@
 import type { Journal } from '../journal/journal.ts';
-import type { ChangeBlock, TableEvent, TrackedBatch } from '../model/change.ts';
+import type {
+  ChangeBlock,
+  EndedTransaction,
+  TableEvent,
+  TrackedBatch,
+  TransactionId,
+  TransactionPart,
+  TransactionPiece,
+} from '../model/change.ts';
 import { ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
 import type { Position } from '../model/position.ts';
 import { Pulse } from '../model/pulse.ts';
@@ -22,9 +30,20 @@ export interface Tracked {
   /** How many changes each table had. */
   readonly changes: ReadonlyMap<TableName, number>;
   readonly events: readonly TableEvent[];
+  /** Transactions that came in pieces. */
+  readonly adopted: readonly EndedTransaction[];
   /** The changes themselves; null where some came in pieces, too many to hold: they are in the journal. */
   readonly blocks: readonly ChangeBlock[] | null;
 }
+
+/** What is heard of transactions that come in pieces, before a batch adopts them. */
+export type TrackedPiece =
+  /** It is in the journal. */
+  | { readonly kind: 'piece'; readonly piece: TransactionPiece }
+  /** Heard before the journal drops it. */
+  | { readonly kind: 'rolled-back'; readonly transaction: TransactionId; readonly part: TransactionPart | null }
+  /** Pieces of all transactions are dropped, and come again from the first. */
+  | { readonly kind: 'abandoned' };
 
 /** Why nothing is tracked for the time being. */
 export interface Trouble {
@@ -43,6 +62,7 @@ export class Tracker {
   readonly #parts: TrackerParts;
   readonly #appended = new Pulse();
   readonly #listeners = new Set<(tracked: Tracked) => void>();
+  readonly #pieceListeners = new Set<(heard: TrackedPiece) => void>();
   #failure: Error | null = null;
   #trouble: Trouble | null = null;
   #head: Position | null = null;
@@ -67,6 +87,12 @@ export class Tracker {
   onTracked(listener: (tracked: Tracked) => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
+  }
+
+  /** Called with what is heard of transactions in pieces. Must not block. Returns how to stop it. */
+  onPiece(listener: (heard: TrackedPiece) => void): () => void {
+    this.#pieceListeners.add(listener);
+    return () => this.#pieceListeners.delete(listener);
   }
 
   /** Resolves when the journal has reached a position; throws what ended tracking if it ended. */
@@ -107,19 +133,27 @@ export class Tracker {
     if (from === null) throw new Error('tracking began before the journal had a beginning');
     this.#head = from.at;
     // Pieces of transactions that an earlier connection did not see the end of come again from the first.
+    this.#tell({ kind: 'abandoned' });
     await journal.abandon();
     // What an earlier process made durable but did not live to acknowledge.
     await primary.acknowledge(from.at);
     for await (const item of primary.changes(from, signal)) {
       if (item.kind === 'piece') {
         await journal.spool(item.piece);
+        this.#tell(item);
         failpoint('spooled');
-      } else if (item.kind === 'rolled-back') await journal.discard(item.transaction, item.part);
-      else {
+      } else if (item.kind === 'rolled-back') {
+        this.#tell(item);
+        await journal.discard(item.transaction, item.part);
+      } else {
         await this.#append(item.batch, item.evidence);
         succeeded();
       }
     }
+  }
+
+  #tell(heard: TrackedPiece): void {
+    for (const listener of this.#pieceListeners) listener(heard);
   }
 
   async #append(batch: TrackedBatch, evidence: string): Promise<void> {
@@ -128,7 +162,7 @@ export class Tracker {
     if (batch.adopts.length > 0) failpoint('adopted');
     for (const block of batch.blocks) changes.set(block.table, (changes.get(block.table) ?? 0) + block.changes);
     const { after, through, events, adopts } = batch;
-    const tracked: Tracked = { after, through, changes, events, blocks: adopts.length === 0 ? batch.blocks : null };
+    const tracked: Tracked = { after, through, changes, events, adopted: adopts, blocks: adopts.length === 0 ? batch.blocks : null };
     // In one breath: whoever sees the new head must not find that a listener has not heard of its changes.
     this.#head = through;
     for (const listener of this.#listeners) listener(tracked);

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { transactionsOf } from '../../journal/frame.ts';
-import type { Bookmark, Journal } from '../../journal/journal.ts';
+import type { Bookmark, Journal, SpooledBlock } from '../../journal/journal.ts';
 import { placeOf, prunedAway } from '../../journal/order.ts';
 import type {
   ChangeBlock,
@@ -26,6 +26,9 @@ class MemoryJournal implements Journal {
   #blocks: ChangeBlock[] = [];
   #events: TableEvent[] = [];
   #spools = new Map<TransactionId, OpenBlock[]>();
+  /** In the order in which they came, by their bytes. */
+  readonly #places = new WeakMap<Buffer, number>();
+  #kept = 0;
   readonly #floors = new Map<TableName, Position>();
 
   head(): Bookmark | null {
@@ -54,7 +57,7 @@ class MemoryJournal implements Journal {
     }
     if (isRepeat) return adopted;
     // Copied: what was appended is ours, whatever the caller does with its buffers.
-    this.#blocks.push(...batch.blocks.map((block) => ({ ...block, bytes: Buffer.from(block.bytes) })));
+    this.#blocks.push(...batch.blocks.map((block) => ({ ...block, bytes: this.#copied(block.bytes) })));
     // What is adopted stands before what the batch brings of the same transaction, and in its place among others.
     this.#blocks = this.#blocks.toSorted((a, b) => (a.last < b.last ? -1 : a.last > b.last ? 1 : 0));
     this.#events.push(...batch.events);
@@ -64,7 +67,23 @@ class MemoryJournal implements Journal {
 
   async spool({ transaction, blocks }: TransactionPiece): Promise<void> {
     const held = this.#spools.get(transaction) ?? [];
-    this.#spools.set(transaction, [...held, ...blocks.map((block) => ({ ...block, bytes: Buffer.from(block.bytes) }))]);
+    this.#spools.set(transaction, [...held, ...blocks.map((block) => ({ ...block, bytes: this.#copied(block.bytes) }))]);
+  }
+
+  async *spooled(
+    table: TableName,
+    transaction: TransactionId,
+    at: Position | null,
+    beyond: number,
+    signal: AbortSignal,
+  ): AsyncGenerator<SpooledBlock> {
+    const adopted = this.#blocks.filter(({ last, within }) => last === at && within?.transaction.id === transaction);
+    const spooled = (this.#spools.get(transaction) ?? []).filter(({ first }) => first === null);
+    for (const { changes, bytes, ...block } of at === null ? spooled : adopted) {
+      signal.throwIfAborted();
+      const place = this.#places.get(bytes) ?? 0;
+      if (place > beyond && block.table === table) yield { place, block: { table, first: null, part: null, changes, bytes } };
+    }
   }
 
   async discard(transaction: TransactionId, part: TransactionPart | null): Promise<void> {
@@ -116,6 +135,12 @@ class MemoryJournal implements Journal {
 
   async size(): Promise<number> {
     return this.#blocks.reduce((bytes, block) => bytes + block.bytes.length, 0);
+  }
+
+  #copied(bytes: Buffer): Buffer {
+    const copy = Buffer.from(bytes);
+    this.#places.set(copy, ++this.#kept);
+    return copy;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

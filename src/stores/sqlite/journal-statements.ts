@@ -13,6 +13,10 @@ export interface FrameRow {
   readonly bytes: Uint8Array;
 }
 
+export interface SpooledRow extends Pick<FrameRow, 'id' | 'changes' | 'crc' | 'bytes'> {
+  readonly part: number | null;
+}
+
 export interface AdoptedRow {
   readonly spool: string;
   readonly committed_micros: string;
@@ -81,6 +85,10 @@ export function prepareStatements(db: DatabaseSync) {
       SELECT id, first, last, changes, crc, spool, bytes FROM frames INDEXED BY frames_of_table CROSS JOIN frame_bytes USING (id)
       WHERE tbl = ?1 AND last >= ?2 AND (last > ?2 OR ?3 > 0 AND id > ?3) AND id >= ?4
       ORDER BY last, id`),
+    spooled: sql(`
+      SELECT id, part, changes, crc, bytes FROM frames INDEXED BY frames_of_spool CROSS JOIN frame_bytes USING (id)
+      WHERE spool = ?1 AND last IS ?2 AND id > ?3 AND tbl = ?4 AND (first IS NULL OR last IS NOT NULL)
+      ORDER BY id LIMIT ?5`),
     frame: sql(`SELECT frames.*, bytes, name FROM frames JOIN frame_bytes USING (id) JOIN tables ON number = tbl WHERE id = ?`),
     framesWith: sql(`
       SELECT id, lowest_transaction = highest_transaction AS whole FROM frames INDEXED BY frames_of_transaction

@@ -3,7 +3,7 @@ import type { DatabaseSync } from 'node:sqlite';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { crc32 } from 'node:zlib';
 import { transactionIds, transactionsOf } from '../../journal/frame.ts';
-import type { Bookmark, Journal } from '../../journal/journal.ts';
+import type { Bookmark, Journal, SpooledBlock } from '../../journal/journal.ts';
 import { placeOf, prunedAway } from '../../journal/order.ts';
 import type {
   ChangeBlock,
@@ -26,6 +26,7 @@ import {
   type FrameRef,
   type FrameRow,
   type PruneRow,
+  type SpooledRow,
   type StateRow,
   type Statements,
   type TableRow,
@@ -35,6 +36,8 @@ import {
 /** A read fetches frames ahead up to this many bytes: the bound of its memory, but for a single frame that is larger. */
 const READ_AHEAD_BYTES = 1 << 20;
 const READ_AHEAD_FRAMES = 256;
+/** Of a transaction in pieces, which are of about a MiB. */
+const SPOOLED_FRAMES = 2;
 
 /** Deleting goes in transactions of about this long, for an append waits for one: frames may be tiny or of megabytes. */
 const DELETE_SLICE_MS = 10;
@@ -148,6 +151,28 @@ class SqliteJournal implements Journal {
     }, false);
     for (const [name, table] of interned) this.#tables.set(name, table);
     this.#nextId = id;
+  }
+
+  async *spooled(
+    table: TableName,
+    transaction: TransactionId,
+    at: Position | null,
+    beyond: number,
+    signal: AbortSignal,
+  ): AsyncGenerator<SpooledBlock> {
+    for (let place = beyond; ; ) {
+      signal.throwIfAborted();
+      const known = this.#tables.get(table);
+      if (known === undefined) return;
+      const from = [transactionText(transaction), at, Math.max(place, this.#state.firstId - 1), known.number] as const;
+      const rows = this.#reading(() => this.#sql.spooled.all(...from, SPOOLED_FRAMES)) as unknown as SpooledRow[];
+      if (rows.length === 0) return;
+      for (const { id, part, changes, ...row } of rows) {
+        place = id;
+        const bytes = this.#checked(row, `a frame of ${table} in a transaction that came in pieces`);
+        yield { place, block: { table, first: null, part, changes, bytes } };
+      }
+    }
   }
 
   async discard(transaction: TransactionId, part: TransactionPart | null): Promise<void> {
@@ -301,9 +326,14 @@ class SqliteJournal implements Journal {
   }
 
   #blockOf(table: TableName, row: FrameRow, within: EndedTransaction | null): ChangeBlock {
-    const bytes = Buffer.from(row.bytes.buffer, row.bytes.byteOffset, row.bytes.byteLength);
-    if (crc32(bytes) !== row.crc) throw this.#damaged(`a frame of ${table} at ${row.last}`);
+    const bytes = this.#checked(row, `a frame of ${table} at ${row.last}`);
     return { table, first: row.first as Position, last: row.last as Position, changes: row.changes, bytes, within };
+  }
+
+  #checked({ bytes, crc }: Pick<FrameRow, 'bytes' | 'crc'>, what: string): Buffer {
+    const held = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    if (crc32(held) !== crc) throw this.#damaged(what);
+    return held;
   }
 
   #adoptedAt(at: Position): EndedTransaction {
