@@ -1,4 +1,12 @@
-import type { ChangeBlock, OpenBlock, TableEvent, TrackedBatch, TransactionId, TransactionPart, TransactionPiece } from '../model/change.ts';
+import type {
+  ChangeBlock,
+  OpenBlock,
+  TableEvent,
+  TrackedBatch,
+  TransactionId,
+  TransactionPart,
+  TransactionPiece,
+} from '../model/change.ts';
 import type { Position } from '../model/position.ts';
 import type { TableName } from '../model/schema.ts';
 

@@ -1,11 +1,12 @@
 import type { ShapeChange, TableEvent, TransactionRef } from '../model/change.ts';
 import { captureNumber } from '../model/capture.ts';
 import { ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
-import type { Position } from '../model/position.ts';
+import { type Position, positionBefore } from '../model/position.ts';
 import { COPY_BY_COMPARISON, COPY_FROM_NOTHING, type Element } from '../model/progress.ts';
 import { type TableName, tableOf } from '../model/schema.ts';
 import { type KeyTuple, identityOf } from '../model/tuple.ts';
 import type { RowLimit } from '../tracking/primary.ts';
+import type { Ahead } from './ahead.ts';
 import { type Chunk, type ChunkScope, goesOnFrom, readChunk, rowsIn } from './copy.ts';
 import type { EngineParts } from './engine.ts';
 import type { Backlog } from './lag.ts';
@@ -39,6 +40,7 @@ const OPEN_CHUNKS_MAX = 2;
 export class Advance {
   readonly #parts: EngineParts;
   readonly #backlog: Backlog;
+  readonly #ahead: Ahead;
   readonly #stir: () => void;
   readonly #reshaper: Reshaper;
   readonly #folds: Folds;
@@ -50,8 +52,9 @@ export class Advance {
   /** Where a table stood when the types in the shadow were last brought up to the primary's for it. */
   readonly #renewed = new Map<TableName, Position>();
 
-  constructor(parts: EngineParts, backlog: Backlog, hasElement: (table: TableName) => boolean, stir: () => void) {
+  constructor(parts: EngineParts, backlog: Backlog, ahead: Ahead, hasElement: (table: TableName) => boolean, stir: () => void) {
     this.#parts = parts;
+    this.#ahead = ahead;
     this.#reshaper = new Reshaper(parts, hasElement);
     this.#backlog = backlog;
     this.#folds = new Folds(parts.journal);
@@ -109,7 +112,9 @@ export class Advance {
     }
     const target = drain?.at ?? this.#parts.tracker.head;
     const task: FoldTask = { target, chunk: null, scope: null, drain, savedThrough };
-    if (this.#backlog.hasEvent(schema.table, progress.low)) {
+    const hasEvent = this.#backlog.hasEvent(schema.table, progress.low);
+    const end = this.#ahead.endOf(element, task, hasEvent || this.hasRepair(schema.table));
+    if (hasEvent) {
       const outcome = await this.#meetEvents(element, task, signal);
       if (outcome !== null) return outcome;
     }
@@ -124,7 +129,12 @@ export class Advance {
       return this.#begin(element, { kind: 'keys', keys }, signal);
     }
     if (!this.#backlog.has(schema.table, progress.low, target)) return null;
-    return this.#fold(element, task, signal);
+    if (end === null) return this.#fold(element, task, signal);
+    // First everything before what was written ahead.
+    const before = positionBefore(end);
+    if (progress.low < before) return this.#fold(element, { ...task, target: before }, signal);
+    const taken = await this.#ahead.take(element);
+    return taken === 'given up' ? this.#fold(element, task, signal) : taken;
   }
 
   #begin(element: Element, scope: ChunkScope, signal: AbortSignal, covering: Position = this.#parts.tracker.head): null {
@@ -157,6 +167,7 @@ export class Advance {
 
   #close(table: TableName): void {
     this.#folds.abandon(table);
+    this.#ahead.giveUp(table, 'the table goes another way');
     const open = this.#open.get(table);
     if (open === undefined) return;
     open.stop.abort();

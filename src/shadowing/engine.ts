@@ -11,6 +11,7 @@ import { Turns } from '../model/turns.ts';
 import type { Primary } from '../tracking/primary.ts';
 import type { Tracked, Tracker } from '../tracking/tracker.ts';
 import { Advance } from './advance.ts';
+import { Ahead } from './ahead.ts';
 import { Conflicts } from './conflicts.ts';
 import { type Drain, crossing, newDrain } from './drain.ts';
 import { Backlog } from './lag.ts';
@@ -44,6 +45,7 @@ export class Engine {
   readonly #parts: EngineParts;
   readonly #elements: Map<TableName, Element>;
   readonly #backlog: Backlog;
+  readonly #ahead: Ahead;
   readonly #advance: Advance;
   readonly #turns = new Turns();
   readonly #wake = new Pulse();
@@ -67,12 +69,9 @@ export class Engine {
     this.#elements = new Map(elements);
     this.#backlog = backlog;
     this.#lastCut = lastCut;
-    this.#advance = new Advance(
-      parts,
-      backlog,
-      (table) => this.#elements.has(table),
-      () => this.#stir(),
-    );
+    const stir = (): void => this.#stir();
+    this.#ahead = new Ahead(parts, this, stir);
+    this.#advance = new Advance(parts, backlog, this.#ahead, (table) => this.#elements.has(table), stir);
     this.#stopListening = parts.tracker.onTracked((tracked) => this.#heard(tracked));
   }
 
@@ -133,6 +132,7 @@ export class Engine {
       throw error;
     } finally {
       this.#stopListening();
+      await this.#ahead[Symbol.asyncDispose]();
       await this.#advance.settle(this.#elements);
       this.#settled.beat();
     }

@@ -131,13 +131,17 @@ export class ShadowSession {
   }
 
   async applyRows(rows: ApplyWork['rows'], signal: AbortSignal = never, state: ElementState = { kind: 'live' }): Promise<ApplyReport> {
-    this.#clock++;
-    const low = position(this.#clock);
-    const progress = { ...this.progress, low, high: low };
+    const progress = this.next();
     const work = { table: this.schema.table, rows, progress, state, savedThrough: this.savedThrough };
     const report = await this.shadow.apply([work], signal);
     this.progress = progress;
     return report;
+  }
+
+  /** The progress of what is applied next. */
+  next(): Progress {
+    const low = position(++this.#clock);
+    return { ...this.progress, low, high: low };
   }
 
   /** An apply at a progress of the caller's choice, which is not remembered. */

@@ -3,6 +3,7 @@ import type { Catalog } from '../capture/catalog.ts';
 import { type CaptureNumber, NO_CAPTURE, captureNumber } from '../model/capture.ts';
 import type { ElementState } from '../model/progress.ts';
 import type { Tuple } from '../model/tuple.ts';
+import { describeAhead } from './shadow-ahead.contract.ts';
 import { describeApply } from './shadow-apply.contract.ts';
 import { describeForeignWrites } from './shadow-foreign.contract.ts';
 import { describeReshaping } from './shadow-reshaping.contract.ts';
@@ -19,6 +20,7 @@ export function describeShadow(name: string, open: ShadowOpener): void {
   describe(`shadow: ${name}`, () => {
     describeProgress(open);
     describeApply(open);
+    describeAhead(open);
     describeVersions(open);
     describeDiff(open);
     describeSegments(open);

@@ -3,8 +3,10 @@ import type { CaptureNumber, RowDifference } from '../../model/capture.ts';
 import { type Finding, ForeshadowError } from '../../model/errors.ts';
 import { COPY_FROM_NOTHING, type Element, type ElementState, type Progress } from '../../model/progress.ts';
 import type { DataSetSchema, TableName, TableSchema } from '../../model/schema.ts';
-import type { KeyTuple, Tuple } from '../../model/tuple.ts';
+import { identityOf, type KeyTuple, type Tuple } from '../../model/tuple.ts';
 import {
+  AheadInVain,
+  type AheadWork,
   type ApplyReport,
   type ApplyWork,
   type ForeignRow,
@@ -102,6 +104,31 @@ class MemoryShadow implements Shadow {
     }
     const report = { inserted: 0, updated: 0, deleted: 0, conflicts: [] as { table: TableName; key: KeyTuple }[] };
     for (const { work, batches } of staged) this.#write(work, batches, report);
+    return report;
+  }
+
+  async applyAhead({ table, rows, capture, savedThrough, reached }: AheadWork, signal: AbortSignal): Promise<ApplyReport> {
+    const segment = this.#live(table);
+    const puts: Tuple[] = [];
+    const refuseForeign = (): void => {
+      if (segment.foreignRows().length > 0) throw new AheadInVain('somebody else has written to the table');
+    };
+    for await (const some of rows) {
+      signal.throwIfAborted();
+      puts.push(...some);
+      refuseForeign();
+    }
+    this.#claim.require();
+    const { from, to } = reached();
+    const { state, progress } = this.#element(table);
+    const stands = segment === this.#live(table) && state.kind === 'live' && progress.generation === from.generation;
+    if (!stands || progress.low !== from.low || progress.high !== from.high) throw new AheadInVain('the table does not stand before it');
+    const keys = new Set(puts.map((row) => identityOf(segment.keyOf(row))));
+    const taken = segment.standing();
+    if (keys.size < puts.length || [...keys].some((key) => taken.has(key))) throw new AheadInVain('a key is taken');
+    refuseForeign();
+    const report = { inserted: 0, updated: 0, deleted: 0, conflicts: [] as { table: TableName; key: KeyTuple }[] };
+    this.#write({ table, rows: [], progress: { ...to, capture }, state, savedThrough }, [{ deletes: [], puts, fresh: true }], report);
     return report;
   }
 

@@ -18,7 +18,7 @@ import { ArrivingOids } from './type-oids.ts';
 import { standingRows } from './versions.ts';
 import type { Parameter, Wire } from './wire.ts';
 
-interface Counts {
+export interface Counts {
   inserted: number;
   updated: number;
   deleted: number;
@@ -57,7 +57,13 @@ export async function applyWorks(wire: Wire, works: readonly ApplyWork[], majorV
     const { layout } = from;
     stored.set(work.table, { layout, state: work.state, progress: work.progress });
     const key = new LiveKey(wire, layout, from.state);
-    const step = new BatchStep(wire, layout, key, work, { returningOld: majorVersion >= RETURNING_OLD_VERSION, noted: noted.has(layout) });
+    const step = new BatchStep(
+      wire,
+      layout,
+      key,
+      { ...work, capture: work.progress.capture },
+      { returningOld: majorVersion >= RETURNING_OLD_VERSION, noted: noted.has(layout) },
+    );
     for await (const batch of rowsOf(work, standingByKey(key, standingRows(wire, layout, work.progress.capture, signal)))) {
       signal.throwIfAborted();
       for (const conflict of await step.run(batch, counts, signal)) conflicts.push({ table: work.table, key: conflict });
@@ -115,6 +121,8 @@ function standingByKey(key: LiveKey, standing: StandingRows): StandingRows {
   };
 }
 
+type WrittenFor = Pick<Progress, 'capture'> & Pick<ApplyWork, 'savedThrough'>;
+
 /** What one batch wrote, and the keys among it that were noted before. */
 interface Unsettled {
   readonly deletes: readonly KeyTuple[];
@@ -126,7 +134,7 @@ interface Unsettled {
 const UNSETTLED_ROWS_MAX = 5_000;
 
 /** The batches of one table. */
-class BatchStep {
+export class BatchStep {
   readonly layout: Layout;
   readonly #wire: Wire;
   readonly #key: LiveKey;
@@ -144,13 +152,13 @@ class BatchStep {
     wire: Wire,
     layout: Layout,
     key: LiveKey,
-    { progress, savedThrough }: ApplyWork,
+    { capture, savedThrough }: WrittenFor,
     { returningOld, noted }: { readonly returningOld: boolean; readonly noted: boolean },
   ) {
     this.#wire = wire;
     this.layout = layout;
     this.#key = key;
-    this.#capture = progress.capture;
+    this.#capture = capture;
     this.#savedThrough = savedThrough;
     this.#returningOld = returningOld;
     this.#noted = noted;
@@ -270,11 +278,14 @@ class BatchStep {
 
   /** Straight into the live table: with the column of ours at the end of each row. False: a key was taken, and nothing is in. */
   #copy(puts: readonly Tuple[], counts: Counts, signal: AbortSignal): Promise<boolean> {
-    return this.#unlessTaken(counts, async () => {
-      const inserted = await this.#wire.copyRowsIn(this.#copyIntoLive, this.#oids.takeAll(puts), signal, new RowEnd(this.#capture));
-      if (this.#marks) await this.#mark(puts, signal);
-      return inserted;
-    });
+    return this.#unlessTaken(counts, () => this.insertAll(puts, signal));
+  }
+
+  /** Rows that must all be new; fails where a key is taken. Foreign writes are not looked for. */
+  async insertAll(puts: RowBatch['puts'], signal: AbortSignal): Promise<number> {
+    const inserted = await this.#wire.copyRowsIn(this.#copyIntoLive, this.#oids.takeAll(puts), signal, new RowEnd(this.#capture));
+    if (this.#marks) await this.#mark(puts, signal);
+    return inserted;
   }
 
   async #mark(inserts: readonly Tuple[], signal: AbortSignal): Promise<void> {

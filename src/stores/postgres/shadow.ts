@@ -6,6 +6,7 @@ import type { Element, ElementState, Progress } from '../../model/progress.ts';
 import type { DataSetSchema, TableName, TableSchema } from '../../model/schema.ts';
 import type { KeyTuple, Tuple } from '../../model/tuple.ts';
 import type {
+  AheadWork,
   ApplyReport,
   ApplyWork,
   ForeignRow,
@@ -17,6 +18,7 @@ import type {
   Shadow,
 } from '../../shadowing/shadow.ts';
 import type { RowChunk, RowLimit } from '../../tracking/primary.ts';
+import { applyAhead } from './ahead.ts';
 import { applyWorks } from './apply.ts';
 import { PostgresCatalog } from './catalog.ts';
 import { Claim } from './claim.ts';
@@ -108,6 +110,11 @@ class PostgresShadow implements Shadow {
       }
       throw error;
     }
+  }
+
+  async applyAhead(work: AheadWork, signal: AbortSignal): Promise<ApplyReport> {
+    await using writer = new Writer(this.#url, 'shadowing ahead', this.#claim);
+    return await writer.write((wire) => applyAhead(wire, work, signal), signal);
   }
 
   reshape(table: TableName, change: ShapeChange, state: ElementState, progress: Progress): Promise<boolean> {
