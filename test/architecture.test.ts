@@ -19,7 +19,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   model: [],
   journal: ['model/'],
   prediction: ['model/'],
-  tracking: ['model/', 'journal/journal.ts'],
+  tracking: ['model/', 'journal/journal.ts', 'journal/frame.ts'],
   // A module is handed the running parts of those before it: it names their types, and makes none of them.
   shadowing: ['model/', 'journal/journal.ts', 'journal/frame.ts', 'tracking/primary.ts', 'type:tracking/tracker.ts'],
   capture: [
@@ -39,6 +39,9 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     'journal/frame.ts',
     'journal/order.ts',
     'tracking/primary.ts',
+    'tracking/history.ts',
+    'tracking/host.ts',
+    'tracking/load.ts',
     'shadowing/shadow.ts',
     'capture/catalog.ts',
     'capture/restore-target.ts',

@@ -215,6 +215,29 @@ const captures = z
   })
   .meta({ expects: 'settings such as schedule: "0 * * * *"' });
 
+const prediction = z
+  .strictObject({
+    interval: duration
+      .refine((ms) => ms >= 100, { message: 'this is too short', params: { remedy: 'write 100ms or more' } })
+      .meta({
+        description: 'How often what was learned of activity and load is written down.',
+        expects: 'a number with ms, s, m, h, d or w, such as 1m',
+      })
+      .prefault('1m'),
+    day: duration
+      .refine((ms) => ms >= 1440 && Number.isInteger(ms / 1440), {
+        message: 'this cannot be cut into 1440 minutes',
+        params: { remedy: 'write a multiple of 1440ms, such as 24h or 24m' },
+      })
+      .meta({
+        description:
+          'The length of the cycle that activity and load follow, which is learned in 24 hours of 60 minutes each. Shorter ones are for trials.',
+        expects: '24h, or a multiple of 1440ms',
+      })
+      .prefault('24h'),
+  })
+  .meta({ expects: 'settings such as interval: 1m' });
+
 export const configSchema = z.strictObject({
   dataSet: z
     .string()
@@ -247,6 +270,7 @@ export const configSchema = z.strictObject({
     .meta({ expects: 'settings such as path: .foreshadow/journal.db' })
     .prefault({}),
   captures: captures.prefault({}),
+  prediction: prediction.prefault({}),
 });
 
 export type ConfigDocument = z.output<typeof configSchema>;
@@ -282,7 +306,7 @@ export const PLANNED_SETTINGS: readonly PlannedSetting[] = [
   { path: ['captures', 'window'], what: 'choosing the quietest moment of a window' },
   { path: ['captures', 'target'], what: 'capturing before a number of changes' },
   { path: ['captures', 'keep'], what: 'retention: every capture is kept' },
-  { path: ['prediction'], what: 'prediction' },
+  { path: ['prediction', 'ceiling'], what: 'slowing down while the primary is busy' },
   { path: ['archive'], what: 'the archive' },
   { path: ['server'], what: 'the HTTP API and dashboard' },
 ];

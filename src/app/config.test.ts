@@ -32,6 +32,7 @@ describe('a config that is right', () => {
       policy: { lagToleranceMs: 900_000, conflict: 'primary-wins', onSchemaChange: 'follow', indexes: 'none', perTable: [] },
       journal: { path: '/data/.foreshadow/journal.db' },
       captures: { schedule: null, validate: 'changed', onInvalid: 'rollback' },
+      prediction: { intervalMs: 60_000, dayMs: 86_400_000 },
     });
   });
 
@@ -207,12 +208,13 @@ describe('a config that is wrong says where, what, and what would be right', () 
     ['a window', `${MINIMAL}captures: { window: { from: "01:00" } }\n`, 'NOT_BUILT', /captures\.window/, /planned/],
     ['a bound of the journal', `${MINIMAL}journal: { maxBytes: 50GB }\n`, 'NOT_BUILT', /journal\.maxBytes/, /planned/],
     [
-      'prediction',
-      `${MINIMAL}prediction: { interval: 1m }\n`,
+      'a ceiling',
+      `${MINIMAL}prediction: { ceiling: 70% }\n`,
       'NOT_BUILT',
-      /line 5: prediction: prediction is not built yet/,
-      /remove prediction; it is planned/,
+      /line 5: prediction.ceiling: slowing down while the primary is busy is not built yet/,
+      /remove prediction.ceiling; it is planned/,
     ],
+    ['a day without minutes', `${MINIMAL}prediction: { day: 1s }\n`, 'CONFIG_INVALID', /line 5: prediction.day: /, /1440ms/],
     ['the archive', `${MINIMAL}archive: { url: "file:./a" }\n`, 'NOT_BUILT', /archive/, /planned/],
     ['the server', `${MINIMAL}server: { listen: "127.0.0.1:7440" }\n`, 'NOT_BUILT', /server/, /planned/],
   ];
@@ -224,9 +226,9 @@ describe('a config that is wrong says where, what, and what would be right', () 
   });
 
   test('several mistakes are told at once, each with its line', () => {
-    const error = failure(`${MINIMAL}policy: { lagTolerance: 15 minutes }\narchiv: x\nprediction: {}\n`);
+    const error = failure(`${MINIMAL}policy: { lagTolerance: 15 minutes }\narchiv: x\narchive: {}\n`);
     expect(error.code).toBe('CONFIG_INVALID');
-    expect(error.message).toMatch(/3 mistakes:\n.*line 5.*use 15m\n.*line 6: archiv.*\n.*line 7: prediction/s);
+    expect(error.message).toMatch(/3 mistakes:\n.*line 5.*use 15m\n.*line 6: archiv.*\n.*line 7: archive/s);
   });
 
   test('a missing file is named, with the command that writes one', async () => {

@@ -47,6 +47,11 @@ export interface Config {
     readonly validate: 'none' | 'changed' | 'full';
     readonly onInvalid: 'rollback' | 'repair' | 'halt';
   };
+  readonly prediction: {
+    readonly intervalMs: number;
+    /** 24 hours, in earnest. */
+    readonly dayMs: number;
+  };
 }
 
 /**
@@ -171,7 +176,7 @@ function resolved(document: ConfigDocument, path: string): Config {
       },
     );
   }
-  const { policy, captures } = document;
+  const { policy, captures, prediction } = document;
   if (schemeOf(shadow) === 'sqlite') refuseIndexes(policy, basename(path));
   const perTable = Object.entries(policy.perTable).map(([pattern, each]) => ({
     pattern,
@@ -200,6 +205,7 @@ function resolved(document: ConfigDocument, path: string): Config {
       validate: captures.validate,
       onInvalid: captures.onInvalid,
     },
+    prediction: { intervalMs: prediction.interval, dayMs: prediction.day },
   };
 }
 

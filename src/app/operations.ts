@@ -47,9 +47,13 @@ export interface StatusReport {
     readonly copiedRows: number | null;
     /** Only its inserts are followed. */
     readonly insertOnly: boolean;
+    /** Of the last hour, as far as it was seen; null: nothing is known. */
+    readonly lastHour: ActivityReport | null;
   }[];
   /** Of those that policy asks for: what the shadow has not, and why. */
   readonly unmirroredIndexes: readonly UnmirroredIndex[];
+  /** Why activity or load are not being learned; empty while they are. */
+  readonly learning: { readonly troubles: readonly string[] };
   readonly captures: { readonly last: number | null; readonly knownGood: number | null; readonly parkedAt: number | null };
   readonly nextCapture: { readonly at: string; readonly forecastResidualRows: number | null } | null;
   readonly journal: { readonly path: string; readonly bytes: number; readonly onPrimaryHost: boolean | null };
@@ -59,6 +63,14 @@ export interface StatusReport {
     /** Log that the primary keeps for this data set; null: none that could fill its disk, or it could not be asked. */
     readonly retained: RetainedReport | null;
   };
+}
+
+export interface ActivityReport {
+  readonly changes: number;
+  /** Different rows changed; null: no longer known. */
+  readonly distinctRows: number | null;
+  /** As they lie in the journal. */
+  readonly bytes: number;
 }
 
 export interface RetainedReport extends Retained {

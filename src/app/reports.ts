@@ -6,13 +6,22 @@ import type { CaptureRecord } from '../model/capture.ts';
 import { type ChangeVisitor, walkBlock } from '../journal/frame.ts';
 import type { Journal } from '../journal/journal.ts';
 import type { TransactionRef } from '../model/change.ts';
+import type { ActivityTotal } from '../tracking/history.ts';
 import type { Tracked } from '../tracking/tracker.ts';
 import { type Finding, ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
 import type { TableName, TableSchema } from '../model/schema.ts';
 import { type KeyTuple, keyTuple } from '../model/tuple.ts';
 import type { ValueCodec } from '../model/values.ts';
 import type { UnmirroredIndex } from '../shadowing/shadow.ts';
-import type { CaptureListing, CaptureReport, DifferenceReport, RetainedReport, StatusReport, TailLine } from './operations.ts';
+import type {
+  ActivityReport,
+  CaptureListing,
+  CaptureReport,
+  DifferenceReport,
+  RetainedReport,
+  StatusReport,
+  TailLine,
+} from './operations.ts';
 
 /** Turns what the parts return into the reports of `operations.ts`. */
 
@@ -73,6 +82,13 @@ export function indexFinding({ table, index, reason }: UnmirroredIndex): Finding
     message: `the index ${index} of ${table} is not mirrored: ${reason}`,
     remedy: 'Captures do not need it. Install in the shadow what it lacks and start again, or set indexes: none for the table.',
   };
+}
+
+/** A table that nobody changed while others were seen has zeros. */
+export function activityReport(seen: ReadonlyMap<TableName, ActivityTotal> | null, table: TableName): ActivityReport | null {
+  if (seen === null) return null;
+  const { changes, distinct, bytes } = seen.get(table) ?? { changes: 0, distinct: 0, bytes: 0 };
+  return { changes, distinctRows: distinct, bytes };
 }
 
 export function troubleReport(error: unknown, since: Date): NonNullable<StatusReport['tracking']['trouble']> {

@@ -17,9 +17,12 @@ import { IndexMirror } from '../shadowing/indexes.ts';
 import { Newcomers } from '../shadowing/newcomers.ts';
 import type { Shadow } from '../shadowing/shadow.ts';
 import type { Primary } from '../tracking/primary.ts';
+import { type History, slotLengths } from '../tracking/history.ts';
+import { Recorder } from '../tracking/recorder.ts';
 import { Tracker } from '../tracking/tracker.ts';
 import { type Config, type TableRule, redactUrl } from './config.ts';
 import { failpoint } from './failpoint.ts';
+import { openHistoryOr } from './learning.ts';
 import type { SystemOptions } from './local-system.ts';
 import { RetainedWatch } from './retained.ts';
 import { openJournal, openPrimary, openShadow, schemeOf } from './stores.ts';
@@ -48,6 +51,8 @@ export class Session implements AsyncDisposable {
   readonly orchestrator: Orchestrator;
   readonly retained: RetainedWatch;
   readonly indexes: IndexMirror;
+  readonly history: History;
+  readonly recorder: Recorder;
   readonly #lifetime: AbortController;
   readonly #resources: AsyncDisposableStack;
   readonly #loops: Promise<unknown>;
@@ -62,6 +67,7 @@ export class Session implements AsyncDisposable {
       retained: RetainedWatch;
       indexes: IndexMirror;
     },
+    learning: { history: History; recorder: Recorder },
   ) {
     this.primary = parts.primary;
     this.shadow = parts.shadow;
@@ -74,6 +80,8 @@ export class Session implements AsyncDisposable {
     this.#loops = running.loops;
     this.retained = running.retained;
     this.indexes = running.indexes;
+    this.history = learning.history;
+    this.recorder = learning.recorder;
     this.#resources = running.resources;
   }
 
@@ -116,11 +124,14 @@ export class Session implements AsyncDisposable {
     signal: AbortSignal,
   ): Promise<Session> {
     const lifetime = new AbortController();
+    let running: { readonly engine: Engine } | null = null;
     const log = (message: string, fields: Readonly<Record<string, unknown>>): void => options.log('info', message, fields);
     try {
       const onRetry = (error: unknown, waitMs: number): void =>
         options.log('warn', 'tracking will be tried again', { reason: messageOf(error), waitMs });
-      const tracker = new Tracker({ ...stores, failpoint, onRetry });
+      const history = resources.use(await openHistoryOr(config, options.log));
+      const recorder = await startRecorder({ ...stores, history }, () => running?.engine ?? null, config, options, signal);
+      const tracker = new Tracker({ ...stores, failpoint, onRetry, recorder });
       const parked = await stores.catalog.read('parked');
       const foldEveryMs = Math.max(1, Math.min(FOLD_EVERY_MS, config.policy.lagToleranceMs / 2));
       const engine = await Engine.open(
@@ -159,18 +170,24 @@ export class Session implements AsyncDisposable {
       });
       const retained = new RetainedWatch();
       const watching = retained.run(stores.primary, options.log, lifetime.signal);
-      const running = [
+      running = { engine };
+      const working = [
         tracker.run(lifetime.signal),
         engine.run(lifetime.signal),
         newcomers.run(lifetime.signal),
         indexes.run(lifetime.signal),
         watching,
       ];
-      const loops = Promise.all(running).catch((error: unknown) => {
+      const loops = Promise.all([...working, recorder.run(lifetime.signal)]).catch((error: unknown) => {
         if (!isAbort(error)) options.log('error', 'stopped', { reason: messageOf(error) });
         lifetime.abort(error);
       });
-      const session = new Session({ ...stores, tracker, engine }, orchestrator, { lifetime, loops, resources, retained, indexes });
+      const session = new Session(
+        { ...stores, tracker, engine },
+        orchestrator,
+        { lifetime, loops, resources, retained, indexes },
+        { history, recorder },
+      );
       try {
         await orchestrator.recover(AbortSignal.any([signal, lifetime.signal]));
       } catch (error) {
@@ -216,6 +233,28 @@ export class Session implements AsyncDisposable {
     await this.#loops;
     await this.#resources.disposeAsync();
   }
+}
+
+async function startRecorder(
+  stores: { primary: Primary; shadow: Shadow; journal: Journal; history: History },
+  engine: () => Engine | null,
+  config: Config,
+  options: SystemOptions,
+  signal: AbortSignal,
+): Promise<Recorder> {
+  const known = await stores.shadow.elements();
+  return await Recorder.open(
+    {
+      ...stores,
+      lengths: slotLengths(config.prediction.dayMs),
+      everyMs: config.prediction.intervalMs,
+      keyOf: (table) => (engine()?.elements ?? known).get(table)?.schema.key ?? null,
+      copies: () => engine()?.isCopying === true,
+      log: options.log,
+    },
+    [...known.keys()],
+    signal,
+  );
 }
 
 function lagToleranceMs(config: Config, table: TableName): number {

@@ -1,3 +1,4 @@
+import { join } from 'node:path';
 import type { Catalog } from '../capture/catalog.ts';
 import type { RestoreTarget } from '../capture/restore-target.ts';
 import type { Journal } from '../journal/journal.ts';
@@ -6,6 +7,7 @@ import { ForeshadowError } from '../model/errors.ts';
 import type { Position } from '../model/position.ts';
 import type { TableSchema } from '../model/schema.ts';
 import type { Shadow } from '../shadowing/shadow.ts';
+import { type History, slotLengths } from '../tracking/history.ts';
 import type { Primary } from '../tracking/primary.ts';
 import { type Config, redactUrl } from './config.ts';
 
@@ -74,4 +76,20 @@ export async function openRestoreTarget(config: Config, url: string): Promise<Re
 export async function openJournal(path: string): Promise<Journal> {
   const { openSqliteJournal } = await import('../stores/sqlite/journal.ts');
   return openSqliteJournal(path);
+}
+
+/** Beside the config, whatever stores the data set has. */
+export async function openHistory(config: Config): Promise<History> {
+  const { openSqliteHistory } = await import('../stores/sqlite/history.ts');
+  return openSqliteHistory(historyPath(config), slotLengths(config.prediction.dayMs));
+}
+
+/** Where the file cannot be had: what is learned ends with the process. */
+export async function openPassingHistory(config: Config): Promise<History> {
+  const { openMemoryHistory } = await import('../stores/memory/history.ts');
+  return openMemoryHistory(slotLengths(config.prediction.dayMs));
+}
+
+export function historyPath(config: Config): string {
+  return join(config.stateDirectory, 'history.db');
 }

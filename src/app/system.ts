@@ -9,6 +9,7 @@ import { CaptureReader } from './capture-reader.ts';
 import type { Tracked } from '../tracking/tracker.ts';
 import type { Config } from './config.ts';
 import { failpoint } from './failpoint.ts';
+import { lastHour } from './learning.ts';
 import { checkLive } from './live-check.ts';
 import type { LocalSystem, SystemOptions } from './local-system.ts';
 import type {
@@ -26,7 +27,7 @@ import type {
   TailLine,
   ValidateReport,
 } from './operations.ts';
-import { captureReport, readable, round, slotLeft, tailLines, troubleReport, unmirroredIndexes } from './reports.ts';
+import { activityReport, captureReport, readable, round, slotLeft, tailLines, troubleReport, unmirroredIndexes } from './reports.ts';
 import { RetainedWatch } from './retained.ts';
 import { Session } from './session.ts';
 import { type OpenShadow, openPrimary, openShadow, schemeOf } from './stores.ts';
@@ -104,6 +105,7 @@ class System implements LocalSystem {
     const backlog = session?.engine.backlog ?? null;
     const parked = exists ? ((await catalog.read('parked')) as { at: number } | null | undefined) : null;
     const unmirrored = exists ? await unmirroredIndexes(catalog) : [];
+    const { activity, troubles } = await lastHour(this.#config, session);
     const tables = Array.from(elements.values(), ({ schema, state }) => ({
       table: schema.table,
       state: state.kind,
@@ -112,6 +114,7 @@ class System implements LocalSystem {
       pendingRows: backlog?.pendingRows(schema.table) ?? 0,
       copiedRows: state.kind === 'copying' ? state.copiedRows : null,
       insertOnly: schema.insertOnly === true,
+      lastHour: activityReport(activity, schema.table),
     }));
     const next = parked ? null : (this.#schedule?.next(new Date()) ?? null);
     signal.throwIfAborted();
@@ -126,6 +129,7 @@ class System implements LocalSystem {
         knownGood: knownGood(records)?.number ?? null,
         parkedAt: parked?.at ?? null,
       },
+      learning: { troubles },
       nextCapture: next === null ? null : { at: next.toISOString(), forecastResidualRows: null },
       tracking: await this.#tracking(session, signal),
       journal: {

@@ -307,7 +307,59 @@ export function transactionIds(block: ChangeBlock): { readonly lowest: Transacti
   return lowest === null || highest === null ? null : { lowest, highest };
 }
 
-function partAt(block: ChangeBlock, at: number): TransactionPart {
+type Framed = Pick<ChangeBlock, 'table' | 'bytes'>;
+
+/** Receives where changes lie in the bytes of a block: nothing is made for each of them. `start` and `end` are those of a tuple. */
+export interface PlaceVisitor {
+  transaction(committedAtMs: number): void;
+  part(part: TransactionPart): void;
+  /** Of a row inserted or updated. */
+  put(start: number, end: number): void;
+  /** The key that the next row to be put had before. */
+  left(start: number, end: number): void;
+  delete(start: number, end: number): void;
+  truncate(): void;
+}
+
+/** Walks all changes of a block, also where its transaction has not ended, for those who count them. Throws as `walkBlock` does. */
+export function walkPlaces(block: Framed, visitor: PlaceVisitor): void {
+  const { bytes } = block;
+  const view = viewOf(bytes);
+  const end = bytes.length;
+  const tupleEnd = (at: number): number => {
+    const next = at + 4 > end ? Number.POSITIVE_INFINITY : at + 4 + view.getUint32(at);
+    if (next > end) throw damaged(block, at, 'a tuple passes its end');
+    return next;
+  };
+  for (let at = 0; at < end; ) {
+    const kind = view.getUint8(at);
+    if (kind === TRANSACTION) {
+      if (at + TRANSACTION_BYTES > end) throw damaged(block, at, 'a transaction passes its end');
+      // A label: a millisecond is exact enough, and the number is far below 2^53.
+      visitor.transaction((view.getInt32(at + 17) * 2 ** 32 + view.getUint32(at + 21)) / 1000);
+      at += TRANSACTION_BYTES;
+    } else if (kind === PART) {
+      visitor.part(partAt(block, at));
+      at += PART_BYTES;
+    } else if (kind === TRUNCATE) {
+      visitor.truncate();
+      at++;
+    } else {
+      const start = at + 5;
+      at = tupleEnd(at + 1);
+      if (kind === INSERT || kind === UPDATE) visitor.put(start, at);
+      else if (kind === DELETE) visitor.delete(start, at);
+      else if (kind === REKEY) {
+        visitor.left(start, at);
+        const from = at + 4;
+        at = tupleEnd(at);
+        visitor.put(from, at);
+      } else throw damaged(block, start - 5, `record kind ${kind}`);
+    }
+  }
+}
+
+function partAt(block: Framed, at: number): TransactionPart {
   if (at + PART_BYTES > block.bytes.length) throw damaged(block, at, 'a part passes its end');
   return block.bytes.readUInt32BE(at + 1);
 }
@@ -342,7 +394,7 @@ function recordEnd(block: ChangeBlock, at: number): number {
 }
 
 /** Where the tuple whose length stands at `at` ends. */
-function partEnd(block: ChangeBlock, at: number): number {
+function partEnd(block: Framed, at: number): number {
   const { bytes } = block;
   const start = at + 4;
   const end = start > bytes.length ? Number.POSITIVE_INFINITY : start + bytes.readUInt32BE(at);
@@ -350,6 +402,6 @@ function partEnd(block: ChangeBlock, at: number): number {
   return end;
 }
 
-function damaged(block: ChangeBlock, at: number, what: string): Error {
+function damaged(block: Framed, at: number, what: string): Error {
   return new Error(`damaged block of ${block.table}: ${what} at byte ${at}`);
 }

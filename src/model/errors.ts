@@ -25,6 +25,7 @@ export type ErrorCode =
   | 'CONFIG_INVALID'
   | 'CONNECTION_LOST' // the running `start` ended before it answered
   | 'FENCED' // another instance took over
+  | 'HISTORY_ACCESS' // it cannot be opened, read or written: permission, disk full, damage, a file that is not ours
   | 'JOURNAL_ACCESS' // it cannot be opened, read or written: permission, disk full, damage, a file that is not ours
   | 'JOURNAL_GAP' // changes are missing between the journal and what is to be appended
   | 'JOURNAL_REPLACED'

@@ -5,6 +5,7 @@ import type { Finding } from '../model/errors.ts';
 import type { Position } from '../model/position.ts';
 import type { DataSetSchema, TableName, TableSchema } from '../model/schema.ts';
 import type { KeyTuple, Tuple } from '../model/tuple.ts';
+import type { LoadSample } from './load.ts';
 import type { ValueCodec } from '../model/values.ts';
 import type { Retained } from '../model/retained.ts';
 
@@ -67,6 +68,9 @@ export interface Primary extends AsyncDisposable {
 
   /** What it keeps for us until it is acknowledged; null: nothing is installed, or nothing it keeps could fill its disk. */
   retained(signal: AbortSignal): Promise<Retained | null>;
+
+  /** How busy it is; what it cannot tell, or this user may not see, is left out. */
+  load(signal: AbortSignal): Promise<LoadSample>;
 
   /**
    * A snapshot that includes every transaction at or below `covering`. `changes` must be running while one is taken. The table that is

@@ -13,6 +13,7 @@ import type { Position } from '../model/position.ts';
 import { Pulse } from '../model/pulse.ts';
 import type { TableName } from '../model/schema.ts';
 import type { Primary } from './primary.ts';
+import type { Recorder } from './recorder.ts';
 
 export interface TrackerParts {
   readonly primary: Primary;
@@ -21,6 +22,8 @@ export interface TrackerParts {
   readonly failpoint: (name: string) => void;
   /** Told of each failure that is retried. */
   readonly onRetry: (error: unknown, waitMs: number) => void;
+  /** Counts what passes. */
+  readonly recorder?: Recorder;
 }
 
 /** What became durable in the journal: everything in (`after`, `through`]. */
@@ -113,6 +116,7 @@ export class Tracker {
           this.#trouble = null;
         });
       } catch (error) {
+        this.#parts.recorder?.disconnected();
         if (signal.aborted || isAbort(error)) return;
         if (!(error instanceof ForeshadowError && error.retry === 'later')) {
           this.#failure = error instanceof Error ? error : new Error(messageOf(error));
@@ -128,7 +132,7 @@ export class Tracker {
   }
 
   async #pump(signal: AbortSignal, succeeded: () => void): Promise<void> {
-    const { primary, journal, failpoint } = this.#parts;
+    const { primary, journal, failpoint, recorder } = this.#parts;
     const from = journal.head();
     if (from === null) throw new Error('tracking began before the journal had a beginning');
     this.#head = from.at;
@@ -137,16 +141,20 @@ export class Tracker {
     await journal.abandon();
     // What an earlier process made durable but did not live to acknowledge.
     await primary.acknowledge(from.at);
+    recorder?.connected();
     for await (const item of primary.changes(from, signal)) {
       if (item.kind === 'piece') {
         await journal.spool(item.piece);
+        recorder?.piece(item.piece);
         this.#tell(item);
         failpoint('spooled');
       } else if (item.kind === 'rolled-back') {
         this.#tell(item);
         await journal.discard(item.transaction, item.part);
+        recorder?.rolledBack(item.transaction, item.part);
       } else {
         await this.#append(item.batch, item.evidence);
+        await recorder?.batch(item.batch);
         succeeded();
       }
     }

@@ -28,14 +28,23 @@ function statusText(report: StatusReport): string {
     `journal     ${journal.path}, ${size(journal.bytes)}${journal.onPrimaryHost === true ? ', on the host of the primary: lost together with it' : ''}`,
     ...trackingLines(report.tracking),
     ...report.unmirroredIndexes.map(({ table, index, reason }) => `index       ${index} of ${table} is not mirrored: ${cell(reason)}`),
+    ...report.learning.troubles.map((trouble) => `learning    ${cell(trouble)}`),
   ];
   const table = tableText(
-    [{ title: 'table' }, { title: 'state' }, { title: 'lag', right: true }, { title: 'pending', right: true }, { title: 'reason' }],
+    [
+      { title: 'table' },
+      { title: 'state' },
+      { title: 'lag', right: true },
+      { title: 'pending', right: true },
+      { title: 'last hour', right: true },
+      { title: 'reason' },
+    ],
     report.tables.map((each) => [
       each.table,
       stateText(each),
       each.lagMs === null ? '-' : duration(each.lagMs),
       number(each.pendingRows),
+      each.lastHour === null ? '-' : changed(each.lastHour),
       each.reason ?? '',
     ]),
   );
@@ -65,6 +74,11 @@ function trackingLines({ trouble, retained }: StatusReport['tracking']): string[
       `            remedy: ${trouble.remedy}`,
     );
   return lines;
+}
+
+function changed({ changes, distinctRows }: NonNullable<StatusReport['tables'][number]['lastHour']>): string {
+  if (changes === 0) return 'idle';
+  return `${count(changes, 'change')}${distinctRows === null ? '' : ` of ${count(distinctRows, 'row')}`}`;
 }
 
 function parked(at: number | null): string {

@@ -8,6 +8,7 @@ import { Pulse } from '../../model/pulse.ts';
 import { type DataSetSchema, type TableName, type TableSchema, tableOf } from '../../model/schema.ts';
 import { type Identity, type KeyTuple, type Tuple, identityOf, keyOfIdentity, keyTuple, identityOfRow } from '../../model/tuple.ts';
 import type { Primary, PrimaryItem, PrimarySnapshot, RowChunk, RowLimit } from '../../tracking/primary.ts';
+import type { LoadSample } from '../../tracking/load.ts';
 import { compareKeys, memoryValues } from './values.ts';
 
 /** What a transaction did, in its order. */
@@ -143,6 +144,11 @@ export class MemoryPrimary implements Primary {
 
   async installed(): Promise<boolean> {
     return this.#tracked !== null;
+  }
+
+  /** A memory is never busy. */
+  async load(): Promise<LoadSample> {
+    return { atMs: Date.now(), readings: [] };
   }
 
   async uninstall(): Promise<void> {

@@ -8,6 +8,7 @@ import type { DataSetSchema, TableName, TableSchema } from '../../model/schema.t
 import { type Selection, selects } from '../../model/selection.ts';
 import type { ValueCodec } from '../../model/values.ts';
 import type { Retained } from '../../model/retained.ts';
+import type { LoadSample } from '../../tracking/load.ts';
 import type { Primary, PrimaryItem, PrimarySnapshot } from '../../tracking/primary.ts';
 import { boundary } from './numbering.ts';
 import { checkPrimary } from './check.ts';
@@ -21,6 +22,7 @@ import type { RelationMessage } from './pgoutput.ts';
 import { createSlot } from './new-slot.ts';
 import { notInstalled, refuseOwner, resumeAt, type StreamStart, Unsendable } from './resume.ts';
 import { keylessTuples } from './keyless.ts';
+import { PostgresLoad } from './load.ts';
 import { dropPublications, ensurePublications, PublicationWatch, publishedTables, releaseRefused } from './publication.ts';
 import { readRetained } from './retained.ts';
 import { Visibility } from './visibility.ts';
@@ -81,6 +83,7 @@ class PostgresPrimary implements Primary {
   readonly #watch = new Watch();
   readonly #schemaOf = (table: TrackableTable): TableSchema => this.#watch.schemaOf(table);
   #watching = false;
+  readonly #load = new PostgresLoad();
 
   constructor(options: PostgresPrimaryOptions) {
     this.#options = options;
@@ -252,6 +255,10 @@ class PostgresPrimary implements Primary {
 
   retained(signal: AbortSignal): Promise<Retained | null> {
     return this.#ask((wire) => readRetained(wire, this.#name, signal), signal);
+  }
+
+  load(signal: AbortSignal): Promise<LoadSample> {
+    return this.#ask((wire) => this.#load.sample(wire, signal), signal);
   }
 
   async snapshot(covering: Position, signal: AbortSignal, of?: TableName): Promise<PrimarySnapshot> {

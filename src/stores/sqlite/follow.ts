@@ -52,6 +52,7 @@ export class Follower implements AsyncDisposable {
   #woken = false;
   #wal = false;
   #askings = 0;
+  #commits = 0n;
   /** Asks whether another connection committed since. */
   #version: StatementSync | null = null;
 
@@ -102,6 +103,11 @@ export class Follower implements AsyncDisposable {
     this.#stream?.end(error);
     this.wake();
     await this.#turn;
+  }
+
+  /** Looks at the file that found something committed, in tracked tables or not. */
+  get commits(): bigint {
+    return this.#commits;
   }
 
   /** Polls soon, without waiting for the end of a pause. */
@@ -221,7 +227,9 @@ export class Follower implements AsyncDisposable {
     const since = performance.now();
     while (!signal.aborted && this.#stream?.ended === false && !this.#woken) {
       await this.#pause(performance.now() - since > IDLE_AFTER_MS ? IDLE_PAUSE_MS : PAUSE_MS);
-      if (this.#dataVersion() !== before) return;
+      if (this.#dataVersion() === before) continue;
+      this.#commits++;
+      return;
     }
   }
 

@@ -5,12 +5,14 @@ import type { Finding } from '../../model/errors.ts';
 import { type Position, commitEndOf, position } from '../../model/position.ts';
 import type { DataSetSchema, TableName, TableSchema } from '../../model/schema.ts';
 import type { Selection } from '../../model/selection.ts';
+import type { LoadSample } from '../../tracking/load.ts';
 import type { Primary, PrimarySnapshot } from '../../tracking/primary.ts';
 import { bookmark, notInstalled } from './bookmark.ts';
-import { fileAt, openSqlite, reading, sqliteIdentity, sqlitePath } from './connection.ts';
+import { fileAt, isBusy, openSqlite, reading, sqliteIdentity, sqlitePath } from './connection.ts';
 import { describeDatabase } from './describe.ts';
 import { checkPrimary } from './doctor.ts';
 import { Follower } from './follow.ts';
+import { SqliteLoad } from './load.ts';
 import { hasTraces, isInstalled, lastMark, purgeLog, readStanding, removeAll, settle } from './log.ts';
 import { LOCK_WAIT_MS, inWriteTransaction, untilUnlocked } from './lock.ts';
 import { sqliteValues } from './values.ts';
@@ -46,6 +48,8 @@ class SqlitePrimary implements Primary {
   readonly #selection: Selection;
   readonly #closing = new AbortController();
   readonly #follower: Follower;
+  readonly #load: SqliteLoad;
+  #busy = 0n;
   #asking: { db: DatabaseSync; file: string } | null = null;
   #acknowledged = 0n;
   #purging: Promise<void> | null = null;
@@ -56,6 +60,7 @@ class SqlitePrimary implements Primary {
     this.#path = path;
     this.#selection = selection;
     this.#follower = new Follower(path);
+    this.#load = new SqliteLoad(path);
   }
 
   async identity(signal: AbortSignal): Promise<string> {
@@ -137,6 +142,10 @@ class SqlitePrimary implements Primary {
     return Promise.resolve(null);
   }
 
+  load(): Promise<LoadSample> {
+    return this.#load.sample({ commits: this.#follower.commits, busy: this.#busy });
+  }
+
   async snapshot(covering: Position, signal: AbortSignal): Promise<PrimarySnapshot> {
     return this.#follower.snapshot(covering, AbortSignal.any([signal, this.#closing.signal]));
   }
@@ -173,8 +182,18 @@ class SqlitePrimary implements Primary {
         this.#asking = null;
       }
       this.#asking ??= { db: openSqlite(this.#path, { role: 'primary', busyTimeoutMs: 5 }), file };
-      return reading(this.#asking.db, read);
+      return this.#counted(() => reading((this.#asking as { db: DatabaseSync }).db, read));
     });
+  }
+
+  /** Counts the times that another program's lock was in the way. */
+  #counted<T>(read: () => T): T {
+    try {
+      return read();
+    } catch (error) {
+      if (isBusy(error)) this.#busy++;
+      throw error;
+    }
   }
 }
 

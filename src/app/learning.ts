@@ -1,0 +1,47 @@
+import { existsSync } from 'node:fs';
+import { type ForeshadowError, messageOf } from '../model/errors.ts';
+import type { TableName } from '../model/schema.ts';
+import { type ActivityTotal, type History, slotLengths } from '../tracking/history.ts';
+import type { Recorder } from '../tracking/recorder.ts';
+import type { Config } from './config.ts';
+import type { Log } from './local-system.ts';
+import { historyPath, openHistory, openPassingHistory } from './stores.ts';
+
+/** The history to write into. Where its file cannot be had that is said, and what is learned ends with the process. */
+export async function openHistoryOr(config: Config, log: Log): Promise<History> {
+  try {
+    return await openHistory(config);
+  } catch (error) {
+    const { remedy = 'Move the file away: learning begins anew.' } = error as Partial<ForeshadowError>;
+    log('warn', 'the history cannot be opened: what is learned ends with this process', { reason: messageOf(error), remedy });
+    return openPassingHistory(config);
+  }
+}
+
+export interface LastHour {
+  /** By table; null: nothing is known. */
+  readonly activity: ReadonlyMap<TableName, ActivityTotal> | null;
+  /** Why something is not being learned. */
+  readonly troubles: readonly string[];
+}
+
+/** What each table changed in the last hour, as far as it is written down. `running` is of this process. */
+export async function lastHour(
+  config: Config,
+  running: { readonly history: History; readonly recorder: Recorder } | null,
+): Promise<LastHour> {
+  const { minuteMs, hourMs } = slotLengths(config.prediction.dayMs);
+  const range = { stepMs: minuteMs, fromMs: Date.now() - hourMs, untilMs: Date.now() + hourMs };
+  try {
+    if (running !== null) {
+      await running.recorder.flush();
+      return { activity: await running.history.totals(range), troubles: running.recorder.troubles };
+    }
+    if (!existsSync(historyPath(config))) return { activity: null, troubles: [] };
+    await using history = await openHistory(config);
+    return { activity: await history.totals(range), troubles: [] };
+  } catch (error) {
+    // Whatever is wrong with it, all else can be told.
+    return { activity: null, troubles: [messageOf(error)] };
+  }
+}
