@@ -1,14 +1,35 @@
 import { existsSync } from 'node:fs';
+import type { Journal } from '../journal/journal.ts';
 import { type ForeshadowError, messageOf } from '../model/errors.ts';
 import type { TableName } from '../model/schema.ts';
 import { type ActivityTotal, type History, slotLengths } from '../tracking/history.ts';
-import type { Recorder } from '../tracking/recorder.ts';
+import { Recorder } from '../tracking/recorder.ts';
+import type { Engine } from '../shadowing/engine.ts';
+import type { Shadow } from '../shadowing/shadow.ts';
+import type { Primary } from '../tracking/primary.ts';
 import type { Config } from './config.ts';
 import type { Log } from './local-system.ts';
 import { historyPath, openHistory, openPassingHistory } from './stores.ts';
 
-/** The history to write into. Where its file cannot be had that is said, and what is learned ends with the process. */
-export async function openHistoryOr(config: Config, log: Log): Promise<History> {
+/** Learns what passes the tracker from here on. What it opens is closed with `resources`. */
+export async function startLearning(
+  config: Config,
+  stores: { readonly primary: Primary; readonly shadow: Shadow; readonly journal: Journal },
+  engine: () => Engine | null,
+  resources: AsyncDisposableStack,
+  log: Log,
+  signal: AbortSignal,
+): Promise<Recorder> {
+  const history = resources.use(await openHistoryOr(config, log));
+  const known = await stores.shadow.elements();
+  const { dayMs, intervalMs: everyMs } = config.prediction;
+  const keyOf = (table: TableName): readonly number[] | null => (engine()?.elements ?? known).get(table)?.schema.key ?? null;
+  const copies = (): boolean => engine()?.isCopying === true;
+  return await Recorder.open({ ...stores, history, lengths: slotLengths(dayMs), everyMs, keyOf, copies, log }, [...known.keys()], signal);
+}
+
+/** Where the history's file cannot be had that is said, and what is learned ends with the process. */
+async function openHistoryOr(config: Config, log: Log): Promise<History> {
   try {
     return await openHistory(config);
   } catch (error) {
@@ -26,16 +47,13 @@ export interface LastHour {
 }
 
 /** What each table changed in the last hour, as far as it is written down. `running` is of this process. */
-export async function lastHour(
-  config: Config,
-  running: { readonly history: History; readonly recorder: Recorder } | null,
-): Promise<LastHour> {
+export async function lastHour(config: Config, running: Recorder | null): Promise<LastHour> {
   const { minuteMs, hourMs } = slotLengths(config.prediction.dayMs);
   const range = { stepMs: minuteMs, fromMs: Date.now() - hourMs, untilMs: Date.now() + hourMs };
   try {
     if (running !== null) {
-      await running.recorder.flush();
-      return { activity: await running.history.totals(range), troubles: running.recorder.troubles };
+      await running.flush();
+      return { activity: await running.history.totals(range), troubles: running.troubles };
     }
     if (!existsSync(historyPath(config))) return { activity: null, troubles: [] };
     await using history = await openHistory(config);

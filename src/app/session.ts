@@ -17,12 +17,11 @@ import { IndexMirror } from '../shadowing/indexes.ts';
 import { Newcomers } from '../shadowing/newcomers.ts';
 import type { Shadow } from '../shadowing/shadow.ts';
 import type { Primary } from '../tracking/primary.ts';
-import { type History, slotLengths } from '../tracking/history.ts';
-import { Recorder } from '../tracking/recorder.ts';
+import type { Recorder } from '../tracking/recorder.ts';
 import { Tracker } from '../tracking/tracker.ts';
 import { type Config, type TableRule, redactUrl } from './config.ts';
 import { failpoint } from './failpoint.ts';
-import { openHistoryOr } from './learning.ts';
+import { startLearning } from './learning.ts';
 import type { SystemOptions } from './local-system.ts';
 import { RetainedWatch } from './retained.ts';
 import { openJournal, openPrimary, openShadow, schemeOf } from './stores.ts';
@@ -51,7 +50,6 @@ export class Session implements AsyncDisposable {
   readonly orchestrator: Orchestrator;
   readonly retained: RetainedWatch;
   readonly indexes: IndexMirror;
-  readonly history: History;
   readonly recorder: Recorder;
   readonly #lifetime: AbortController;
   readonly #resources: AsyncDisposableStack;
@@ -66,8 +64,8 @@ export class Session implements AsyncDisposable {
       resources: AsyncDisposableStack;
       retained: RetainedWatch;
       indexes: IndexMirror;
+      recorder: Recorder;
     },
-    learning: { history: History; recorder: Recorder },
   ) {
     this.primary = parts.primary;
     this.shadow = parts.shadow;
@@ -80,8 +78,7 @@ export class Session implements AsyncDisposable {
     this.#loops = running.loops;
     this.retained = running.retained;
     this.indexes = running.indexes;
-    this.history = learning.history;
-    this.recorder = learning.recorder;
+    this.recorder = running.recorder;
     this.#resources = running.resources;
   }
 
@@ -129,8 +126,7 @@ export class Session implements AsyncDisposable {
     try {
       const onRetry = (error: unknown, waitMs: number): void =>
         options.log('warn', 'tracking will be tried again', { reason: messageOf(error), waitMs });
-      const history = resources.use(await openHistoryOr(config, options.log));
-      const recorder = await startRecorder({ ...stores, history }, () => running?.engine ?? null, config, options, signal);
+      const recorder = await startLearning(config, stores, () => running?.engine ?? null, resources, options.log, signal);
       const tracker = new Tracker({ ...stores, failpoint, onRetry, recorder });
       const parked = await stores.catalog.read('parked');
       const foldEveryMs = Math.max(1, Math.min(FOLD_EVERY_MS, config.policy.lagToleranceMs / 2));
@@ -147,12 +143,8 @@ export class Session implements AsyncDisposable {
         { ...(await whereCapturesStand(stores.catalog)), parked: parked !== null && parked !== undefined },
         signal,
       );
-      const policy = {
-        validate: config.captures.validate,
-        onInvalid: config.captures.onInvalid,
-        drainDeadlineMs: DRAIN_DEADLINE_MS,
-        rollingBudgetMs: ROLLING_BUDGET_MS,
-      };
+      const { validate, onInvalid } = config.captures;
+      const policy = { validate, onInvalid, drainDeadlineMs: DRAIN_DEADLINE_MS, rollingBudgetMs: ROLLING_BUDGET_MS };
       const newcomers = new Newcomers({ ...stores, tracker, engine, log });
       const adopt = async (tables: readonly TableName[], within: AbortSignal): Promise<void> => {
         newcomers.want(tables);
@@ -182,12 +174,14 @@ export class Session implements AsyncDisposable {
         if (!isAbort(error)) options.log('error', 'stopped', { reason: messageOf(error) });
         lifetime.abort(error);
       });
-      const session = new Session(
-        { ...stores, tracker, engine },
-        orchestrator,
-        { lifetime, loops, resources, retained, indexes },
-        { history, recorder },
-      );
+      const session = new Session({ ...stores, tracker, engine }, orchestrator, {
+        lifetime,
+        loops,
+        resources,
+        retained,
+        indexes,
+        recorder,
+      });
       try {
         await orchestrator.recover(AbortSignal.any([signal, lifetime.signal]));
       } catch (error) {
@@ -233,28 +227,6 @@ export class Session implements AsyncDisposable {
     await this.#loops;
     await this.#resources.disposeAsync();
   }
-}
-
-async function startRecorder(
-  stores: { primary: Primary; shadow: Shadow; journal: Journal; history: History },
-  engine: () => Engine | null,
-  config: Config,
-  options: SystemOptions,
-  signal: AbortSignal,
-): Promise<Recorder> {
-  const known = await stores.shadow.elements();
-  return await Recorder.open(
-    {
-      ...stores,
-      lengths: slotLengths(config.prediction.dayMs),
-      everyMs: config.prediction.intervalMs,
-      keyOf: (table) => (engine()?.elements ?? known).get(table)?.schema.key ?? null,
-      copies: () => engine()?.isCopying === true,
-      log: options.log,
-    },
-    [...known.keys()],
-    signal,
-  );
 }
 
 function lagToleranceMs(config: Config, table: TableName): number {
