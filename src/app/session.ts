@@ -13,7 +13,7 @@ import { type DataSetSchema, type TableName, type TableSchema, tableOf } from '.
 import { selects } from '../model/selection.ts';
 import { type Drain, newDrain } from '../shadowing/drain.ts';
 import { Engine } from '../shadowing/engine.ts';
-import { IndexMirror } from '../shadowing/indexes.ts';
+import { IndexMirror, type MirroringParts } from '../shadowing/indexes.ts';
 import { Newcomers } from '../shadowing/newcomers.ts';
 import type { Shadow } from '../shadowing/shadow.ts';
 import type { Primary } from '../tracking/primary.ts';
@@ -151,15 +151,7 @@ export class Session implements AsyncDisposable {
         await newcomers.adopt(within);
       };
       const orchestrator = new Orchestrator({ ...stores, tracker, engine, policy, adopt, lifetime: lifetime.signal, failpoint, log });
-      const indexes = new IndexMirror({
-        ...stores,
-        engine,
-        mirrorsAny: [config.policy, ...config.policy.perTable].some(({ indexes: wanted }) => wanted === 'mirror'),
-        mirrorsIndexes: (table) => (ruleFor(config.policy, table)?.indexes ?? config.policy.indexes) === 'mirror',
-        report: (unmirrored) => stores.catalog.write('unmirrored-indexes', unmirrored),
-        failpoint,
-        log,
-      });
+      const indexes = new IndexMirror({ ...stores, ...mirroring(config, stores.catalog), engine, failpoint, log });
       const retained = new RetainedWatch();
       const watching = retained.run(stores.primary, options.log, lifetime.signal);
       running = { engine };
@@ -227,6 +219,15 @@ export class Session implements AsyncDisposable {
     await this.#loops;
     await this.#resources.disposeAsync();
   }
+}
+
+/** Which secondary indexes policy asks for, and where those are written down that cannot be had. */
+function mirroring(config: Config, catalog: Catalog): Pick<MirroringParts, 'mirrorsAny' | 'mirrorsIndexes' | 'report'> {
+  return {
+    mirrorsAny: [config.policy, ...config.policy.perTable].some(({ indexes: wanted }) => wanted === 'mirror'),
+    mirrorsIndexes: (table) => (ruleFor(config.policy, table)?.indexes ?? config.policy.indexes) === 'mirror',
+    report: (unmirrored) => catalog.write('unmirrored-indexes', unmirrored),
+  };
 }
 
 function lagToleranceMs(config: Config, table: TableName): number {

@@ -1,7 +1,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Bookmark } from '../../journal/journal.ts';
 import { isKeyless } from '../../model/copies.ts';
-import type { TableEvent, TrackedBatch, TransactionId } from '../../model/change.ts';
+import type { TransactionId } from '../../model/change.ts';
 import { type Finding, isAbort } from '../../model/errors.ts';
 import type { Position } from '../../model/position.ts';
 import type { DataSetSchema, TableName, TableSchema } from '../../model/schema.ts';
@@ -20,7 +20,7 @@ import { confirmedBy, dropSlot, insertLsn, insertsName, installedName, newMark, 
 import { BrokenHistory, Continuity, evidenceOf, evidenceText, unusable, witnessOf } from './history.ts';
 import type { RelationMessage } from './pgoutput.ts';
 import { createSlot } from './new-slot.ts';
-import { notInstalled, refuseOwner, resumeAt, type StreamStart, Unsendable } from './resume.ts';
+import { gapOf, notInstalled, refuseOwner, resumeAt, type StreamStart, Unsendable } from './resume.ts';
 import { keylessTuples } from './keyless.ts';
 import { PostgresLoad } from './load.ts';
 import { dropPublications, ensurePublications, PublicationWatch, publishedTables, releaseRefused } from './publication.ts';
@@ -166,7 +166,7 @@ class PostgresPrimary implements Primary {
       if (start.gap !== null) {
         this.#snapshots.forget();
         this.#watch.forget();
-        yield { kind: 'batch', batch: this.#gap(from.at, start.after, start.gap), evidence: evidenceText(start.evidence) };
+        yield { kind: 'batch', batch: gapOf(this.#watch.tables, from.at, start.after, start.gap), evidence: evidenceText(start.evidence) };
       }
       try {
         yield* this.#follow(start, signal);
@@ -399,11 +399,6 @@ class PostgresPrimary implements Primary {
     const altered = await this.#publication.alteration(wire, this.#tracked(tables), signal);
     if (altered !== null) this.#stream?.fail(altered);
     return altered === null;
-  }
-
-  #gap(after: Position, through: Position, reason: string): TrackedBatch {
-    const events: TableEvent[] = Array.from(this.#watch.tables, (table) => ({ kind: 'gap', table, at: through, reason }));
-    return { after, through, blocks: [], adopts: [], events };
   }
 
   /** What a relation of the stream is to us: its shape there may be older or newer than the table's is now. */

@@ -1,6 +1,8 @@
 import type { Bookmark } from '../../journal/journal.ts';
+import type { TableEvent, TrackedBatch } from '../../model/change.ts';
 import { ForeshadowError, messageOf } from '../../model/errors.ts';
 import { commitEndOf, type Position } from '../../model/position.ts';
+import type { TableName } from '../../model/schema.ts';
 import { boundary, type Numbering } from './numbering.ts';
 import { codeOf, placeOf } from './connection.ts';
 import type { CatalogTable } from './describe.ts';
@@ -158,4 +160,10 @@ async function branchedAt(url: string, evidence: Evidence | null, state: ServerS
   await using wire = await Wire.open(url, { side: 'primary', purpose: 'history', replication: true, watched: true }, signal);
   const [file] = await wire.query(`TIMELINE_HISTORY ${Number.parseInt(state.timeline, 16)}`, signal);
   return branchOf(file?.rows[0]?.[1] ?? '', evidence.timeline);
+}
+
+/** What is said where the log does not go on from `after`: nothing is known of any table in between. */
+export function gapOf(tables: Iterable<TableName>, after: Position, through: Position, reason: string): TrackedBatch {
+  const events: TableEvent[] = Array.from(tables, (table) => ({ kind: 'gap', table, at: through, reason }));
+  return { after, through, blocks: [], adopts: [], events };
 }
