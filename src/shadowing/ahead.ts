@@ -21,7 +21,7 @@ const PIECE: FoldLimit = { changes: 50_000, bytes: 32 << 20 };
 /** A capture that comes between ends one, and the next begins from the first row. Something may stand in the way for good. */
 const TRIES_MAX = 3;
 /** How long the store waits for more rows before it looks whether somebody waits for it. */
-const LOOK_EVERY_MS = 100;
+const LOOK_EVERY_MS = 250;
 
 /** Where an element stands that is written to ahead. */
 interface Ground {
