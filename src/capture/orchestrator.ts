@@ -87,11 +87,14 @@ export class Orchestrator {
     const appliedBefore = engine.appliedRows;
     // An error may have left the last one half-way: elements that crossed for it wait for its cut.
     await this.#recover(onPhase, lifetime);
+    onPhase('asking the primary', null, 0, null);
+    const reached = this.#reachNow(signal);
+    // Told below, where its failure aborts what was planned.
+    reached.catch(() => undefined);
     const planned = await this.#plan();
     failpoint('planned');
     try {
-      onPhase('asking the primary', null, 0, null);
-      let certain = await this.#reachNow(signal);
+      let certain = await reached;
       await this.#parts.adopt([], signal);
       if (engine.isCopying) {
         await this.#untilCopied(planned, onPhase, signal);

@@ -35,7 +35,7 @@ export class PostgresCatalog implements Catalog {
   }
 
   async save(record: CaptureRecord): Promise<void> {
-    await this.#write(saveSql(record));
+    await this.#writer.run(saveSql(record));
   }
 
   async cut(record: CaptureRecord, schema: DataSetSchema): Promise<void> {
@@ -45,7 +45,7 @@ export class PostgresCatalog implements Catalog {
       ({ table }) => `INSERT INTO ${OWN_SCHEMA}.left_out AS l (table_name, capture) VALUES (${literal(table)}, ${record.number + 1})
         ON CONFLICT (table_name) DO UPDATE SET capture = greatest(l.capture, excluded.capture)`,
     );
-    await this.#write(
+    await this.#writer.run(
       `INSERT INTO ${OWN_SCHEMA}.schema (digest, schema) VALUES (${digest}, ${literal(text)}) ON CONFLICT DO NOTHING;
        ${saveSql(record)}; UPDATE ${OWN_SCHEMA}.capture SET schema = ${digest} WHERE number = ${record.number};
        ${moved.join('; ')}`,
@@ -76,7 +76,7 @@ export class PostgresCatalog implements Catalog {
         `INSERT INTO ${OWN_SCHEMA}.seal (number, table_name, rows, sums)
          VALUES (${record.number}, ${literal(table)}, ${rows}, '\\x${sums.toString('hex')}')`,
     );
-    await this.#write([saveSql(record), `DELETE FROM ${OWN_SCHEMA}.seal WHERE number = ${record.number}`, ...added].join('; '));
+    await this.#writer.run([saveSql(record), `DELETE FROM ${OWN_SCHEMA}.seal WHERE number = ${record.number}`, ...added].join('; '));
   }
 
   async read(name: DocumentName): Promise<unknown> {
@@ -85,7 +85,7 @@ export class PostgresCatalog implements Catalog {
   }
 
   async write(name: DocumentName, value: unknown): Promise<void> {
-    await this.#write(
+    await this.#writer.run(
       `INSERT INTO ${OWN_SCHEMA}.document (name, value) VALUES (${literal(name)}, ${literal(JSON.stringify(value ?? null))})
        ON CONFLICT (name) DO UPDATE SET value = excluded.value`,
     );
@@ -94,12 +94,6 @@ export class PostgresCatalog implements Catalog {
   async #rows(sql: string): Promise<TextResult['rows']> {
     if (!(await this.exists())) return [];
     return this.#writer.read(async (wire) => (await wire.query(sql))[0]?.rows ?? []);
-  }
-
-  async #write(sql: string): Promise<void> {
-    await this.#writer.write(async (wire) => {
-      await wire.query(sql);
-    });
   }
 }
 

@@ -45,16 +45,16 @@ export class Claim {
     }
   }
 
-  /** Begins every write transaction, right after BEGIN. Throws FENCED. */
-  async verify(wire: Wire): Promise<void> {
+  /** Begins every write transaction, right after BEGIN, or with it: `first` is sent along. Throws FENCED. */
+  async verify(wire: Wire, first = ''): Promise<void> {
     if (this.#token === null) {
       throw new ForeshadowError('FENCED', `The shadow at ${placeOf(this.#url)} is not claimed by this process`, {
         remedy: 'Claim the shadow before writing to it.',
       });
     }
     if (this.#wire?.broken !== false) throw this.#fenced('the connection that held the claim was lost');
-    const [found] = await wire.query(`SELECT token FROM ${OWN_SCHEMA}.claim WHERE token = ${this.#token} FOR KEY SHARE`);
-    if (found?.rows.length !== 1) throw this.#fenced('another instance took it over');
+    const results = await wire.query(`${first}; SELECT token FROM ${OWN_SCHEMA}.claim WHERE token = ${this.#token} FOR KEY SHARE`);
+    if (results.at(-1)?.rows.length !== 1) throw this.#fenced('another instance took it over');
   }
 
   async release(): Promise<void> {

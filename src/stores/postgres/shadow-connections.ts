@@ -29,9 +29,17 @@ export class Writer implements AsyncDisposable {
 
   /** One transaction under the claim: durable when it resolves. All failures are ForeshadowErrors. */
   write<T>(work: (wire: Wire) => Promise<T>, signal?: AbortSignal): Promise<T> {
-    this.#writing++;
-    const written = this.#write(work, signal);
-    return written.finally(() => this.#writing--);
+    return this.#write(async (wire) => {
+      const result = await work(wire);
+      signal?.throwIfAborted();
+      await commit(wire);
+      return result;
+    }, signal);
+  }
+
+  /** As `write`, of statements whose results do not matter: two round trips in all. */
+  run(sql: string): Promise<void> {
+    return this.#write((wire) => commit(wire, sql));
   }
 
   /** No transaction runs or waits. */
@@ -39,16 +47,15 @@ export class Writer implements AsyncDisposable {
     return this.#writing === 0;
   }
 
+  /** `work` ends with the commit. */
   #write<T>(work: (wire: Wire) => Promise<T>, signal?: AbortSignal): Promise<T> {
-    return this.#turns.take(async () => {
+    this.#writing++;
+    const written = this.#turns.take(async () => {
       signal?.throwIfAborted();
       const wire = await this.#open();
       try {
-        await wire.query(`BEGIN; ${this.#settings()}`);
-        await this.#claim.verify(wire);
+        await this.#claim.verify(wire, `BEGIN; ${this.#settings()}`);
         const result = await work(wire);
-        signal?.throwIfAborted();
-        await commit(wire);
         endStaging(wire, true);
         return result;
       } catch (error) {
@@ -58,6 +65,7 @@ export class Writer implements AsyncDisposable {
         throw serverFailure(wire, error);
       }
     });
+    return written.finally(() => this.#writing--);
   }
 
   /** Statements that only read, on this connection. */
@@ -101,9 +109,9 @@ export class Writer implements AsyncDisposable {
 const QUICKEST_COMPRESSION = `SELECT set_config('default_toast_compression', 'lz4', false) FROM pg_settings
   WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)`;
 
-/** A COMMIT of a transaction that failed answers ROLLBACK and no error. */
-async function commit(wire: Wire): Promise<void> {
-  const [result] = await wire.query('COMMIT');
+/** After the `last` statements. A COMMIT of a transaction that failed answers ROLLBACK and no error. */
+async function commit(wire: Wire, last = ''): Promise<void> {
+  const result = (await wire.query(`${last}; COMMIT`)).at(-1);
   if (result?.tag !== 'COMMIT') throw new Error(`the transaction was not committed: ${result?.tag ?? 'no answer'}`);
 }
 
