@@ -66,13 +66,15 @@ export async function readTableDdl(
     ask<Column>(wire, columnQuery(members), signal),
     ask<Attached>(wire, attachedQuery(members), signal),
   ]);
+  const columnsOf = Map.groupBy(columns, ({ relation }) => relation);
+  const attachedTo = Map.groupBy(attached, ({ relation }) => relation);
   const byTable = new Map<number, TableDdl>(oids.map((oid) => [oid, { create: [], finish: [] }]));
   const after: DdlStatement[] = [];
   for (const relation of relations.toSorted((a, b) => a.level - b.level || (a.name < b.name ? -1 : 1))) {
     const ddl = byTable.get(relation.root) as TableDdl;
-    const own = columns.filter((column) => column.relation === relation.oid);
+    const own = columnsOf.get(relation.oid) ?? [];
     ddl.create.push({ object: `table ${relation.name}`, sql: createTable(relation, own), mayFail: false });
-    const mine = attached.filter((each) => each.relation === relation.oid);
+    const mine = attachedTo.get(relation.oid) ?? [];
     finishTable(ddl.finish, relation, own, mine);
     for (const each of mine) if (AFTER_TABLES.has(each.kind)) after.push(...afterTable(relation, each));
   }

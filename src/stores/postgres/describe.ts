@@ -363,8 +363,8 @@ export function shapeOf(
   return createHash('sha256').update(text).digest('hex').slice(0, 32);
 }
 
-export function trackable(found: readonly TrackableTable[], table: TableName): TrackableTable {
-  const one = found.find((each) => each.table === table);
+export function trackable(found: ReadonlyMap<TableName, TrackableTable>, table: TableName): TrackableTable {
+  const one = found.get(table);
   if (one !== undefined) return one;
   throw new ForeshadowError('TABLE_MISSING', `The table ${table} is not on the primary, or cannot be tracked there`, {
     remedy: 'Run `foreshadow doctor`: it says what is wrong with the table.',

@@ -40,15 +40,12 @@ const TRIGGERS = ['insert', 'update', 'stamp', 'delete', 'truncate'].map((event)
 export async function unguarded(wire: Wire, layouts: readonly Layout[]): Promise<Layout[]> {
   if (layouts.length === 0) return [];
   const names = TRIGGERS.map(literal).join(', ');
-  const counts = layouts.map(
-    ({ live }, index) => `SELECT ${index}, (SELECT count(*) FROM pg_trigger WHERE tgrelid = to_regclass(${literal(live)})
-       AND tgname IN (${names}) AND tgenabled IN ('O', 'A'))`,
+  const tables = layouts.map(({ live }, index) => `(${index}, ${literal(live)})`);
+  const [found] = await wire.query(
+    `SELECT v.index FROM (VALUES ${tables.join(', ')}) v (index, live)
+     WHERE (SELECT count(*) FROM pg_trigger WHERE tgrelid = to_regclass(v.live) AND tgname IN (${names}) AND tgenabled IN ('O', 'A')) < ${TRIGGERS.length}`,
   );
-  const [found] = await wire.query(counts.join(' UNION ALL '));
-  return (found?.rows ?? []).flatMap(([index, count]) => {
-    const layout = layouts[Number(index)];
-    return layout === undefined || Number(count) === TRIGGERS.length ? [] : [layout];
-  });
+  return (found?.rows ?? []).flatMap(([index]) => layouts[Number(index)] ?? []);
 }
 
 /** Puts a guard up again. What was written meanwhile is for validation to find. */

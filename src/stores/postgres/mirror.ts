@@ -16,7 +16,7 @@ import {
   UNTIL,
   WRITER,
 } from './layout.ts';
-import { readOidShapes } from './type-oids.ts';
+import { type OidShape, readOidShape } from './type-oids.ts';
 import type { Wire } from './wire.ts';
 
 /** The object is there already: schema, type, table, function. */
@@ -96,32 +96,75 @@ export async function occupiedTables(wire: Wire, tables: readonly TableName[]): 
 
 /** Makes the live table of a new segment, with history, guard and notes, and writes down the segment. */
 export async function makeSegment(wire: Wire, schema: TableSchema, first: Segment['first']): Promise<Segment> {
-  const { operators, packed, collatable } = await keyTypes(wire, schema);
-  const oids = await readOidShapes(
-    wire,
-    schema.columns.map((column) => column.type),
-  );
-  const stored: StoredColumns = { names: schema.columns.map(({ name }) => name), others: [], began: first };
-  const segment = await addSegment(wire, { schema, first, types: { operators, packed, oids }, storage: null, stored });
-  await wire.query(segmentDdl(new Layout(segment), collatable).join('; '));
-  return segment;
+  const [made] = await makeSegments(wire, [schema], first, new Map());
+  return made as Segment;
 }
 
-/** Writes down a live segment; without a `storage` it is the first of its own. */
-export async function addSegment(
+/** What this database says of types, by their names: asked once for all tables that are made together. */
+export type KnownTypes = Map<string, { readonly key: KeyType; readonly shape: OidShape | null }>;
+
+/** As `makeSegment`, in a number of statements that does not grow with the tables. */
+export async function makeSegments(
   wire: Wire,
-  of: Pick<Segment, 'schema' | 'first' | 'types' | 'stored'> & { readonly storage: number | null },
-): Promise<Segment> {
-  const { schema, first, types, stored } = of;
-  const texts = [schema, types, stored].map((each) => literal(JSON.stringify(each)));
-  const name = literal(schema.table);
-  const [added] = await wire.query(
-    `WITH n AS (SELECT nextval(pg_get_serial_sequence('${OWN_SCHEMA}.segment', 'id')) AS id)
-     INSERT INTO ${OWN_SCHEMA}.segment (id, table_name, first_capture, schema, types, stored, storage, home) OVERRIDING SYSTEM VALUE
-     SELECT id, ${name}, ${first}, ${texts.join(', ')}, coalesce(${of.storage ?? 'NULL'}, id), ${name} FROM n RETURNING id`,
+  schemas: readonly TableSchema[],
+  first: Segment['first'],
+  known: KnownTypes,
+): Promise<Segment[]> {
+  for (const type of new Set(schemas.flatMap(({ columns }) => columns.map((column) => column.type)))) {
+    if (!known.has(type)) known.set(type, { key: await keyType(wire, type), shape: await readOidShape(wire, type) });
+  }
+  const typeOf = (type: string): { readonly key: KeyType; readonly shape: OidShape | null } => {
+    const found = known.get(type);
+    if (found === undefined) throw new Error(`the type ${type} was not asked for`);
+    return found;
+  };
+  const collatable: ReadonlySet<number>[] = [];
+  const segments = await addSegments(
+    wire,
+    schemas.map((schema) => {
+      const { columns, key } = schema;
+      const keys = key.map((index) => typeOf(columns[index]?.type ?? '').key);
+      collatable.push(new Set(key.filter((_, index) => keys[index]?.collatable === true)));
+      const packed = keys.flatMap((each) => each.packed ?? []);
+      const operators = keys.map((each) => each.operators);
+      const oids = columns.flatMap(({ type }, index) => {
+        const { shape } = typeOf(type);
+        return shape === null ? [] : [[index, shape] as const];
+      });
+      const types = { operators, packed: packed.length === key.length ? packed : null, oids };
+      const stored: StoredColumns = { names: columns.map(({ name }) => name), others: [], began: first };
+      return { schema, first, types, storage: null, stored };
+    }),
   );
-  const id = Number(added?.rows[0]?.[0]);
-  return { id, table: schema.table, schema, types, first, last: null, storage: of.storage ?? id, home: schema.table, stored };
+  await wire.query(segments.flatMap((segment, index) => segmentDdl(new Layout(segment), collatable[index] ?? new Set())).join('; '));
+  return segments;
+}
+
+type NewSegment = Pick<Segment, 'schema' | 'first' | 'types' | 'stored'> & { readonly storage: number | null };
+
+/** Writes down a live segment; without a `storage` it is the first of its own. */
+export async function addSegment(wire: Wire, of: NewSegment): Promise<Segment> {
+  const [added] = await addSegments(wire, [of]);
+  return added as Segment;
+}
+
+async function addSegments(wire: Wire, all: readonly NewSegment[]): Promise<Segment[]> {
+  const ids = await wire.query(
+    `SELECT nextval(pg_get_serial_sequence('${OWN_SCHEMA}.segment', 'id')) FROM generate_series(1, ${all.length})`,
+  );
+  const segments = all.map(({ schema, first, types, stored, storage }, index): Segment => {
+    const id = Number(ids[0]?.rows[index]?.[0]);
+    return { id, table: schema.table, schema, types, first, last: null, storage: storage ?? id, home: schema.table, stored };
+  });
+  const rows = segments.map(({ id, table, schema, types, first, storage, stored }) => {
+    const texts = [schema, types, stored].map((each) => literal(JSON.stringify(each)));
+    return `(${id}, ${literal(table)}, ${first}, ${texts.join(', ')}, ${storage}, ${literal(table)})`;
+  });
+  await wire.query(
+    `INSERT INTO ${OWN_SCHEMA}.segment (id, table_name, first_capture, schema, types, stored, storage, home) OVERRIDING SYSTEM VALUE
+     VALUES ${rows.join(', ')}`,
+  );
+  return segments;
 }
 
 /** Somebody else's insert into a table without a key knows nothing of our columns, and does not fail: it is a row like no other. */
@@ -161,19 +204,18 @@ export function keyName(layout: Layout): string {
   return `${OWN_PREFIX}_key_${layout.segment.storage}`;
 }
 
-/** The operators of the key's default btree classes, and which key columns have a collation. */
-async function keyTypes(
-  wire: Wire,
-  schema: TableSchema,
-): Promise<{ operators: KeyOperators[]; packed: PackedColumn[] | null; collatable: Set<number> }> {
-  const operators: KeyOperators[] = [];
-  const packed: PackedColumn[] = [];
-  const collatable = new Set<number>();
-  for (const index of schema.key) {
-    const column = schema.columns[index];
-    const [found] = await wire.query(`
+/** What a type is as that of a column of a key. */
+interface KeyType {
+  /** The operators of its default btree class. */
+  readonly operators: KeyOperators;
+  readonly packed: PackedColumn | null;
+  readonly collatable: boolean;
+}
+
+async function keyType(wire: Wire, type: string): Promise<KeyType> {
+  const [found] = await wire.query(`
       WITH RECURSIVE base AS (
-        SELECT t.oid, t.typtype, t.typbasetype, t.typcollation, t.typcategory, t.typelem FROM pg_type t WHERE t.oid = ${literal(column?.type ?? '')}::regtype
+        SELECT t.oid, t.typtype, t.typbasetype, t.typcollation, t.typcategory, t.typelem FROM pg_type t WHERE t.oid = ${literal(type)}::regtype
         UNION ALL
         SELECT t.oid, t.typtype, t.typbasetype, b.typcollation, t.typcategory, t.typelem FROM base b JOIN pg_type t ON b.typtype = 'd' AND t.oid = b.typbasetype)
       SELECT b.typcollation <> 0, c.opcname IS NOT NULL,
@@ -184,15 +226,15 @@ async function keyTypes(
                 JOIN pg_namespace n ON n.oid = o.oprnamespace
               WHERE a.amopfamily = c.opcfamily AND a.amopstrategy = 5 AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype),
              (SELECT format('%I.%I[]', n.nspname, t.typname) FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
-              WHERE t.oid = ${literal(column?.type ?? '')}::regtype AND t.typarray <> 0 AND b.typcategory <> 'A'),
-             ${literal(column?.type ?? '')}::regtype::oid
+              WHERE t.oid = ${literal(type)}::regtype AND t.typarray <> 0 AND b.typcategory <> 'A'),
+             ${literal(type)}::regtype::oid
       FROM base b LEFT JOIN pg_opclass c ON c.opcintype = b.oid AND c.opcdefault AND c.opcmethod = (SELECT oid FROM pg_am WHERE amname = 'btree')
       WHERE b.typtype <> 'd'`);
-    const [isCollatable, , equal, greater, type, element] = found?.rows[0] ?? [];
-    if (typeof type === 'string') packed.push({ type, element: Number(element) });
-    if (isCollatable === 't') collatable.add(index);
+  const [isCollatable, , equal, greater, array, element] = found?.rows[0] ?? [];
+  return {
     // Types without a class of their own use that of what they coerce to (varchar: text; enums, arrays, ranges: any*): built in.
-    operators.push({ equal: equal ?? 'OPERATOR(pg_catalog.=)', greater: greater ?? 'OPERATOR(pg_catalog.>)' });
-  }
-  return { operators, packed: packed.length === schema.key.length ? packed : null, collatable };
+    operators: { equal: equal ?? 'OPERATOR(pg_catalog.=)', greater: greater ?? 'OPERATOR(pg_catalog.>)' },
+    packed: typeof array === 'string' ? { type: array, element: Number(element) } : null,
+    collatable: isCollatable === 't',
+  };
 }

@@ -121,7 +121,8 @@ class PostgresPrimary implements Primary {
       const found = await this.#readTables(wire, signal);
       // What is published already stays so: a table may have another name by now.
       const published = new Set(await publishedTables(wire, [this.#name, insertsName(this.#name)], signal));
-      const named = new Map(tables.map(({ table }) => [trackable(found, table).oid, table]));
+      const byName = new Map(found.map((each) => [each.table, each]));
+      const named = new Map(tables.map(({ table }) => [trackable(byName, table).oid, table]));
       const catalog = found.filter(({ oid }) => named.has(oid) || published.has(oid));
       refuseOwner({ name: this.#name, owners: (await this.#options.owners?.()) ?? [] }, await readServerState(wire, this.#name, signal));
       // The publication comes first: a slot made before it would look for it in a past where it did not exist.

@@ -5,11 +5,11 @@ import { COPY_FROM_NOTHING, type Element, type ElementState, type Generation, ty
 import type { DataSetSchema, TableName, TableSchema } from '../../model/schema.ts';
 import type { KeyTuple } from '../../model/tuple.ts';
 import { identifier, literal } from './connection.ts';
-import { renewGuardDdl, unguarded } from './guard.ts';
+import { unguarded } from './guard.ts';
 import { dropInserted } from './inserted.ts';
 import { hasKey } from './key.ts';
 import { Layout, OWN_SCHEMA, qualified, retiredName, type Segment, type SegmentTypes, splitName, type StoredColumns } from './layout.ts';
-import { keyDdl, makeSegment, makeTypes, refuseOccupied } from './mirror.ts';
+import { keyDdl, type KnownTypes, makeSegment, makeSegments, makeTypes, refuseOccupied } from './mirror.ts';
 import { EXISTS, OWN_TABLES } from './shadow-schema.ts';
 import type { TextResult, Wire } from './wire.ts';
 
@@ -217,8 +217,11 @@ function progressSql(elements: readonly (readonly [TableName, Standing])[]): str
       low = excluded.low, high = excluded.high, capture = excluded.capture`;
 }
 
-/** `Shadow.prepare`, inside a write transaction. */
-export async function prepareElements(wire: Wire, schema: DataSetSchema, progress: Progress): Promise<void> {
+/**
+ * The beginning of `Shadow.prepare`, inside a write transaction: our own tables, and the types that the others need. Returns those that are to
+ * be made, and those whose guard is to be put up again.
+ */
+export async function prepareSchema(wire: Wire, schema: DataSetSchema): Promise<{ missing: TableSchema[]; unguarded: Layout[] }> {
   await wire.query(OWN_TABLES.join('; '));
   const [found] = await wire.query(`SELECT table_name FROM ${OWN_SCHEMA}.progress`);
   const known = new Set((found?.rows ?? []).map((row) => row[0]));
@@ -227,14 +230,13 @@ export async function prepareElements(wire: Wire, schema: DataSetSchema, progres
     schema.tables.map((each) => each.table),
   );
   await makeTypes(wire, schema.before);
-  for (const table of schema.tables) {
-    if (known.has(table.table)) continue;
-    const segment = await makeSegment(wire, table, progress.capture);
-    await storeProgress(wire, new Map([[table.table, { state: COPY_FROM_NOTHING, progress, segment: segment.id }]]));
-  }
-  for (const layout of await unguarded(wire, await allLiveLayouts(wire))) {
-    for (const sql of renewGuardDdl(layout)) await wire.query(sql);
-  }
+  return { missing: schema.tables.filter(({ table }) => !known.has(table)), unguarded: await unguarded(wire, await allLiveLayouts(wire)) };
+}
+
+/** Makes elements for tables that have none. Inside a write transaction. */
+export async function makeElements(wire: Wire, tables: readonly TableSchema[], progress: Progress, known: KnownTypes): Promise<void> {
+  const segments = await makeSegments(wire, tables, progress.capture, known);
+  await storeProgress(wire, new Map(segments.map(({ table, id }) => [table, { state: COPY_FROM_NOTHING, progress, segment: id }])));
 }
 
 /** Of every table that has an element. */

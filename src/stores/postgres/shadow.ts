@@ -23,13 +23,15 @@ import { applyWorks } from './apply.ts';
 import { PostgresCatalog } from './catalog.ts';
 import { Claim } from './claim.ts';
 import { noteForeign, readForeign, replaceStoredVersion, undoForeignRows } from './foreign.ts';
+import { renewGuardDdl } from './guard.ts';
 import { ensureKey } from './key.ts';
 import { Layout } from './layout.ts';
 import { MirroredIndexes } from './mirrored-indexes.ts';
+import type { KnownTypes } from './mirror.ts';
 import { runQuery } from './query.ts';
 import { reshapeSegment } from './reshape.ts';
 import { scriptRows } from './script.ts';
-import { liveLayout, prepareElements, readElements, retireSegment, segmentAt, segmentsOf, BEGIN_READING } from './segments.ts';
+import { liveLayout, makeElements, prepareSchema, readElements, retireSegment, segmentAt, segmentsOf, BEGIN_READING } from './segments.ts';
 import { checkShadow, MAJOR_VERSION } from './shadow-check.ts';
 import { Readers, Writer } from './shadow-connections.ts';
 import { postgresValues } from './values.ts';
@@ -45,6 +47,16 @@ export async function openPostgresShadow(url: string, asVersion?: number): Promi
   const majorVersion = await catalogWriter.read(async (wire) => Number((await wire.query(MAJOR_VERSION))[0]?.rows[0]?.[0]));
   const shadow = new PostgresShadow(url, claim, catalogWriter, asVersion ?? majorVersion);
   return { shadow, catalog: new PostgresCatalog(catalogWriter) };
+}
+
+/**
+ * Tables whose DDL shares a transaction: each takes a dozen locks, of which a server of default settings has some 6,400 for all of its
+ * connections together.
+ */
+const MADE_TOGETHER = 100;
+
+function* sliced<Item>(items: readonly Item[], size: number): Generator<readonly Item[]> {
+  for (let at = 0; at < items.length; at += size) yield items.slice(at, at + size);
 }
 
 class PostgresShadow implements Shadow {
@@ -91,8 +103,15 @@ class PostgresShadow implements Shadow {
     return this.#claim.take(holder);
   }
 
-  prepare(schema: DataSetSchema, progress: Progress): Promise<void> {
-    return this.#writer.write((wire) => prepareElements(wire, schema, progress));
+  async prepare(schema: DataSetSchema, progress: Progress): Promise<void> {
+    const { missing, unguarded } = await this.#writer.write((wire) => prepareSchema(wire, schema));
+    const types: KnownTypes = new Map();
+    for (const tables of sliced(missing, MADE_TOGETHER)) {
+      await this.#writer.write((wire) => makeElements(wire, tables, progress, types));
+    }
+    for (const layouts of sliced(unguarded, MADE_TOGETHER)) {
+      await this.#writer.write((wire) => wire.query(layouts.flatMap(renewGuardDdl).join('; ')));
+    }
   }
 
   elements(): Promise<ReadonlyMap<TableName, Element>> {

@@ -30,11 +30,16 @@ export async function readOidShapes(wire: Wire, types: readonly string[]): Promi
   const shapes: [number, OidShape][] = [];
   const known = new Map<number, TypeRow>();
   for (const [index, type] of types.entries()) {
-    const [found] = await wire.query(`SELECT ${literal(type)}::regtype::oid`);
-    const shape = await shapeOf(wire, Number(found?.rows[0]?.[0]), known);
+    const shape = await readOidShape(wire, type, known);
     if (shape !== null) shapes.push([index, shape]);
   }
   return shapes;
+}
+
+/** Null: values of the type name no type of a user's. */
+export async function readOidShape(wire: Wire, type: string, known = new Map<number, TypeRow>()): Promise<OidShape | null> {
+  const [found] = await wire.query(`SELECT ${literal(type)}::regtype::oid`);
+  return shapeOf(wire, Number(found?.rows[0]?.[0]), known);
 }
 
 async function shapeOf(wire: Wire, oid: number, known: Map<number, TypeRow>): Promise<OidShape | null> {

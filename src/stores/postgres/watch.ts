@@ -1,11 +1,11 @@
-import { createHash } from 'node:crypto';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { ShapeChange, TableEvent, TransactionId } from '../../model/change.ts';
 import { isKeyless, keylessColumns } from '../../model/copies.ts';
 import type { ColumnSchema, TableName, TableSchema } from '../../model/schema.ts';
 import type { Tuple } from '../../model/tuple.ts';
-import type { CatalogTable, StorageUnit, TrackableTable } from './describe.ts';
-import { insertsOnly, obstacle, schemaOf, shapeOf } from './describe.ts';
+import type { CatalogTable, TrackableTable } from './describe.ts';
+import { insertsOnly, obstacle, shapeOf } from './describe.ts';
+import { epochOf, isRewritten, type Lineage, lineageOf, textOf, withLineage } from './lineage.ts';
 import type { RelationMessage } from './pgoutput.ts';
 import type { Visibility } from './visibility.ts';
 import type { Wire } from './wire.ts';
@@ -44,17 +44,6 @@ export interface Reading {
   readonly ended: boolean;
 }
 
-/** By what a table and its rows are recognised: kept with the schema, over restarts. */
-interface Lineage {
-  readonly oid: number;
-  readonly lastColumn: number;
-  /** Another wherever rows were rewritten: part of the shape. */
-  readonly epoch: string;
-  readonly units: readonly Omit<StorageUnit, 'empty'>[];
-  /** It is not certain which columns these are: rows that the log brought so are not to be taken for those that the catalog shows. */
-  readonly guessed?: true;
-}
-
 /** What the catalog showed at one moment: all that was visible just before, or more. */
 interface Observation {
   readonly visible: Pick<Visibility, 'includes'>;
@@ -81,6 +70,7 @@ const CHANGED = 'its columns, their types, its key or its rows were changed by a
  */
 export class Watch {
   readonly #tables = new Map<TableName, Standing>();
+  readonly #byOid = new Map<number, Standing>();
   #observations: Observation[] = [];
   /** Tables that were announced as new. */
   readonly #offered = new Set<number>();
@@ -91,12 +81,12 @@ export class Watch {
 
   /** Whether a relation of the stream is one of these tables, be it under another name. */
   knows(relation: RelationMessage): boolean {
-    return this.#byOid(relation.id) !== undefined || this.#tables.has(`${relation.schema}.${relation.name}` as TableName);
+    return this.#byOid.get(relation.id) !== undefined || this.#tables.has(`${relation.schema}.${relation.name}` as TableName);
   }
 
   /** Whether a table of the catalog is one of these, be it under another name, and what is to be tracked of it is what is. */
   tracks(table: CatalogTable): boolean {
-    const standing = this.#byOid(table.oid);
+    const standing = this.#byOid.get(table.oid);
     if (standing !== undefined) return isInsertOnly(standing.schema) === table.insertOnly;
     return this.#tables.get(table.table)?.lineage === null;
   }
@@ -105,15 +95,15 @@ export class Watch {
   begin(schemas: readonly TableSchema[]): void {
     this.#offered.clear();
     const known = new Set(schemas.map((schema) => lineageOf(schema)?.oid));
-    for (const [table, { lineage }] of Array.from(this.#tables)) if (known.has(lineage?.oid)) this.#tables.delete(table);
-    for (const { table } of schemas) this.#tables.delete(table);
+    for (const [table, { lineage }] of Array.from(this.#tables)) if (known.has(lineage?.oid)) this.#drop(table);
+    for (const { table } of schemas) this.#drop(table);
     this.add(schemas);
   }
 
   /** Tables that are tracked from now on. Returns those that were not yet. */
   add(schemas: readonly TableSchema[]): TableName[] {
     const added = schemas.filter(({ table }) => !this.#tables.has(table));
-    for (const schema of added) this.#tables.set(schema.table, { schema, lineage: lineageOf(schema), by: null });
+    for (const schema of added) this.#set(schema.table, { schema, lineage: lineageOf(schema), by: null });
     return added.map(({ table }) => table);
   }
 
@@ -123,12 +113,12 @@ export class Watch {
   }
 
   remove(tables: readonly TableName[]): void {
-    for (const table of tables) this.#tables.delete(table);
+    for (const table of tables) this.#drop(table);
   }
 
   /** The schema of a table as the catalog shows it, in the epoch that its rows have here. */
   schemaOf(table: TrackableTable): TableSchema {
-    const standing = this.#byOid(table.oid);
+    const standing = this.#byOid.get(table.oid);
     const before = standing?.lineage ?? null;
     // Nobody knows this table yet: there is nothing that its rows could have been rewritten from.
     const epoch =
@@ -172,7 +162,7 @@ export class Watch {
     const standing = new Set<TableName>();
     for (const table of tables) {
       if (!isTracked(table)) continue;
-      const known = this.#byOid(table.oid);
+      const known = this.#byOid.get(table.oid);
       if (known === undefined && !this.#offered.has(table.oid)) return true;
       if (known === undefined) continue;
       if (known.schema.table !== table.table || known.schema.shape !== this.schemaOf(table).shape) return true;
@@ -192,7 +182,7 @@ export class Watch {
     by: TransactionId,
   ): { readonly schema: TableSchema; readonly noticed: Noticed | null; readonly undo: () => void } | null {
     const name = `${relation.schema}.${relation.name}` as TableName;
-    const standing = this.#byOid(relation.id) ?? this.#tables.get(name);
+    const standing = this.#byOid.get(relation.id) ?? this.#tables.get(name);
     if (standing === undefined) return null;
     const { table } = standing.schema;
     if (standing.lineage !== null && standing.lineage.oid !== relation.id) return null;
@@ -220,13 +210,15 @@ export class Watch {
 
   #met(table: TableName, standing: Standing, now: TrackableTable | null): Noticed[] {
     if (now === null) {
-      this.#tables.delete(table);
+      this.#drop(table);
       return [{ kind: 'dropped', table, reason: 'it was dropped, or left the data set' }];
     }
     const schema = this.schemaOf(now);
     const lineage = lineageOf(schema);
     if (schema.shape === standing.schema.shape && schema.table === table) {
+      this.#drop(table);
       standing.lineage = lineage;
+      this.#set(table, standing);
       return [];
     }
     const kept = standing.lineage !== null && !isRewritten(standing.lineage, now);
@@ -236,11 +228,11 @@ export class Watch {
   }
 
   #move(standing: Standing, schema: TableSchema, lineage: Lineage | null, by: TransactionId | null): void {
-    this.#tables.delete(standing.schema.table);
-    this.#tables.set(schema.table, standing);
+    this.#drop(standing.schema.table);
     standing.schema = schema;
     standing.lineage = lineage;
     standing.by = by;
+    this.#set(schema.table, standing);
   }
 
   #present({ schema, lineage }: Standing, tables: ReadonlyMap<number, CatalogTable>): CatalogTable | undefined {
@@ -248,9 +240,16 @@ export class Watch {
     return Array.from(tables.values()).find(({ table }) => table === schema.table);
   }
 
-  #byOid(oid: number): Standing | undefined {
-    for (const standing of this.#tables.values()) if (standing.lineage?.oid === oid) return standing;
-    return undefined;
+  #set(table: TableName, standing: Standing): void {
+    this.#tables.set(table, standing);
+    if (standing.lineage !== null) this.#byOid.set(standing.lineage.oid, standing);
+  }
+
+  #drop(table: TableName): void {
+    const standing = this.#tables.get(table);
+    this.#tables.delete(table);
+    const oid = standing?.lineage?.oid;
+    if (oid !== undefined && this.#byOid.get(oid) === standing) this.#byOid.delete(oid);
   }
 }
 
@@ -380,36 +379,6 @@ function keyOf(relation: RelationMessage, columns: readonly ColumnSchema[], befo
     before.key.map((index) => columns.findIndex(({ id }) => id !== undefined && id === before.columns[index]?.id)),
   ];
   return candidates.find((key) => key.length > 0 && matches(key)) ?? flagged;
-}
-
-/** Rows may differ from what they were although the log has no change of them. */
-function isRewritten(before: Lineage, now: CatalogTable): boolean {
-  if (before.guessed === true) return true;
-  const present = new Map(now.units.map((unit) => [unit.oid, unit]));
-  const known = new Set(before.units.map(({ oid }) => oid));
-  const unitsChanged = before.units.some(({ oid, file, columns, attached }) => {
-    const unit = present.get(oid);
-    return unit === undefined || unit.attached !== attached || (unit.file !== file && unit.columns !== columns);
-  });
-  return unitsChanged || now.units.some(({ oid, empty }) => !known.has(oid) && !empty);
-}
-
-function epochOf(table: CatalogTable): string {
-  const text = JSON.stringify(table.units.map(({ oid, file, columns, attached }) => [oid, file, columns, attached]));
-  return createHash('sha256').update(text).digest('hex').slice(0, 12);
-}
-
-function withLineage(table: TrackableTable, epoch: string): TableSchema {
-  const units = table.units.map(({ oid, file, columns, attached }) => ({ oid, file, columns, attached }));
-  return { ...schemaOf(table, epoch), lineage: textOf({ oid: table.oid, lastColumn: table.lastColumn, epoch, units }) };
-}
-
-function textOf(lineage: Lineage): string {
-  return JSON.stringify(lineage);
-}
-
-function lineageOf({ lineage }: TableSchema): Lineage | null {
-  return lineage === undefined ? null : (JSON.parse(lineage) as Lineage);
 }
 
 const UNSEEN_PAUSE_MS = 5;
