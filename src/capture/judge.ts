@@ -127,11 +127,17 @@ export class Judge {
   async #sums(cut: CaptureRecord, signal: AbortSignal): Promise<{ seals: Seal[]; rows: RowCounts }> {
     const { catalog, shadow } = this.#parts;
     const before = lastReadable(await catalog.list(), cut.number);
-    const earlier = before === null ? [] : await catalog.seals(before.number);
+    const earlier = new Map((before === null ? [] : await catalog.seals(before.number)).map((seal) => [seal.table, seal]));
     const seals: Seal[] = [];
     let rows = NO_ROWS;
-    for (const { table } of (await catalog.schema(cut.number))?.tables ?? []) {
-      const from = earlier.find((each) => each.table === table);
+    const tables = ((await catalog.schema(cut.number))?.tables ?? []).map(({ table }) => table);
+    const changed = before === null ? null : await shadow.changedTables(tables, before.number, cut.number);
+    for (const table of tables) {
+      const from = earlier.get(table);
+      if (from !== undefined && changed?.has(table) === false) {
+        seals.push(from);
+        continue;
+      }
       if (before === null || from === undefined) {
         const seal = await sumsByReading(shadow, table, cut.number, signal);
         seals.push(seal);
@@ -154,9 +160,8 @@ export class Judge {
     const { engine, shadow } = this.#parts;
     return engine.still(async (elements) => {
       const conflicts: Conflict[] = [];
-      const suspect = await suspects(this.#parts.catalog);
-      for (const table of elements.keys()) {
-        if (suspect.has(table)) await shadow.searchForeign(table);
+      for (const table of await suspects(this.#parts.catalog)) if (elements.has(table)) await shadow.searchForeign(table);
+      for (const table of await shadow.foreignTables(Array.from(elements.keys()))) {
         const foreign = await shadow.foreignRows(table, 1000, signal);
         if (foreign.length === 0) continue;
         conflicts.push(...foreign.map(({ key }) => ({ table, key })));
@@ -188,15 +193,20 @@ export class Judge {
     const before = lastReadable(await catalog.list(), cut.number);
     const tables: TableToValidate[] = [];
     const suspect = await suspects(catalog);
-    for (const schema of (await catalog.schema(cut.number))?.tables ?? []) {
+    const schemas = (await catalog.schema(cut.number))?.tables ?? [];
+    const then = before === null ? [] : ((await catalog.schema(before.number))?.tables ?? []);
+    const earlierOf = new Map(then.map((schema) => [schema.table, schema]));
+    const names = schemas.map(({ table }) => table);
+    const changed = before === null ? null : await shadow.changedTables(names, before.number, cut.number);
+    for (const schema of schemas) {
       const cursor = await this.#cursor(schema);
-      const earlier = before === null || isAbsent(before, schema.table) ? null : await shadow.schemaAt(schema.table, before.number);
+      const earlier = earlierOf.get(schema.table);
       // Keys of another kind cannot be asked for.
-      const had = before !== null && earlier !== null && sameKey(earlier, schema);
+      const had = before !== null && earlier !== undefined && sameKey(earlier, schema);
       const changedKeys =
         policy.validate === 'full' || !had || suspect.has(schema.table)
           ? null
-          : this.#changedKeys(schema.table, before.number, cut.number, signal);
+          : this.#changedKeys(changed?.has(schema.table) === false ? null : schema.table, before.number, cut.number, signal);
       tables.push({ schema, changedKeys, cursor });
     }
     let compared = 0;
@@ -215,7 +225,8 @@ export class Judge {
     return validation.run(signal);
   }
 
-  async *#changedKeys(table: TableName, from: CaptureNumber, to: CaptureNumber, signal: AbortSignal) {
+  async *#changedKeys(table: TableName | null, from: CaptureNumber, to: CaptureNumber, signal: AbortSignal) {
+    if (table === null) return;
     for await (const slice of this.#parts.shadow.diff(table, from, to, signal)) yield slice.map(({ key }) => key);
   }
 
@@ -277,10 +288,6 @@ export async function suspects(catalog: Catalog): Promise<ReadonlySet<TableName>
 function sameKey(a: TableSchema, b: TableSchema): boolean {
   const typesOf = ({ key, columns }: TableSchema): string => JSON.stringify(key.map((index) => columns[index]?.type));
   return typesOf(a) === typesOf(b);
-}
-
-function isAbsent(record: CaptureRecord, table: TableName): boolean {
-  return record.absent.some((each) => each.table === table);
 }
 
 function notValidated(cut: CaptureRecord, tables: number): Coverage {

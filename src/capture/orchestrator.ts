@@ -1,7 +1,7 @@
 import { type CaptureRecord, captureNumber } from '../model/capture.ts';
 import { ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
 import { type Position, maxPosition } from '../model/position.ts';
-import { type DataSetSchema, type TableSchema, tableOf } from '../model/schema.ts';
+import type { DataSetSchema, TableSchema } from '../model/schema.ts';
 import { Turns } from '../model/turns.ts';
 import type { Drain } from '../shadowing/drain.ts';
 import { type CaptureOutcome, type CaptureParts, Judge, type OnPhase } from './judge.ts';
@@ -257,8 +257,9 @@ export class Orchestrator {
 
 /** Tables in their shapes with the primary's statements for them, where it has the shape still, and for what is around them. */
 function worded(shapes: readonly TableSchema[], described: DataSetSchema | null): DataSetSchema {
+  const present = new Map(described?.tables.map((schema) => [schema.table, schema]));
   const tables = shapes.map((schema) => {
-    const now = described === null ? undefined : tableOf(described, schema.table);
+    const now = present.get(schema.table);
     return now?.shape === schema.shape ? now : schema;
   });
   return { tables, before: described?.before ?? [], after: described?.after ?? [] };

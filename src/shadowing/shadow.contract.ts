@@ -240,6 +240,22 @@ function describeDiff(open: ShadowOpener): void {
       );
     });
 
+    test('a table that reads otherwise is among those that changed, whatever it was that changed it', async () => {
+      const s = current();
+      const changed = async (from: CaptureNumber, to: CaptureNumber) => [...(await s.shadow.changedTables([s.schema.table], from, to))];
+      await s.apply({ puts: [s.row(1n, 'a')] });
+      const one = await s.capture();
+      await s.apply({ puts: [s.row(1n, 'A')] });
+      const two = await s.capture();
+      expect(await changed(one, two)).toEqual([s.schema.table]);
+      const three = await s.capture();
+      await s.retire(s.schema);
+      const four = await s.capture();
+      expect(await changed(three, four)).toEqual([s.schema.table]);
+      await s.shadow.replaceVersion(s.schema.table, s.key(9n), { since: four, until: null }, s.row(9n, 'repaired'));
+      expect(await changed(three, four)).toEqual([s.schema.table]);
+    });
+
     test('a row inserted and deleted between two captures is no difference', async () => {
       const s = current();
       await s.apply({ puts: [s.row(1n, 'a')] });

@@ -94,6 +94,14 @@ export interface Shadow extends AsyncDisposable {
    */
   diff(table: TableName, from: CaptureNumber, to: CaptureNumber, signal: AbortSignal): AsyncIterable<readonly RowDifference[]>;
 
+  /**
+   * Of these tables, those that may read otherwise at `to` than at `from`: where `diff` finds something, or the shape is another. It may name
+   * others too, but asking costs far less than a `diff` of each.
+   */
+  changedTables(tables: readonly TableName[], from: CaptureNumber, to: CaptureNumber): Promise<ReadonlySet<TableName>>;
+
+  /** Of these tables, those in which `foreignRows` may find something. */
+  foreignTables(tables: readonly TableName[]): Promise<ReadonlySet<TableName>>;
   /** Rows somebody else wrote: what stands there now, and the true row (null: there is none). */
   foreignRows(table: TableName, limit: number, signal: AbortSignal): Promise<readonly ForeignRow[]>;
   /**

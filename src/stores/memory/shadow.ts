@@ -178,6 +178,14 @@ class MemoryShadow implements Shadow {
 
   async searchForeign(): Promise<void> {}
 
+  async changedTables(tables: readonly TableName[]): Promise<ReadonlySet<TableName>> {
+    return new Set(tables);
+  }
+
+  async foreignTables(tables: readonly TableName[]): Promise<ReadonlySet<TableName>> {
+    return new Set(tables);
+  }
+
   async foreignRows(table: TableName, limit: number, signal: AbortSignal): Promise<readonly ForeignRow[]> {
     signal.throwIfAborted();
     return this.#live(table).foreignRows().slice(0, limit);

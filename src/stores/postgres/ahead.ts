@@ -42,7 +42,7 @@ export async function applyAhead(wire: Wire, work: AheadWork, signal: AbortSigna
   await step.finish();
   const { from, to } = work.reached();
   await requireAt(wire, table, layout.segment.id, from);
-  await storeProgress(wire, new Map([[table, { state, progress: to, segment: layout.segment.id }]]));
+  await storeProgress(wire, new Map([[table, { state, progress: to, segment: layout.segment.id, wrote: true }]]));
   return { ...counts, conflicts: [] };
 }
 

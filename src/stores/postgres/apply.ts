@@ -8,7 +8,7 @@ import type { RowPack } from '../../tracking/primary.ts';
 import { codeOf } from './connection.ts';
 import { RowEnd } from './copy-format.ts';
 import { CopyPack } from './copy-pack.ts';
-import { collectRows, forgetNotes, readNotes, restoreTruth } from './foreign.ts';
+import { collectRows, forgetNotes, notedAmong, readNotes, restoreTruth } from './foreign.ts';
 import { hasKey, LiveKey } from './key.ts';
 import { copyInserted, packKeys } from './inserted.ts';
 import { FOREIGN_LITERAL, type Layout, SINCE, UNTIL } from './layout.ts';
@@ -71,7 +71,12 @@ export async function applyWorks(wire: Wire, works: readonly ApplyWork[], majorV
     await step.finish();
     if (hasKey(work.state)) await key.need();
     if (step.isUnsettled) steps.push(step);
-    reached.set(work.table, { state: work.state, progress: work.progress, segment: layout.segment.id });
+    reached.set(work.table, {
+      state: work.state,
+      progress: work.progress,
+      segment: layout.segment.id,
+      wrote: step.wrote || reached.get(work.table)?.wrote === true,
+    });
   }
   const notedSince = await notedAmong(
     wire,
@@ -82,19 +87,6 @@ export async function applyWorks(wire: Wire, works: readonly ApplyWork[], majorV
   }
   await storeProgress(wire, reached);
   return { ...counts, conflicts };
-}
-
-const LAYOUTS_PER_QUESTION = 500;
-
-/** The tables among these to which somebody else has written. */
-async function notedAmong(wire: Wire, layouts: readonly Layout[]): Promise<ReadonlySet<Layout>> {
-  const noted = new Set<Layout>();
-  for (let at = 0; at < layouts.length; at += LAYOUTS_PER_QUESTION) {
-    const some = layouts.slice(at, at + LAYOUTS_PER_QUESTION);
-    const [found] = await wire.query(`SELECT ${some.map(({ notes }) => `EXISTS (SELECT FROM ${notes})`).join(', ')}`);
-    for (const [index, layout] of some.entries()) if (found?.rows[0]?.[index] === 't') noted.add(layout);
-  }
-  return noted;
 }
 
 function refuseMovingBack(work: ApplyWork, stored: Pick<Progress, 'generation' | 'low' | 'high'>): void {
@@ -191,6 +183,10 @@ export class BatchStep {
     this.#unsettledRows += batch.deletes.length + written.length;
     if (this.#unsettledRows <= UNSETTLED_ROWS_MAX) return standing;
     return [...standing, ...((await this.#hasNotes()) ? await this.settle() : this.#forget())];
+  }
+
+  get wrote(): boolean {
+    return this.#batches > 0;
   }
 
   /** Whether what was written is still to be held against what others may have written meanwhile: `settle`, where the table has notes. */

@@ -15,6 +15,8 @@ import type { TextResult } from './wire.ts';
 export class PostgresCatalog implements Catalog {
   readonly #writer: Writer;
   #exists = false;
+  /** The digest that the last cut of this process pinned. */
+  #pinned: string | null = null;
 
   constructor(writer: Writer) {
     this.#writer = writer;
@@ -41,15 +43,18 @@ export class PostgresCatalog implements Catalog {
   async cut(record: CaptureRecord, schema: DataSetSchema): Promise<void> {
     const text = JSON.stringify(schema);
     const digest = literal(createHash('sha256').update(text).digest('hex'));
+    // Of thousands of tables it is some megabytes, and most captures have the one before's.
+    const pinned = this.#pinned === digest;
     const moved = record.absent.map(
       ({ table }) => `INSERT INTO ${OWN_SCHEMA}.left_out AS l (table_name, capture) VALUES (${literal(table)}, ${record.number + 1})
         ON CONFLICT (table_name) DO UPDATE SET capture = greatest(l.capture, excluded.capture)`,
     );
     await this.#writer.run(
-      `INSERT INTO ${OWN_SCHEMA}.schema (digest, schema) VALUES (${digest}, ${literal(text)}) ON CONFLICT DO NOTHING;
+      `${pinned ? '' : `INSERT INTO ${OWN_SCHEMA}.schema (digest, schema) VALUES (${digest}, ${literal(text)}) ON CONFLICT DO NOTHING;`}
        ${saveSql(record)}; UPDATE ${OWN_SCHEMA}.capture SET schema = ${digest} WHERE number = ${record.number};
        ${moved.join('; ')}`,
     );
+    this.#pinned = digest;
   }
 
   async schema(number: CaptureNumber): Promise<DataSetSchema | null> {
@@ -71,12 +76,10 @@ export class PostgresCatalog implements Catalog {
   }
 
   async seal(record: CaptureRecord, seals: readonly Seal[]): Promise<void> {
-    const added = seals.map(
-      ({ table, rows, sums }) =>
-        `INSERT INTO ${OWN_SCHEMA}.seal (number, table_name, rows, sums)
-         VALUES (${record.number}, ${literal(table)}, ${rows}, '\\x${sums.toString('hex')}')`,
-    );
-    await this.#writer.run([saveSql(record), `DELETE FROM ${OWN_SCHEMA}.seal WHERE number = ${record.number}`, ...added].join('; '));
+    const added = seals.map(({ table, rows, sums }) => `(${record.number}, ${literal(table)}, ${rows}, '\\x${sums.toString('hex')}')`);
+    const statements = [saveSql(record), `DELETE FROM ${OWN_SCHEMA}.seal WHERE number = ${record.number}`];
+    if (added.length > 0) statements.push(`INSERT INTO ${OWN_SCHEMA}.seal (number, table_name, rows, sums) VALUES ${added.join(', ')}`);
+    await this.#writer.run(statements.join('; '));
   }
 
   async read(name: DocumentName): Promise<unknown> {

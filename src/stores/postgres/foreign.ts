@@ -1,7 +1,7 @@
 import { type CaptureNumber, FOREIGN } from '../../model/capture.ts';
 import { cellsOf, type Identity, identityOf, type KeyTuple, packTuple, type Tuple } from '../../model/tuple.ts';
 import type { ForeignRow } from '../../shadowing/shadow.ts';
-import { FOREIGN_LITERAL, type Layout, SINCE, UNTIL, WRITER } from './layout.ts';
+import { FOREIGN_LITERAL, type Layout, OWN_SCHEMA, SINCE, UNTIL, WRITER } from './layout.ts';
 import { sentRecord, sentRow } from './sent-record.ts';
 import { stageKeys } from './staging.ts';
 import { ArrivingOids, leavingOids } from './type-oids.ts';
@@ -11,6 +11,19 @@ export async function collectRows(source: AsyncIterable<readonly Tuple[]>): Prom
   const rows: Tuple[] = [];
   for await (const some of source) rows.push(...some);
   return rows;
+}
+
+const LAYOUTS_PER_QUESTION = 500;
+
+/** The tables among these to which somebody else has written. */
+export async function notedAmong(wire: Wire, layouts: readonly Layout[]): Promise<ReadonlySet<Layout>> {
+  const noted = new Set<Layout>();
+  for (let at = 0; at < layouts.length; at += LAYOUTS_PER_QUESTION) {
+    const some = layouts.slice(at, at + LAYOUTS_PER_QUESTION);
+    const [found] = await wire.query(`SELECT ${some.map(({ notes }) => `EXISTS (SELECT FROM ${notes})`).join(', ')}`);
+    for (const [index, layout] of some.entries()) if (found?.rows[0]?.[index] === 't') noted.add(layout);
+  }
+  return noted;
 }
 
 /** Of the staged keys: those noted by the guard, and those of them where something foreign stands. */
@@ -119,6 +132,8 @@ export async function replaceStoredVersion(
 ): Promise<void> {
   const parameters = layout.keyParameters(key);
   const { live, history } = layout;
+  const newest = Math.max(version.since, version.until ?? 0);
+  await wire.query(`UPDATE ${OWN_SCHEMA}.progress SET written = greatest(written, ${newest}) WHERE segment = ${layout.segment.id}`);
   const { since, until } = version;
   const run = async (sql: string): Promise<number> => Number((await wire.execute(sql, parameters)).split(' ').at(-1));
   const end = until ?? FOREIGN;

@@ -51,7 +51,7 @@ export async function reshapeSegment(
   });
   for (const sql of guardDdl(new Layout(segment))) await wire.query(sql);
   if (hasKey(state)) await ensureKey(wire, new Layout(segment));
-  await storeProgress(wire, new Map([[change.to.table, { state, progress, segment: segment.id }]]));
+  await storeProgress(wire, new Map([[change.to.table, { state, progress, segment: segment.id, wrote: false }]]));
   return true;
 }
 

@@ -46,7 +46,7 @@ export function segmentOf(row: TextResult['rows'][number]): Segment {
 }
 
 /** The live segments of tables; inside the writer's transaction nothing can move them. */
-async function liveLayouts(wire: Wire, tables: readonly TableName[]): Promise<Map<TableName, Layout>> {
+export async function liveLayouts(wire: Wire, tables: readonly TableName[]): Promise<Map<TableName, Layout>> {
   const [found] = await wire.query(
     `SELECT ${SEGMENT_COLUMNS} FROM ${OWN_SCHEMA}.segment WHERE last_capture IS NULL AND table_name IN (${tables.map(literal).join(', ')})`,
   );
@@ -196,6 +196,8 @@ export interface Standing {
   readonly progress: Progress;
   /** Id of the live segment. */
   readonly segment: number;
+  /** Rows were written for the capture in `progress`. */
+  readonly wrote: boolean;
 }
 
 const ELEMENTS_PER_STATEMENT = 1000;
@@ -207,14 +209,15 @@ export async function storeProgress(wire: Wire, elements: ReadonlyMap<TableName,
 }
 
 function progressSql(elements: readonly (readonly [TableName, Standing])[]): string {
-  const values = elements.map(([table, { state, progress, segment }]) => {
+  const values = elements.map(([table, { state, progress, segment, wrote }]) => {
     const positions = `${literal(progress.low)}, ${literal(progress.high)}`;
-    return `(${literal(table)}, ${segment}, ${literal(stateText(state))}, ${progress.generation}, ${positions}, ${progress.capture})`;
+    const numbers = `${progress.capture}, ${wrote ? progress.capture : 0}`;
+    return `(${literal(table)}, ${segment}, ${literal(stateText(state))}, ${progress.generation}, ${positions}, ${numbers})`;
   });
-  return `INSERT INTO ${OWN_SCHEMA}.progress (table_name, segment, state, generation, low, high, capture)
+  return `INSERT INTO ${OWN_SCHEMA}.progress (table_name, segment, state, generation, low, high, capture, written)
     VALUES ${values.join(', ')}
     ON CONFLICT (table_name) DO UPDATE SET segment = excluded.segment, state = excluded.state, generation = excluded.generation,
-      low = excluded.low, high = excluded.high, capture = excluded.capture`;
+      low = excluded.low, high = excluded.high, capture = excluded.capture, written = greatest(progress.written, excluded.written)`;
 }
 
 /**
@@ -236,7 +239,20 @@ export async function prepareSchema(wire: Wire, schema: DataSetSchema): Promise<
 /** Makes elements for tables that have none. Inside a write transaction. */
 export async function makeElements(wire: Wire, tables: readonly TableSchema[], progress: Progress, known: KnownTypes): Promise<void> {
   const segments = await makeSegments(wire, tables, progress.capture, known);
-  await storeProgress(wire, new Map(segments.map(({ table, id }) => [table, { state: COPY_FROM_NOTHING, progress, segment: id }])));
+  await storeProgress(
+    wire,
+    new Map(segments.map(({ table, id }) => [table, { state: COPY_FROM_NOTHING, progress, segment: id, wrote: false }])),
+  );
+}
+
+/** `Shadow.changedTables`: those that were written to since, and those that began a segment. */
+export async function changedTables(wire: Wire, tables: readonly TableName[], from: CaptureNumber): Promise<Set<TableName>> {
+  const [found] = await wire.query(
+    `SELECT table_name FROM ${OWN_SCHEMA}.progress WHERE written > ${from}
+     UNION SELECT table_name FROM ${OWN_SCHEMA}.segment WHERE first_capture > ${from} OR last_capture >= ${from}`,
+  );
+  const changed = new Set((found?.rows ?? []).map(([table]) => table as TableName));
+  return new Set(tables.filter((table) => changed.has(table)));
 }
 
 /** Of every table that has an element. */
@@ -288,5 +304,5 @@ export async function retireSegment(
   if (schema === null) return;
   const segment = await makeSegment(wire, schema, progress.capture);
   if (hasKey(state)) await wire.query(keyDdl(new Layout(segment)));
-  await storeProgress(wire, new Map([[table, { state, progress, segment: segment.id }]]));
+  await storeProgress(wire, new Map([[table, { state, progress, segment: segment.id, wrote: false }]]));
 }

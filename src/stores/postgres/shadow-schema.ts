@@ -16,7 +16,8 @@ export const OWN_TABLES = [
      last_capture bigint, schema text NOT NULL, types text NOT NULL, storage integer NOT NULL, home text, stored text NOT NULL)`,
   `CREATE TABLE IF NOT EXISTS ${OWN_SCHEMA}.progress (
      table_name text PRIMARY KEY, segment integer NOT NULL, state text NOT NULL, generation bigint NOT NULL,
-     low text COLLATE "C" NOT NULL, high text COLLATE "C" NOT NULL, capture bigint NOT NULL) WITH (fillfactor = 50)`,
+     low text COLLATE "C" NOT NULL, high text COLLATE "C" NOT NULL, capture bigint NOT NULL,
+     written bigint NOT NULL DEFAULT 0) WITH (fillfactor = 50)`,
   `CREATE TABLE IF NOT EXISTS ${OWN_SCHEMA}.type_oid (here oid PRIMARY KEY, there oid NOT NULL)`,
   // What a cut moves on is kept apart from progress, whose rows an apply holds locked: so a cut never waits for one.
   `CREATE TABLE IF NOT EXISTS ${OWN_SCHEMA}.left_out (table_name text PRIMARY KEY, capture bigint NOT NULL)`,

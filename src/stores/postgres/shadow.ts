@@ -22,7 +22,7 @@ import { applyAhead } from './ahead.ts';
 import { applyWorks } from './apply.ts';
 import { PostgresCatalog } from './catalog.ts';
 import { Claim } from './claim.ts';
-import { noteForeign, readForeign, replaceStoredVersion, undoForeignRows } from './foreign.ts';
+import { notedAmong, noteForeign, readForeign, replaceStoredVersion, undoForeignRows } from './foreign.ts';
 import { renewGuardDdl } from './guard.ts';
 import { ensureKey } from './key.ts';
 import { Layout } from './layout.ts';
@@ -31,7 +31,18 @@ import type { KnownTypes } from './mirror.ts';
 import { runQuery } from './query.ts';
 import { reshapeSegment } from './reshape.ts';
 import { scriptRows } from './script.ts';
-import { liveLayout, makeElements, prepareSchema, readElements, retireSegment, segmentAt, segmentsOf, BEGIN_READING } from './segments.ts';
+import {
+  changedTables,
+  liveLayout,
+  liveLayouts,
+  makeElements,
+  prepareSchema,
+  readElements,
+  retireSegment,
+  segmentAt,
+  segmentsOf,
+  BEGIN_READING,
+} from './segments.ts';
 import { checkShadow, MAJOR_VERSION } from './shadow-check.ts';
 import { Readers, Writer } from './shadow-connections.ts';
 import { postgresValues } from './values.ts';
@@ -166,6 +177,18 @@ class PostgresShadow implements Shadow {
 
   diff(table: TableName, from: CaptureNumber, to: CaptureNumber, signal: AbortSignal): AsyncIterable<readonly RowDifference[]> {
     return this.#readers.stream((wire) => readDiff(wire, table, from, to, signal), signal);
+  }
+
+  changedTables(tables: readonly TableName[], from: CaptureNumber): Promise<ReadonlySet<TableName>> {
+    return this.#readers.read((wire) => changedTables(wire, tables, from));
+  }
+
+  foreignTables(tables: readonly TableName[]): Promise<ReadonlySet<TableName>> {
+    return this.#readers.read(async (wire) => {
+      await wire.query(BEGIN_READING);
+      const noted = await notedAmong(wire, Array.from((await liveLayouts(wire, tables)).values()));
+      return new Set(Array.from(noted, ({ segment }) => segment.table));
+    });
   }
 
   foreignRows(table: TableName, limit: number, signal: AbortSignal): Promise<readonly ForeignRow[]> {

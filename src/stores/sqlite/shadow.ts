@@ -121,6 +121,16 @@ class SqliteShadow implements Shadow {
     yield* this.#inSnapshot(signal, missingTable(table), (db) => differences(db, table, from, to));
   }
 
+  /** All of them: a `diff` reads what changed and nothing else, without a round trip. */
+  async changedTables(tables: readonly TableName[]): Promise<ReadonlySet<TableName>> {
+    return await Promise.resolve(new Set(tables));
+  }
+
+  /** All of them, as with `changedTables`. */
+  async foreignTables(tables: readonly TableName[]): Promise<ReadonlySet<TableName>> {
+    return await Promise.resolve(new Set(tables));
+  }
+
   /** An index finds every row that bears the mark, whoever put it there. */
   async searchForeign(): Promise<void> {}
 
