@@ -8,7 +8,7 @@ import type { Element, Generation } from '../model/progress.ts';
 import type { TableName, TableSchema } from '../model/schema.ts';
 import { type KeyTuple, packTuple, type Tuple } from '../model/tuple.ts';
 import { openMemoryJournal } from '../stores/memory/journal.ts';
-import { type Tracked, Tracker } from '../tracking/tracker.ts';
+import type { Tracked, Tracker } from '../tracking/tracker.ts';
 import { Ahead } from './ahead.ts';
 import { type Drain, newDrain } from './drain.ts';
 import type { Engine, EngineParts } from './engine.ts';
