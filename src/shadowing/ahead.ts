@@ -47,8 +47,10 @@ interface Run {
   readonly transaction: TransactionId;
   readonly ground: Ground;
   readonly stop: AbortController;
-  /** There is more to read, or it has ended. */
+  /** There is more to read, it has ended, or it was granted. */
   readonly more: Pulse;
+  /** That was so since it was last looked at. */
+  news: boolean;
   changes: number;
   /** The boundary of its commit. */
   end: Position | null;
@@ -115,7 +117,7 @@ export class Ahead implements AsyncDisposable {
     const { generation, capture } = element.progress;
     const to = { generation, low: run.end, high: run.end, capture };
     run.granted = { from: element.progress, to };
-    run.more.beat();
+    tell(run);
     const report = await run.done;
     if (report === null) return 'given up';
     const { inserted: rows, conflicts } = report;
@@ -165,7 +167,7 @@ export class Ahead implements AsyncDisposable {
       const size = (coming.bytes.get(table) ?? 0) + bytes.length;
       coming.bytes.set(table, size);
       const run = this.#runs.get(table);
-      if (run?.transaction === transaction) run.more.beat();
+      if (run?.transaction === transaction) tell(run);
       else if (run === undefined && size >= AHEAD_FROM_BYTES && coming.fit) {
         this.#begin(transaction, table, coming);
       }
@@ -179,7 +181,7 @@ export class Ahead implements AsyncDisposable {
         if (run.transaction !== transaction.id) continue;
         if (dropped.size > 0) this.giveUp(table, 'some of it was rolled back');
         run.end = transaction.at;
-        run.more.beat();
+        tell(run);
       }
     }
   }
@@ -203,6 +205,7 @@ export class Ahead implements AsyncDisposable {
       ground,
       stop: new AbortController(),
       more: new Pulse(),
+      news: false,
       changes: 0,
       end: null,
       complete: false,
@@ -244,6 +247,7 @@ export class Ahead implements AsyncDisposable {
     for (;;) {
       signal.throwIfAborted();
       if (this.#engine.parked) throw new AheadInVain('the shadow is parked');
+      run.news = false;
       const { end } = run;
       const within = withinAll(run.transaction);
       const { at } = within.transaction;
@@ -271,9 +275,14 @@ export class Ahead implements AsyncDisposable {
         this.#stir();
       }
       if (run.granted !== null) return;
-      await run.more.next(signal, LOOK_EVERY_MS);
+      if (!run.news) await run.more.next(signal, LOOK_EVERY_MS);
     }
   }
+}
+
+function tell(run: Run): void {
+  run.news = true;
+  run.more.beat();
 }
 
 /** All of these, the first of them made already. */
