@@ -22,7 +22,7 @@ interface Settings {
   readonly ratePerSecond: number;
 }
 
-const FULL: Settings = { sizesGb: [0.1, 1, 4], probes: 300, rounds: 3, capturesEach: 40, validated: 5, ratePerSecond: 500 };
+const FULL: Settings = { sizesGb: [0.1, 1, 4], probes: 200, rounds: 3, capturesEach: 25, validated: 5, ratePerSecond: 500 };
 const QUICK: Settings = { sizesGb: [0.02], probes: 20, rounds: 1, capturesEach: 8, validated: 2, ratePerSecond: 300 };
 
 /** About what 100,000 accounts take, with their index. */
@@ -128,6 +128,8 @@ async function takeCaptures(ours: SystemProcess, count: number): Promise<Measure
 }
 
 const untilCutMs = ({ untilCut }: MeasuredCapture): number => untilCut.wallMs;
+/** Planning it, asking the primary, waiting for its log, writing the position down. */
+const untilBegunMs = ({ untilCut, report }: MeasuredCapture): number => Math.max(0, untilCut.wallMs - report.drainMs - report.cutMs);
 
 async function dump({ primary }: Bed, native: string, directory: string): Promise<{ ms: number; bytes: number }> {
   const file = join(directory, 'dump');
@@ -211,6 +213,7 @@ function tablesOf(sizes: readonly Size[]): ResultTable[] {
       `${gb} GB (${shown(databaseBytes / 1e9)})`,
       captures.length,
       percentiles(captures.map(untilCutMs)).join(' / '),
+      percentiles(captures.map(untilBegunMs)).join(' / '),
       percentiles(captures.map(({ report }) => report.drainMs)).join(' / '),
       percentiles(captures.map(({ report }) => report.cutMs)).join(' / '),
       shown(median(captures.map(({ report }) => report.residualRows))),
@@ -237,6 +240,7 @@ function tablesOf(sizes: readonly Size[]): ResultTable[] {
         'database',
         'captures',
         'due to cut durable',
+        'of that: until its position is durable',
         'of that: drain',
         'of that: cut',
         'residual, rows',
