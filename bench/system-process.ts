@@ -1,5 +1,5 @@
 import type { LocalSystem } from '../src/app/local-system.ts';
-import { keepHeapSmall } from '../src/app/memory.ts';
+import { countBuffersWithHeap } from '../src/app/memory.ts';
 import { messageOf } from '../src/model/errors.ts';
 import type { SystemAnswer, SystemOrder } from './system-processes.ts';
 import { caughtUp, type MeasuredCapture, measureCapture, openBenchSystem, type SystemPlaces } from './systems.ts';
@@ -9,7 +9,7 @@ import { caughtUp, type MeasuredCapture, measureCapture, openBenchSystem, type S
  * modules are loaded, does as it is told, and ends with its parent.
  */
 
-keepHeapSmall();
+countBuffersWithHeap();
 const ending = new AbortController();
 let system: LocalSystem | null = null;
 process.once('disconnect', () => process.exit(1));

@@ -1,5 +1,5 @@
 import type { Systems } from '../app/local-system.ts';
-import { keepHeapSmall } from '../app/memory.ts';
+import { countBuffersWithHeap } from '../app/memory.ts';
 import { EXIT } from './failure.ts';
 import { Output } from './output.ts';
 import { runProgram } from './program.ts';
@@ -14,7 +14,7 @@ const SAME_SIGNAL_MS = 200;
 
 /** Runs the process's command line and sets its exit code. */
 export async function main(): Promise<void> {
-  keepHeapSmall();
+  countBuffersWithHeap();
   const out = new Output(process.stdout);
   const err = new Output(process.stderr);
   const interrupted = new AbortController();

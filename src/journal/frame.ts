@@ -203,11 +203,38 @@ export interface ChangeVisitor {
   truncate(): void;
 }
 
+/** Receives the changes of a block where they lie in its bytes: nothing is made for a row. */
+export interface ChangeScanner {
+  /** False skips the changes of this transaction. */
+  transaction(ref: TransactionRef): boolean;
+  insert(bytes: Buffer, start: number, end: number): void;
+  /** The key did not change. */
+  update(bytes: Buffer, start: number, end: number): void;
+  /** From the old key, whose tuple lies from `keyStart` to `keyEnd`, to the row. */
+  rekey(bytes: Buffer, keyStart: number, keyEnd: number, start: number, end: number): void;
+  /** A key's tuple. */
+  delete(bytes: Buffer, start: number, end: number): void;
+  truncate(): void;
+}
+
 /**
  * Walks the changes of a block in (`after`, `upTo`]. Returns the number of changes visited.
  * Throws on bytes that are not a block: they come from our own journal, so that is damage, not input.
  */
 export function walkBlock(block: ChangeBlock, after: Position, upTo: Position, visitor: ChangeVisitor): number {
+  const tuple = (bytes: Buffer, start: number, end: number): Tuple => bytes.subarray(start, end) as Tuple;
+  return scanBlock(block, after, upTo, {
+    transaction: (ref) => visitor.transaction(ref),
+    insert: (bytes, start, end) => visitor.insert(tuple(bytes, start, end)),
+    update: (bytes, start, end) => visitor.update(tuple(bytes, start, end), null),
+    rekey: (bytes, keyStart, keyEnd, start, end) => visitor.update(tuple(bytes, start, end), tuple(bytes, keyStart, keyEnd) as KeyTuple),
+    delete: (bytes, start, end) => visitor.delete(tuple(bytes, start, end) as KeyTuple),
+    truncate: () => visitor.truncate(),
+  });
+}
+
+/** As `walkBlock`, for who takes the changes where they lie. */
+export function scanBlock(block: ChangeBlock, after: Position, upTo: Position, scanner: ChangeScanner): number {
   const { bytes } = block;
   const view = viewOf(bytes);
   let at = 0;
@@ -218,19 +245,14 @@ export function walkBlock(block: ChangeBlock, after: Position, upTo: Position, v
   if (block.within !== null) {
     const { transaction } = block.within;
     if (transaction.at > upTo) return visited;
-    take = admitted = transaction.at > after && visitor.transaction(transaction);
+    take = admitted = transaction.at > after && scanner.transaction(transaction);
   }
-  const part = (): Tuple => {
-    const start = at + 4;
-    at = partEnd(block, at);
-    return bytes.subarray(start, at) as Tuple;
-  };
   while (at < bytes.length) {
     const kind = bytes[at] as number;
     if (kind === TRANSACTION) {
       const ref = transactionAt(block, view, at);
       if (ref.at > upTo) return visited;
-      take = admitted = ref.at > after && visitor.transaction(ref);
+      take = admitted = ref.at > after && scanner.transaction(ref);
       at += TRANSACTION_BYTES;
       continue;
     }
@@ -239,33 +261,19 @@ export function walkBlock(block: ChangeBlock, after: Position, upTo: Position, v
       at += PART_BYTES;
       continue;
     }
-    if (!take) {
-      at = recordEnd(block, at);
-      continue;
-    }
-    visited++;
-    at++;
-    switch (kind) {
-      case INSERT:
-        visitor.insert(part());
-        break;
-      case UPDATE:
-        visitor.update(part(), null);
-        break;
-      case REKEY: {
-        const oldKey = part() as KeyTuple;
-        visitor.update(part(), oldKey);
-        break;
+    const end = recordEnd(block, at);
+    if (take) {
+      visited++;
+      if (kind === INSERT) scanner.insert(bytes, at + 5, end);
+      else if (kind === UPDATE) scanner.update(bytes, at + 5, end);
+      else if (kind === DELETE) scanner.delete(bytes, at + 5, end);
+      else if (kind === TRUNCATE) scanner.truncate();
+      else {
+        const keyEnd = partEnd(block, at + 1);
+        scanner.rekey(bytes, at + 5, keyEnd, keyEnd + 4, end);
       }
-      case DELETE:
-        visitor.delete(part() as KeyTuple);
-        break;
-      case TRUNCATE:
-        visitor.truncate();
-        break;
-      default:
-        throw damaged(block, at - 1, `record kind ${kind}`);
     }
+    at = end;
   }
   return visited;
 }

@@ -15,8 +15,9 @@ export type KeyTuple = Tuple & { readonly __key: true };
 /** null is SQL's NULL, undefined is absent. */
 export type Cell = Buffer | null | undefined;
 
-const NULL = -1;
-const ABSENT = -2;
+/** Lengths of cells that hold nothing. */
+export const NULL = -1;
+export const ABSENT = -2;
 
 export function packTuple(cells: readonly Cell[]): Tuple {
   let size = 2;
@@ -57,9 +58,10 @@ export function cellAt(tuple: Tuple, index: number): Cell {
   return length === NULL ? null : undefined;
 }
 
-export function hasAbsent(tuple: Tuple): boolean {
-  const count = tuple.readInt16BE(0);
-  let at = 2;
+/** `start`: where the tuple begins in the bytes. */
+export function hasAbsent(tuple: Buffer, start = 0): boolean {
+  const count = tuple.readInt16BE(start);
+  let at = start + 2;
   for (let i = 0; i < count; i++) {
     const length = tuple.readInt32BE(at);
     if (length === ABSENT) return true;
@@ -110,9 +112,9 @@ export function identityOfRow(row: Tuple, key: readonly number[]): Identity {
   return identity as Identity;
 }
 
-/** Where the length of a cell stands. */
-export function cellStart(tuple: Tuple, index: number): number {
-  let at = 2;
+/** Where the length of a cell stands, in bytes in which the tuple begins at `start`. */
+export function cellStart(tuple: Buffer, index: number, start = 0): number {
+  let at = start + 2;
   for (let i = 0; i < index; i++) {
     const length = tuple.readInt32BE(at);
     at += 4 + (length > 0 ? length : 0);

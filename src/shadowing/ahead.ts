@@ -1,4 +1,4 @@
-import { walkBlock } from '../journal/frame.ts';
+import { scanBlock } from '../journal/frame.ts';
 import type { CaptureNumber } from '../model/capture.ts';
 import type { EndedTransaction, TransactionId } from '../model/change.ts';
 import { isKeyless } from '../model/copies.ts';
@@ -254,7 +254,7 @@ export class Ahead implements AsyncDisposable {
       const pending = new Pending(run.ground.element.schema, ORIGIN, PIECE, { only: at });
       for await (const { place, block } of this.#parts.journal.spooled(table, run.transaction, end, beyond, signal)) {
         beyond = place;
-        walkBlock({ ...block, first: at, last: at, within }, ORIGIN, at, pending);
+        scanBlock({ ...block, first: at, last: at, within }, ORIGIN, at, pending);
         if (pending.isOverLimit) break;
       }
       const { inserts } = pending;

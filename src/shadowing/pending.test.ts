@@ -183,6 +183,17 @@ describe('folding', () => {
     expect(some.inserts).toBeNull();
   });
 
+  test('a row that comes back to the key it left takes absent columns from what stands there', async () => {
+    const writer = new BlockWriter(SCHEMA.table);
+    const end = transactionAt(writer, 1);
+    writer.update(row(2, 'there', undefined), key(1));
+    writer.update(row(1, 'back', undefined), key(2));
+    const pending = await fold(just([writer.take() as ChangeBlock]), { after: ORIGIN, upTo: end }, new Pending(SCHEMA, ORIGIN, NO_LIMIT));
+    const own = identityOf(key(1));
+    expect(pending.entries.get(own)).toMatchObject({ kind: 'put', from: own, stood: true });
+    expect(pending.entries.settled()?.patches.length).toBe(1);
+  });
+
   test('a truncate forgets what came before it in the fold', async () => {
     const writer = new BlockWriter(SCHEMA.table);
     const end = transactionAt(writer, 1);

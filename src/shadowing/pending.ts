@@ -1,9 +1,11 @@
-import { type ChangeVisitor, walkBlock } from '../journal/frame.ts';
+import { type ChangeScanner, scanBlock } from '../journal/frame.ts';
 import type { ChangeBlock, TransactionRef } from '../model/change.ts';
 import { isKeyless } from '../model/copies.ts';
 import type { Position } from '../model/position.ts';
 import type { TableSchema } from '../model/schema.ts';
-import { type Identity, type KeyTuple, type Tuple, fillAbsent, hasAbsent, identityOf, identityOfRow } from '../model/tuple.ts';
+import { RowList } from '../model/rows.ts';
+import { type Identity, type Tuple, fillAbsent, hasAbsent } from '../model/tuple.ts';
+import { ENTRY_BYTES, Entries, type Origin } from './entries.ts';
 
 /**
  * The newest image of a row. A `put` may still have absent columns: they are those of the row that stood in the shadow under
@@ -15,7 +17,12 @@ import { type Identity, type KeyTuple, type Tuple, fillAbsent, hasAbsent, identi
 export type PendingEntry =
   | { readonly kind: 'put'; readonly row: Tuple; readonly from: Identity | null; readonly stood: boolean }
   | { readonly kind: 'delete'; readonly stood: boolean }
-  | { readonly kind: 'count'; readonly row: Tuple | null; readonly more: bigint; readonly moreUnseen: bigint };
+  | ({ readonly kind: 'count'; readonly row: Tuple | null } & Copies);
+
+export interface Copies {
+  readonly more: bigint;
+  readonly moreUnseen: bigint;
+}
 
 export interface FoldScope {
   /** Transactions that are folded; all, unless said otherwise. */
@@ -25,9 +32,6 @@ export interface FoldScope {
   /** Transactions that a chunk, which is applied with the fold, shows already. */
   readonly shows?: (ref: TransactionRef) => boolean;
 }
-
-/** What an entry occupies beside its row's bytes: objects and a place in the map (measured: 230 bytes of heap, 300 resident). */
-const ENTRY_BYTES = 300;
 
 export interface FoldLimit {
   readonly changes: number;
@@ -41,24 +45,23 @@ export interface FoldLimit {
  *
  * The limit ends a fold at a transaction's boundary, or between two blocks of one transaction that is larger than it.
  */
-export class Pending implements ChangeVisitor {
-  readonly #entries = new Map<Identity, PendingEntry>();
+export class Pending implements ChangeScanner {
+  readonly #entries: Entries;
   /**
    * Rows of a fold that has met nothing but inserts: two of one key would have a delete between them, and where the log lacks it the
-   * store meets the key twice (`RowBatch`). Null: other changes were met, or transactions are left out, and all is in the map.
+   * store meets the key twice (`RowBatch`). Null: other changes were met, or transactions are left out, and all is among the entries.
    */
-  #inserts: Tuple[] | null;
+  #inserts: RowList | null;
   truncated = false;
-  /** Changes folded in, and the bytes of the images kept. */
+  /** Changes folded in. */
   changes = 0;
-  bytes = 0;
+  #imageBytes = 0;
   /** The boundary of the last transaction folded in. */
   through: Position;
   full = false;
   /** Of the blocks folded in: one row kept of a block keeps all of its bytes. */
   walkedBytes = 0;
 
-  readonly #key: readonly number[];
   readonly #keyless: boolean;
   readonly #limit: FoldLimit;
   readonly #scope: FoldScope;
@@ -66,22 +69,27 @@ export class Pending implements ChangeVisitor {
   #shown = false;
 
   constructor(schema: TableSchema, after: Position, limit: FoldLimit, scope: FoldScope = {}) {
-    this.#key = schema.key;
+    this.#entries = new Entries(schema.key);
     this.#keyless = isKeyless(schema);
     this.#limit = limit;
     this.#scope = scope;
-    this.#inserts = this.#keyless || scope.admits !== undefined ? null : [];
+    this.#inserts = this.#keyless || scope.admits !== undefined ? null : new RowList();
     this.through = scope.only ?? after;
   }
 
-  get entries(): ReadonlyMap<Identity, PendingEntry> {
-    if (this.#inserts !== null) this.#mapInserts(this.#inserts);
+  get entries(): Entries {
+    if (this.#inserts !== null) this.#enterInserts(this.#inserts);
     return this.#entries;
   }
 
   /** All of the fold, where it is nothing but rows whose keys were free before it; else null. */
-  get inserts(): Tuple[] | null {
+  get inserts(): RowList | null {
     return this.truncated ? null : this.#inserts;
+  }
+
+  /** What it holds, beside the blocks that the images lie in. */
+  get bytes(): number {
+    return this.#imageBytes + ENTRY_BYTES * (this.#inserts?.length ?? this.#entries.size);
   }
 
   get isOverLimit(): boolean {
@@ -104,88 +112,109 @@ export class Pending implements ChangeVisitor {
     return true;
   }
 
-  insert(row: Tuple): void {
+  insert(bytes: Buffer, start: number, end: number): void {
     if (this.#inserts !== null) {
-      this.#inserts.push(row);
+      this.#inserts.add(bytes, start, end);
       this.changes++;
-      this.bytes += ENTRY_BYTES + row.length;
-    } else if (this.#keyless) this.#count(identityOfRow(row, this.#key), row, 1n);
-    else this.#put(identityOfRow(row, this.#key), row, null, false);
+      this.#imageBytes += end - start;
+    } else if (this.#keyless) this.#count(this.#entries.ofRow(bytes, start), bytes.subarray(start, end) as Tuple, 1n);
+    else this.#put(this.#entries.ofRow(bytes, start), bytes, start, end, 'none', false);
   }
 
-  update(row: Tuple, oldKey: KeyTuple | null): void {
-    if (this.#inserts !== null) this.#mapInserts(this.#inserts);
-    const identity = identityOfRow(row, this.#key);
-    const oldIdentity = oldKey === null ? identity : identityOf(oldKey);
+  update(bytes: Buffer, start: number, end: number): void {
+    if (this.#inserts !== null) this.#enterInserts(this.#inserts);
+    const entry = this.#entries.ofRow(bytes, start);
     if (this.#keyless) {
-      this.#count(oldIdentity, null, -1n);
-      this.#count(identity, row, 1n);
-      return;
-    }
-    if (!hasAbsent(row)) {
-      if (oldIdentity !== identity) this.#delete(oldIdentity);
-      this.#put(identity, row, null, oldIdentity === identity);
-      return;
-    }
-    const older = this.#entries.get(oldIdentity);
-    const merged = older?.kind === 'put' ? fillAbsent(row, older.row) : row;
-    const from = older?.kind === 'put' ? older.from : oldIdentity;
-    if (oldIdentity !== identity) this.#delete(oldIdentity);
-    this.#put(identity, merged, hasAbsent(merged) ? from : null, oldIdentity === identity);
+      this.#count(entry, null, -1n);
+      this.#count(entry, bytes.subarray(start, end) as Tuple, 1n);
+    } else if (hasAbsent(bytes, start)) this.#complete(entry, entry, bytes.subarray(start, end) as Tuple);
+    else this.#put(entry, bytes, start, end, 'none', true);
   }
 
-  delete(key: KeyTuple): void {
-    if (this.#inserts !== null) this.#mapInserts(this.#inserts);
+  rekey(bytes: Buffer, keyStart: number, keyEnd: number, start: number, end: number): void {
+    if (this.#entries.hasKey(bytes, start, bytes, keyStart, keyEnd)) {
+      this.update(bytes, start, end);
+      return;
+    }
+    if (this.#inserts !== null) this.#enterInserts(this.#inserts);
+    const old = this.#entries.ofKey(bytes, keyStart, keyEnd);
     if (this.#keyless) {
-      this.#count(identityOf(key), null, -1n);
+      this.#count(old, null, -1n);
+      this.#count(this.#entries.ofRow(bytes, start), bytes.subarray(start, end) as Tuple, 1n);
+      return;
+    }
+    const absent = hasAbsent(bytes, start);
+    const row = absent ? (bytes.subarray(start, end) as Tuple) : null;
+    const entry = this.#entries.ofRow(bytes, start);
+    if (row === null) {
+      this.#delete(old, bytes, keyStart, keyEnd);
+      this.#put(entry, bytes, start, end, 'none', false);
+    } else {
+      this.#complete(entry, old, row);
+      this.#delete(old, bytes, keyStart, keyEnd);
+    }
+  }
+
+  delete(bytes: Buffer, start: number, end: number): void {
+    if (this.#inserts !== null) this.#enterInserts(this.#inserts);
+    const entry = this.#entries.ofKey(bytes, start, end);
+    if (this.#keyless) {
+      this.#count(entry, null, -1n);
       return;
     }
     this.changes++;
-    this.#delete(identityOf(key));
+    this.#delete(entry, bytes, start, end);
   }
 
   truncate(): void {
     this.changes++;
     this.#inserts = null;
     this.#entries.clear();
-    this.bytes = 0;
+    this.#imageBytes = 0;
     this.truncated = true;
   }
 
-  #mapInserts(rows: readonly Tuple[]): void {
+  #enterInserts(rows: RowList): void {
     this.#inserts = null;
-    for (const row of rows) this.#entries.set(identityOfRow(row, this.#key), { kind: 'put', row, from: null, stood: false });
+    const entries = this.#entries;
+    const enter = (bytes: Buffer, start: number, end: number): void =>
+      entries.put(entries.ofRow(bytes, start), bytes, start, end, 'none', false);
+    rows.each(enter, 0, rows.length);
+  }
+
+  /** Puts an incomplete image, with what the fold knows of the row it was before, which was `older`. */
+  #complete(entry: number, older: number, row: Tuple): void {
+    const before = this.#entries.isPut(older) ? this.#entries.rowOf(older) : null;
+    const merged = before === null ? row : fillAbsent(row, before);
+    this.#put(entry, merged, 0, merged.length, hasAbsent(merged) ? this.#originOf(entry, older, before !== null) : 'none', entry === older);
+  }
+
+  #originOf(entry: number, older: number, put: boolean): Origin {
+    const known = put ? this.#entries.originOf(older) : 'own';
+    if (entry === older || known === 'none') return known;
+    const origin = known === 'own' ? this.#entries.identityOf(older) : known;
+    // It may have come back to the key it left.
+    return origin === this.#entries.identityOf(entry) ? 'own' : origin;
   }
 
   /** `stood` counts where this is the first that is heard of the key. */
-  #put(identity: Identity, row: Tuple, from: Identity | null, stood: boolean): void {
+  #put(entry: number, bytes: Buffer, start: number, end: number, origin: Origin, stood: boolean): void {
     this.changes++;
-    const before = this.#entries.get(identity);
-    this.#set(identity, before, { kind: 'put', row, from, stood: this.#stood(before, stood) }, row.length);
+    this.#imageBytes += end - start - this.#entries.rowBytes(entry);
+    this.#entries.put(entry, bytes, start, end, origin, this.#entries.stood(entry) ?? (stood && !this.truncated));
   }
 
-  #delete(identity: Identity): void {
-    const before = this.#entries.get(identity);
-    this.#set(identity, before, { kind: 'delete', stood: this.#stood(before, true) }, 0);
+  #delete(entry: number, bytes: Buffer, keyStart: number, keyEnd: number): void {
+    this.#imageBytes -= this.#entries.rowBytes(entry);
+    this.#entries.delete(entry, bytes, keyStart, keyEnd, this.#entries.stood(entry) ?? !this.truncated);
   }
 
-  #stood(before: PendingEntry | undefined, first: boolean): boolean {
-    return before === undefined || before.kind === 'count' ? first && !this.truncated : before.stood;
-  }
-
-  #count(identity: Identity, row: Tuple | null, more: bigint): void {
+  #count(entry: number, row: Tuple | null, more: bigint): void {
     this.changes++;
-    const before = this.#entries.get(identity);
-    const counted = before?.kind === 'count' ? before : { row: null, more: 0n, moreUnseen: 0n };
-    const kept = counted.row ?? row;
-    const moreUnseen = counted.moreUnseen + (this.#shown ? 0n : more);
-    this.#set(identity, before, { kind: 'count', row: kept, more: counted.more + more, moreUnseen }, kept?.length ?? 0);
-  }
-
-  #set(identity: Identity, before: PendingEntry | undefined, entry: PendingEntry, bytes: number): void {
-    const beforeBytes = before === undefined || before.kind === 'delete' ? 0 : (before.row?.length ?? 0);
-    this.bytes += bytes - beforeBytes + (before === undefined ? ENTRY_BYTES + identity.length : 0);
-    this.#entries.set(identity, entry);
+    const counted = this.#entries.copiesOf(entry) ?? { more: 0n, moreUnseen: 0n };
+    const kept = this.#entries.rowOf(entry) ?? row;
+    this.#imageBytes += (kept?.length ?? 0) - this.#entries.rowBytes(entry);
+    this.#entries.count(entry, kept, { more: counted.more + more, moreUnseen: counted.moreUnseen + (this.#shown ? 0n : more) });
   }
 }
 
@@ -199,7 +228,7 @@ export async function fold(
   pending: Pending,
 ): Promise<Pending> {
   for await (const block of blocks) {
-    walkBlock(block, range.after, range.upTo, pending);
+    scanBlock(block, range.after, range.upTo, pending);
     if (pending.full) return pending;
   }
   pending.through = range.upTo;
@@ -230,7 +259,7 @@ export async function* foldPieces(
       pending = begin(only);
     }
     pending.walkedBytes += block.bytes.length;
-    walkBlock(block, range.after, range.upTo, pending);
+    scanBlock(block, range.after, range.upTo, pending);
     if (!pending.full) continue;
     yield { pending, goesOn: false };
     return;

@@ -11,6 +11,7 @@ import {
   keyOfIdentity,
   keyTuple,
 } from '../model/tuple.ts';
+import type { Rows } from '../model/rows.ts';
 import type { RowLimit, RowPack } from '../tracking/primary.ts';
 import type { Chunk } from './copy.ts';
 import type { Pending, PendingEntry } from './pending.ts';
@@ -45,14 +46,21 @@ async function* emptied(key: readonly number[], standing: StandingRows): AsyncGe
 
 /** What a fold, and a chunk with it, come to. */
 interface Resolution {
-  readonly deletes: KeyTuple[];
+  readonly deletes: Rows<KeyTuple>;
   /** Rows to be completed by what stands. */
-  readonly patches: Tuple[];
+  readonly patches: Rows;
   /** Whole rows whose keys may be taken. */
-  readonly puts: Tuple[];
+  readonly puts: Rows;
   /** Whole rows whose keys are free. */
-  readonly inserts: Tuple[];
+  readonly inserts: Rows;
   readonly pack: RowPack | null;
+}
+
+interface Growing extends Resolution {
+  readonly deletes: KeyTuple[];
+  readonly patches: Tuple[];
+  readonly puts: Tuple[];
+  readonly inserts: Tuple[];
 }
 
 /**
@@ -61,8 +69,10 @@ interface Resolution {
  */
 async function resolve(standing: StandingRows, element: Element, pending: Pending, chunk: Chunk | null): Promise<Resolution> {
   const { schema, state } = element;
-  if (state.kind !== 'copying' && chunk === null && pending.inserts !== null) {
-    return { deletes: [], patches: [], puts: [], inserts: pending.inserts, pack: null };
+  if (state.kind !== 'copying' && chunk === null) {
+    if (pending.inserts !== null) return { deletes: [], patches: [], puts: [], inserts: pending.inserts, pack: null };
+    const settled = pending.entries.settled();
+    if (settled !== null) return { ...settled, pack: null };
   }
   const bare = state.kind === 'copying' && state.fresh && pending.entries.size === 0 && (chunk === null || chunk.asked.size === 0);
   const shown = chunk === null ? new Map<Identity, Tuple | null>() : bare ? chunk.rows : unpacked(chunk, schema.key);
@@ -78,7 +88,7 @@ async function resolve(standing: StandingRows, element: Element, pending: Pendin
   if (wanted.size > 0) {
     for (const row of await standing.rowsByKey(Array.from(wanted, keyOfIdentity))) stands.set(identityOfRow(row, schema.key), row);
   }
-  const resolution: Resolution = { deletes: [], patches: [], puts: [], inserts: [], pack: bare ? (chunk?.pack ?? null) : null };
+  const resolution: Growing = { deletes: [], patches: [], puts: [], inserts: [], pack: bare ? (chunk?.pack ?? null) : null };
   const missing: KeyTuple[] = [];
   for (const [identity, entry] of pending.entries) {
     if (entry.kind === 'count') {
@@ -114,7 +124,7 @@ async function resolve(standing: StandingRows, element: Element, pending: Pendin
  * stands in the shadow. Rows that a copy has not come to yet are left to their chunk.
  */
 function count(
-  resolution: Resolution,
+  resolution: Growing,
   element: Element,
   chunk: Chunk | null,
   identity: Identity,
@@ -183,6 +193,6 @@ function* toBatches({ deletes, patches, puts, inserts, pack }: Resolution): Gene
   if (pack !== null && pack.count > 0) yield { deletes: [], puts: [], pack, fresh: true };
 }
 
-function* sliced<Item>(items: readonly Item[]): Generator<readonly Item[]> {
-  for (let at = 0; at < items.length; at += BATCH_ROWS) yield items.slice(at, at + BATCH_ROWS);
+function* sliced<Row extends Tuple>(rows: Rows<Row>): Generator<Rows<Row>> {
+  for (let at = 0; at < rows.length; at += BATCH_ROWS) yield rows.slice(at, at + BATCH_ROWS);
 }

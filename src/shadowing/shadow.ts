@@ -2,6 +2,7 @@ import type { CaptureNumber, RowDifference } from '../model/capture.ts';
 import type { ShapeChange } from '../model/change.ts';
 import type { Finding } from '../model/errors.ts';
 import type { Element, ElementState, Progress } from '../model/progress.ts';
+import type { Rows } from '../model/rows.ts';
 import type { DataSetSchema, IndexSchema, TableName, TableSchema } from '../model/schema.ts';
 import type { KeyTuple, Tuple } from '../model/tuple.ts';
 import type { ValueCodec } from '../model/values.ts';
@@ -198,13 +199,13 @@ export interface StandingRows {
  * twice, and the later row counts: a log may lack the delete between two inserts (PostgreSQL: a partition truncated by itself).
  */
 export interface RowBatch {
-  readonly deletes: readonly KeyTuple[];
+  readonly deletes: Rows<KeyTuple>;
   /**
    * Rows whose absent columns keep the value that stands, so that what did not change need not be read or written. `apply` throws
    * `RowsMissing` where no row stands under the key.
    */
-  readonly patches?: readonly Tuple[];
-  readonly puts: readonly Tuple[];
+  readonly patches?: Rows;
+  readonly puts: Rows;
   /** More puts, from a primary of the shadow's own kind. Only where `fresh`. */
   readonly pack?: RowPack | null;
   /** None of the puts' keys should be in the table: they may be inserted without looking, and looked at only where that fails. */

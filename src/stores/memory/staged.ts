@@ -20,7 +20,7 @@ export class StagedRows implements StandingRows {
   stage(batch: RowBatch): RowBatch {
     for (const key of batch.deletes) this.#over.set(identityOf(key), null);
     const missing: KeyTuple[] = [];
-    const patched = (batch.patches ?? []).map((patch) => {
+    const patched = Array.from(batch.patches ?? [], (patch) => {
       const key = this.#segment.keyOf(patch);
       const standing = this.#row(identityOf(key));
       if (standing === null) missing.push(key);

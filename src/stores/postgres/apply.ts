@@ -1,7 +1,8 @@
 import { ForeshadowError } from '../../model/errors.ts';
 import type { Progress } from '../../model/progress.ts';
 import type { TableName } from '../../model/schema.ts';
-import { cellsOf, type Identity, identityOf, identityOfRow, type KeyTuple, keyTuple, packTuple, type Tuple } from '../../model/tuple.ts';
+import type { Rows } from '../../model/rows.ts';
+import { cellsOf, type Identity, identityOf, identityOfRow, type KeyTuple, keyTuple, type Tuple } from '../../model/tuple.ts';
 import { type CaptureNumber, FOREIGN } from '../../model/capture.ts';
 import { type ApplyReport, type ApplyWork, type RowBatch, RowsMissing, type StandingRows, rowsOf } from '../../shadowing/shadow.ts';
 import type { RowPack } from '../../tracking/primary.ts';
@@ -13,7 +14,7 @@ import { hasKey, LiveKey } from './key.ts';
 import { copyInserted, packKeys } from './inserted.ts';
 import { FOREIGN_LITERAL, type Layout, SINCE, UNTIL } from './layout.ts';
 import { type Standing, storeProgress, storedProgress } from './segments.ts';
-import { type RowSource, sourceOfKeys, sourceOfRows, stageKeys } from './staging.ts';
+import { byAbsentColumns, type RowSource, sourceOfKeys, sourceOfRows, stageKeys } from './staging.ts';
 import { ArrivingOids } from './type-oids.ts';
 import { standingRows } from './versions.ts';
 import type { Parameter, Wire } from './wire.ts';
@@ -115,10 +116,9 @@ function standingByKey(key: LiveKey, standing: StandingRows): StandingRows {
 
 type WrittenFor = Pick<Progress, 'capture'> & Pick<ApplyWork, 'savedThrough'>;
 
-/** What one batch wrote, and the keys among it that were noted before. */
+/** A batch that was written, and the keys among it that were noted before. */
 interface Unsettled {
-  readonly deletes: readonly KeyTuple[];
-  readonly written: readonly Tuple[];
+  readonly batch: RowBatch;
   readonly noted: ReadonlySet<Identity>;
 }
 
@@ -170,17 +170,17 @@ export class BatchStep {
     }
     if (!this.#key.stands && (this.#noted || !batch.fresh || batch.deletes.length > 0)) await this.#key.need();
     const patches = batch.patches ?? [];
-    const written = [...patches, ...batch.puts];
-    if (batch.deletes.length === 0 && written.length === 0) return [];
-    const { noted, standing } = await this.#undo(batch.deletes, written);
+    const rows = batch.deletes.length + patches.length + batch.puts.length;
+    if (rows === 0) return [];
+    const { noted, standing } = await this.#undo(batch);
     if (batch.deletes.length > 0) await this.#delete(batch.deletes, counts, signal);
     if (patches.length > 0) await this.#patch(patches, counts, signal);
     if (batch.puts.length > 0) {
       const copied = batch.fresh && noted.size === 0 && (await this.#copy(batch.puts, counts, signal));
       if (!copied) await this.#put(batch.fresh ? this.#newest(batch.puts) : batch.puts, counts, signal);
     }
-    this.#unsettled.push({ deletes: batch.deletes, written, noted });
-    this.#unsettledRows += batch.deletes.length + written.length;
+    this.#unsettled.push({ batch, noted });
+    this.#unsettledRows += rows;
     if (this.#unsettledRows <= UNSETTLED_ROWS_MAX) return standing;
     return [...standing, ...((await this.#hasNotes()) ? await this.settle() : this.#forget())];
   }
@@ -207,8 +207,8 @@ export class BatchStep {
    */
   async settle(): Promise<readonly KeyTuple[]> {
     const settled: KeyTuple[] = [];
-    for (const { deletes, written, noted } of this.#unsettled) {
-      settled.push(...(await this.#settle(deletes, written)).filter((key) => !noted.has(identityOf(key))));
+    for (const { batch, noted } of this.#unsettled) {
+      settled.push(...(await this.#settle(batch)).filter((key) => !noted.has(identityOf(key))));
     }
     this.#forget();
     return settled;
@@ -229,21 +229,21 @@ export class BatchStep {
     return found?.rows[0]?.[0] === 't';
   }
 
-  async #undo(deletes: readonly KeyTuple[], written: readonly Tuple[]): Promise<Awaited<ReturnType<typeof readNotes>>> {
+  async #undo(batch: RowBatch): Promise<Awaited<ReturnType<typeof readNotes>>> {
     if (!this.#noted) return { noted: new Set(), standing: [] };
-    await stageKeys(this.#wire, this.layout, [...deletes, ...this.#keysOf(written)]);
+    await stageKeys(this.#wire, this.layout, [...batch.deletes, ...this.#keysWritten(batch)]);
     const notes = await readNotes(this.#wire, this.layout);
     if (notes.standing.length > 0) await restoreTruth(this.#wire, this.layout);
     return notes;
   }
 
-  async #settle(deletes: readonly KeyTuple[], written: readonly Tuple[]): Promise<KeyTuple[]> {
+  async #settle(batch: RowBatch): Promise<KeyTuple[]> {
     const layout = this.layout;
     const settled: KeyTuple[] = [];
     const ours = `EXISTS (SELECT FROM ${layout.live} t WHERE ${layout.sameKey('t', 'h')} AND t.${SINCE} <> ${FOREIGN_LITERAL})`;
     for (const [keys, condition, markAt] of [
-      [deletes, 'true', null],
-      [[...this.#keysOf(written)], ours, this.#marks ? this.#capture : null],
+      [batch.deletes, 'true', null],
+      [this.#keysWritten(batch), ours, this.#marks ? this.#capture : null],
     ] as const) {
       if (keys.length === 0) continue;
       await stageKeys(this.#wire, layout, keys);
@@ -264,35 +264,39 @@ export class BatchStep {
     );
   }
 
-  #newest(puts: readonly Tuple[]): readonly Tuple[] {
-    return Array.from(new Map(puts.map((row) => [identityOfRow(row, this.layout.segment.schema.key), row])).values());
+  #newest(puts: Rows): Rows {
+    return Array.from(new Map(Array.from(puts, (row) => [identityOfRow(row, this.layout.segment.schema.key), row])).values());
   }
 
-  *#keysOf(puts: readonly Tuple[]): Iterable<KeyTuple> {
-    for (const row of puts) yield keyTuple(row, this.layout.segment.schema.key);
+  #keysOf(rows: Rows): KeyTuple[] {
+    return Array.from(rows, (row) => keyTuple(row, this.layout.segment.schema.key));
+  }
+
+  #keysWritten({ patches, puts }: RowBatch): KeyTuple[] {
+    return [...this.#keysOf(patches ?? []), ...this.#keysOf(puts)];
   }
 
   /** Straight into the live table: with the column of ours at the end of each row. False: a key was taken, and nothing is in. */
-  #copy(puts: readonly Tuple[], counts: Counts, signal: AbortSignal): Promise<boolean> {
+  #copy(puts: Rows, counts: Counts, signal: AbortSignal): Promise<boolean> {
     return this.#unlessTaken(counts, () => this.insertAll(puts, signal));
   }
 
   /** Rows that must all be new; fails where a key is taken. Foreign writes are not looked for. */
   async insertAll(puts: RowBatch['puts'], signal: AbortSignal): Promise<number> {
-    const inserted = await this.#wire.copyRowsIn(this.#copyIntoLive, this.#oids.takeAll(puts), signal, new RowEnd(this.#capture));
+    const inserted = await this.#wire.copyRowsIn(this.#copyIntoLive, 'rows', this.#oids.takeAll(puts), signal, new RowEnd(this.#capture));
     if (this.#marks) await this.#mark(puts, signal);
     return inserted;
   }
 
-  async #mark(inserts: readonly Tuple[], signal: AbortSignal): Promise<void> {
+  async #mark(inserts: Rows, signal: AbortSignal): Promise<void> {
     const { history, key, segment } = this.layout;
     const { packed } = segment.types;
     if (packed === null) {
       const marked = `COPY ${history} (${key.join(', ')}, ${SINCE}, ${UNTIL}) FROM STDIN (FORMAT binary)`;
-      await this.#wire.copyRowsIn(marked, this.#keysOf(inserts), signal, new RowEnd(FOREIGN, this.#capture));
+      await this.#wire.copyRowsIn(marked, 'rows', this.#keysOf(inserts), signal, new RowEnd(FOREIGN, this.#capture));
     } else {
       const pack = packKeys(inserts, segment.schema.key, packed);
-      await this.#wire.copyRowsIn(copyInserted(this.layout, packed), [pack], signal, new RowEnd(this.#capture));
+      await this.#wire.copyRowsIn(copyInserted(this.layout, packed), 'rows', [pack], signal, new RowEnd(this.#capture));
     }
   }
 
@@ -326,10 +330,10 @@ export class BatchStep {
   }
 
   /** Columns that a patch leaves out are neither read nor written: what is stored out of line stays where it is. */
-  async #patch(patches: readonly Tuple[], counts: Counts, signal: AbortSignal): Promise<void> {
+  async #patch(patches: Rows, counts: Counts, signal: AbortSignal): Promise<void> {
     const layout = this.layout;
     for (const [absent, rows] of byAbsentColumns(patches)) {
-      const source = await sourceOfRows(this.#wire, layout, this.#oids.takeAll(rows), signal);
+      const source = await sourceOfRows(this.#wire, layout, 'patches', this.#oids.takeAll(rows), signal);
       const free = `NOT EXISTS (SELECT FROM ${layout.live} t WHERE ${layout.sameKey('t', 's')} AND t.${SINCE} <> ${FOREIGN_LITERAL})`;
       const sought = `SELECT ${layout.keyList('s')} FROM (SELECT * FROM ${source.from}) s WHERE ${free}`;
       const missing = await collectRows(this.#wire.select(sought, source.parameters));
@@ -339,7 +343,7 @@ export class BatchStep {
     }
   }
 
-  async #delete(keys: readonly KeyTuple[], counts: Counts, signal: AbortSignal): Promise<void> {
+  async #delete(keys: Rows<KeyTuple>, counts: Counts, signal: AbortSignal): Promise<void> {
     const layout = this.layout;
     const source = await sourceOfKeys(this.#wire, layout, keys, signal);
     counts.deleted += await this.#counted(
@@ -357,9 +361,9 @@ export class BatchStep {
     return Number(cellsOf(row as Tuple)[0]?.readBigInt64BE());
   }
 
-  async #put(puts: readonly Tuple[], counts: Counts, signal: AbortSignal): Promise<void> {
+  async #put(puts: Rows, counts: Counts, signal: AbortSignal): Promise<void> {
     const layout = this.layout;
-    const source = await sourceOfRows(this.#wire, layout, this.#oids.takeAll(puts), signal);
+    const source = await sourceOfRows(this.#wire, layout, 'rows', this.#oids.takeAll(puts), signal);
     const updated = await this.#update(source, layout.columns, signal);
     counts.updated += updated;
     if (updated < puts.length) counts.inserted += await this.#insert(source, signal);
@@ -408,21 +412,4 @@ export class BatchStep {
       signal,
     );
   }
-}
-
-/** Rows by which columns are absent, with NULL in their place. */
-function byAbsentColumns(rows: readonly Tuple[]): Iterable<[ReadonlySet<number>, Tuple[]]> {
-  const groups = new Map<string, [ReadonlySet<number>, Tuple[]]>();
-  for (const row of rows) {
-    const cells = cellsOf(row);
-    const absent = cells.flatMap((cell, index) => (cell === undefined ? [index] : []));
-    const name = absent.join(' ');
-    let group = groups.get(name);
-    if (group === undefined) {
-      group = [new Set(absent), []];
-      groups.set(name, group);
-    }
-    group[1].push(packTuple(cells.map((cell) => cell ?? null)));
-  }
-  return groups.values();
 }

@@ -1,3 +1,5 @@
+import { eachRow, type Rows, type TakeRow } from '../../model/rows.ts';
+import { ABSENT, NULL } from '../../model/tuple.ts';
 import { message } from './messages.ts';
 
 /**
@@ -34,73 +36,119 @@ export class RowEnd {
   }
 }
 
-const NONE: readonly Buffer[] = [];
+/**
+ * What is copied: a stream's bytes as they come; rows, to which the binary format's header and trailer are added; rows whose absent
+ * columns become NULL; CopyData messages.
+ */
+export type CopyKind = 'raw' | 'rows' | 'patches' | 'messages';
 
-/** Packs pieces into CopyData messages. With `rows` it adds the binary format's header and trailer; `messages` are such already. */
+/** Packs what is copied into CopyData messages. */
 export class CopyFrames {
-  readonly #kind: 'raw' | 'rows' | 'messages';
+  readonly #kind: CopyKind;
   readonly #end: RowEnd | null;
   #frame: Buffer = Buffer.allocUnsafe(FRAME_BYTES);
   /** CopyData's type and length take the first five bytes. */
   #length = 5;
+  #ready: Buffer[] = [];
 
-  constructor(kind: 'raw' | 'rows' | 'messages', end: RowEnd | null = null) {
+  constructor(kind: CopyKind, end: RowEnd | null = null) {
     this.#kind = kind;
     this.#end = end;
-    if (kind === 'rows') this.#length += COPY_HEADER.copy(this.#frame, 5);
+    if (this.#isBinary) this.#length += COPY_HEADER.copy(this.#frame, 5);
   }
 
-  /** Messages that are ready to be sent, often none. */
-  add(piece: Buffer): readonly Buffer[] {
-    if (this.#kind === 'messages') return [piece];
-    return this.#end === null ? this.#addPiece(piece) : this.#addRow(piece, this.#end);
+  get #isBinary(): boolean {
+    return this.#kind === 'rows' || this.#kind === 'patches';
   }
 
-  #addPiece(piece: Buffer): readonly Buffer[] {
-    if (this.#length + piece.length <= FRAME_BYTES) {
-      this.#length += piece.copy(this.#frame, this.#length);
-      return NONE;
-    }
-    const ready = this.#take();
-    if (piece.length > FRAME_BYTES / 2) {
-      const head = Buffer.allocUnsafe(5);
-      head[0] = 0x64;
-      head.writeInt32BE(4 + piece.length, 1);
-      return [...ready, head, piece];
-    }
-    this.#length += piece.copy(this.#frame, this.#length);
-    return ready;
+  /** Adds the bytes from `start` to `end`: of rows a whole one. False: there are messages to be sent. */
+  add(bytes: Buffer, start: number, end: number): boolean {
+    if (this.#kind === 'messages') this.#ready.push(bytes);
+    else if (this.#kind === 'raw') this.#addPiece(bytes, start, end);
+    else this.#addRow(bytes, start, end);
+    return this.#ready.length === 0;
   }
 
-  #addRow(row: Buffer, end: RowEnd): readonly Buffer[] {
-    const bytes = row.length + end.bytes.length;
-    const ready = this.#length + bytes > FRAME_BYTES ? this.#take() : NONE;
-    if (this.#length + bytes > FRAME_BYTES) {
-      const whole = Buffer.concat([row, end.bytes]);
-      whole.writeInt16BE(row.readInt16BE(0) + end.columns, 0);
-      return [...ready, ...this.#addPiece(whole)];
-    }
-    const frame = this.#frame;
-    row.copy(frame, this.#length);
-    frame.writeInt16BE(row.readInt16BE(0) + end.columns, this.#length);
-    this.#length += row.length;
-    this.#length += end.bytes.copy(frame, this.#length);
+  /** Messages that are ready to be sent. */
+  take(): readonly Buffer[] {
+    const ready = this.#ready;
+    this.#ready = [];
     return ready;
   }
 
   /** What is left, and CopyDone. */
   end(): readonly Buffer[] {
-    const trailer = this.#kind === 'rows' ? this.#addPiece(COPY_TRAILER) : [];
-    return [...trailer, ...this.#take(), message('c')];
+    if (this.#isBinary) this.#addPiece(COPY_TRAILER, 0, COPY_TRAILER.length);
+    this.#close();
+    return [...this.take(), message('c')];
   }
 
-  #take(): Buffer[] {
-    if (this.#length === 5) return [];
+  #addPiece(bytes: Buffer, start: number, end: number): void {
+    const length = end - start;
+    if (this.#length + length > FRAME_BYTES) this.#close();
+    if (length > FRAME_BYTES / 2) {
+      const head = Buffer.allocUnsafe(5);
+      head[0] = 0x64;
+      head.writeInt32BE(4 + length, 1);
+      this.#close();
+      this.#ready.push(head, bytes.subarray(start, end));
+    } else this.#length += bytes.copy(this.#frame, this.#length, start, end);
+  }
+
+  #addRow(bytes: Buffer, start: number, end: number): void {
+    const more = this.#end;
+    const length = end - start + (more?.bytes.length ?? 0);
+    if (this.#length + length > FRAME_BYTES) this.#close();
+    if (this.#length + length > FRAME_BYTES) {
+      const whole = Buffer.allocUnsafe(length);
+      this.#putRow(whole, 0, bytes, start, end);
+      this.#addPiece(whole, 0, length);
+    } else this.#length = this.#putRow(this.#frame, this.#length, bytes, start, end);
+  }
+
+  /** Writes a row at `at`, returns where it ends. */
+  #putRow(frame: Buffer, at: number, bytes: Buffer, start: number, end: number): number {
+    let to = at + bytes.copy(frame, at, start, end);
+    if (this.#kind === 'patches') fillNulls(frame, at, to);
+    const more = this.#end;
+    if (more !== null) {
+      frame.writeInt16BE(frame.readInt16BE(at) + more.columns, at);
+      for (let i = 0; i < more.bytes.length; i++) frame[to++] = more.bytes[i] as number;
+    }
+    return to;
+  }
+
+  #close(): void {
+    if (this.#length === 5) return;
     const frame = this.#frame.subarray(0, this.#length);
     frame[0] = 0x64; // d: CopyData
     frame.writeInt32BE(this.#length - 1, 1);
+    this.#ready.push(frame);
     this.#frame = Buffer.allocUnsafe(FRAME_BYTES);
     this.#length = 5;
-    return [frame];
+  }
+}
+
+function fillNulls(row: Buffer, start: number, end: number): void {
+  for (let cell = start + 2; cell < end; ) {
+    const length = row.readInt32BE(cell);
+    if (length === ABSENT) row.writeInt32BE(NULL, cell);
+    cell += 4 + Math.max(length, 0);
+  }
+}
+
+/** Puts rows into frames, and stops whenever some are full: without a promise, or an object, for each row. */
+export function* framed(rows: Rows, frames: CopyFrames): Generator<void> {
+  const add: TakeRow = (bytes, start, end) => frames.add(bytes, start, end);
+  for (let at = 0; at < rows.length; ) {
+    at = eachRow(rows, add, at);
+    yield;
+  }
+}
+
+export async function* framedPieces(pieces: Iterable<Buffer> | AsyncIterable<Buffer>, frames: CopyFrames): AsyncGenerator<void> {
+  for await (const piece of pieces) {
+    frames.add(piece, 0, piece.length);
+    yield;
   }
 }

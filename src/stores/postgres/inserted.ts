@@ -1,7 +1,11 @@
 import type { CaptureNumber } from '../../model/capture.ts';
+import { eachRow, type Rows } from '../../model/rows.ts';
 import { cellStart, type Tuple } from '../../model/tuple.ts';
 import { ARRAY_HEAD_BYTES, writeArrayHead } from './array-format.ts';
 import { type Layout, OWN_SCHEMA, UNTIL } from './layout.ts';
+
+/** Up to here a value is copied byte by byte: quicker than asking for it. */
+const SHORT_BYTES = 32;
 
 /** An array type that holds the values of one column of the key, and the OID of its elements in the shadow. */
 export interface PackedColumn {
@@ -47,10 +51,12 @@ export function insertedKeys(layout: Layout, from: CaptureNumber, to: CaptureNum
 }
 
 /** The keys of rows, none of which has a NULL, as one row of arrays. */
-export function packKeys(rows: readonly Tuple[], key: readonly number[], packed: readonly PackedColumn[]): Tuple {
+export function packKeys(rows: Rows, key: readonly number[], packed: readonly PackedColumn[]): Tuple {
   const sizes = key.map((column) => {
     let size = ARRAY_HEAD_BYTES;
-    for (const row of rows) size += cellBytes(row, cellStart(row, column));
+    eachRow(rows, (bytes, row) => {
+      size += cellBytes(bytes, cellStart(bytes, column, row));
+    });
     return size;
   });
   const pack = Buffer.allocUnsafe(sizes.reduce((sum, size) => sum + 4 + size, 2));
@@ -58,17 +64,19 @@ export function packKeys(rows: readonly Tuple[], key: readonly number[], packed:
   for (const [index, column] of key.entries()) {
     at = pack.writeInt32BE(sizes[index] as number, at);
     at = writeArrayHead(pack, at, packed[index]?.element ?? 0, rows.length, false);
-    for (const row of rows) {
+    eachRow(rows, (bytes, row) => {
       // A cell with its length is written alike in a tuple and in an array.
-      const start = cellStart(row, column);
-      at += row.copy(pack, at, start, start + cellBytes(row, start));
-    }
+      const start = cellStart(bytes, column, row);
+      const end = start + cellBytes(bytes, start);
+      if (end - start > SHORT_BYTES) at += bytes.copy(pack, at, start, end);
+      else for (let from = start; from < end; from++) pack[at++] = bytes[from] as number;
+    });
   }
   return pack as Buffer as Tuple;
 }
 
-function cellBytes(row: Tuple, start: number): number {
-  return 4 + Math.max(row.readInt32BE(start), 0);
+function cellBytes(bytes: Buffer, start: number): number {
+  return 4 + Math.max(bytes.readInt32BE(start), 0);
 }
 
 function tableOf(layout: Layout): string {

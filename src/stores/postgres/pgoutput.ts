@@ -1,4 +1,4 @@
-import type { Tuple } from '../../model/tuple.ts';
+import { ABSENT, NULL, type Tuple } from '../../model/tuple.ts';
 import { textAt } from './messages.ts';
 
 /**
@@ -52,9 +52,6 @@ export const EPOCH_MICROS = 946_684_800_000_000n;
 
 /** Kinds of messages that say who wrote them, in a stretch of a transaction in progress. */
 const WRITTEN_BY: ReadonlySet<number> = new Set(Buffer.from('RYIUDTM'));
-
-const ABSENT = -2;
-const NULL = -1;
 
 /** Up to here a value is copied byte by byte: quicker than asking for it. */
 const SHORT_BYTES = 40;

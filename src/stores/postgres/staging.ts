@@ -1,4 +1,5 @@
-import { cellsOf, type KeyTuple, type Tuple } from '../../model/tuple.ts';
+import { eachRow, RowList, type Rows } from '../../model/rows.ts';
+import { ABSENT, cellsOf, type KeyTuple } from '../../model/tuple.ts';
 import type { Layout } from './layout.ts';
 import type { Parameter, Wire } from './wire.ts';
 
@@ -31,45 +32,46 @@ export function endStaging(wire: Wire, committed: boolean): void {
   else stagings.delete(wire);
 }
 
-/** Whole rows, with NULL for absent columns. Valid until more is staged of the table. */
-export async function sourceOfRows(wire: Wire, layout: Layout, rows: readonly Tuple[], signal?: AbortSignal): Promise<RowSource> {
+/** Whole rows, or patches with NULL for absent columns. Valid until more is staged of the table. */
+export async function sourceOfRows(
+  wire: Wire,
+  layout: Layout,
+  kind: 'rows' | 'patches',
+  rows: Rows,
+  signal?: AbortSignal,
+): Promise<RowSource> {
   const columns = layout.columns.map((_, index) => index);
   if (isInline(rows, columns)) return inline(layout, columns, rows);
-  await stageRows(wire, layout, rows, signal);
+  await fill(wire, layout.stage, `SELECT ${layout.columns.join(', ')} FROM ${layout.history}`, kind, rows, signal);
   return { from: layout.stage, parameters: [] };
 }
 
 /** Keys. Valid until more is staged of the table. */
-export async function sourceOfKeys(wire: Wire, layout: Layout, keys: readonly KeyTuple[], signal?: AbortSignal): Promise<RowSource> {
+export async function sourceOfKeys(wire: Wire, layout: Layout, keys: Rows<KeyTuple>, signal?: AbortSignal): Promise<RowSource> {
   const columns = layout.segment.schema.key;
   if (isInline(keys, columns)) return inline(layout, columns, keys);
   await stageKeys(wire, layout, keys, signal);
   return { from: layout.gone, parameters: [] };
 }
 
-function isInline(rows: readonly Tuple[], columns: readonly number[]): boolean {
+function isInline(rows: Rows, columns: readonly number[]): boolean {
   return rows.length > 0 && rows.length * columns.length <= INLINE_CELLS_MAX;
 }
 
-function inline(layout: Layout, columns: readonly number[], rows: readonly Tuple[]): RowSource {
+function inline(layout: Layout, columns: readonly number[], rows: Rows): RowSource {
   let next = 0;
-  const list = rows.map(() => `(${columns.map((column) => layout.columnCast(column, next++)).join(', ')})`);
+  const list = Array.from(rows, () => `(${columns.map((column) => layout.columnCast(column, next++)).join(', ')})`);
   const names = columns.map((column) => layout.columns[column]);
-  const parameters = rows.flatMap((row) => cellsOf(row).map((cell) => ({ type: 0, value: cell ?? null })));
+  const parameters = Array.from(rows, (row) => cellsOf(row).map((cell) => ({ type: 0, value: cell ?? null }))).flat();
   return { from: `(VALUES ${list.join(', ')}) v (${names.join(', ')})`, parameters };
 }
 
-/** Puts whole rows into `layout.stage`, in place of what it held. */
-export async function stageRows(wire: Wire, layout: Layout, rows: Iterable<Tuple>, signal?: AbortSignal): Promise<void> {
-  await fill(wire, layout.stage, `SELECT ${layout.columns.join(', ')} FROM ${layout.history}`, rows, signal);
-}
-
 /** Puts keys into `layout.gone`, in place of what it held. */
-export async function stageKeys(wire: Wire, layout: Layout, keys: Iterable<KeyTuple>, signal?: AbortSignal): Promise<void> {
-  await fill(wire, layout.gone, `SELECT ${layout.key.join(', ')} FROM ${layout.history}`, keys, signal);
+export async function stageKeys(wire: Wire, layout: Layout, keys: Rows<KeyTuple>, signal?: AbortSignal): Promise<void> {
+  await fill(wire, layout.gone, `SELECT ${layout.key.join(', ')} FROM ${layout.history}`, 'rows', keys, signal);
 }
 
-async function fill(wire: Wire, table: string, like: string, rows: Iterable<Tuple>, signal?: AbortSignal): Promise<void> {
+async function fill(wire: Wire, table: string, like: string, kind: 'rows' | 'patches', rows: Rows, signal?: AbortSignal): Promise<void> {
   const staging = stagings.get(wire) ?? { made: new Set(), filled: new Set() };
   stagings.set(wire, staging);
   // Each statement is sent on its own only where it is needed: a small apply is made of round trips.
@@ -84,5 +86,32 @@ async function fill(wire: Wire, table: string, like: string, rows: Iterable<Tupl
   staging.made.add(table);
   if (staging.filled.has(table)) await wire.query(`TRUNCATE ${table}`);
   staging.filled.add(table);
-  await wire.copyRowsIn(`COPY ${table} FROM STDIN (FORMAT binary)`, rows, signal);
+  await wire.copyRowsIn(`COPY ${table} FROM STDIN (FORMAT binary)`, kind, rows, signal);
+}
+
+/** Rows by which columns are absent. */
+export function byAbsentColumns(rows: Rows): Iterable<readonly [ReadonlySet<number>, RowList]> {
+  const groups = new Map<string, readonly [ReadonlySet<number>, RowList]>();
+  eachRow(rows, (bytes, start, end) => {
+    const absent = absentColumns(bytes, start);
+    const name = absent.join(' ');
+    let group = groups.get(name);
+    if (group === undefined) {
+      group = [new Set(absent), new RowList()];
+      groups.set(name, group);
+    }
+    group[1].add(bytes, start, end);
+  });
+  return groups.values();
+}
+
+function absentColumns(bytes: Buffer, start: number): number[] {
+  const absent: number[] = [];
+  let at = start + 2;
+  for (let column = 0, columns = bytes.readInt16BE(start); column < columns; column++) {
+    const length = bytes.readInt32BE(at);
+    if (length === ABSENT) absent.push(column);
+    at += 4 + Math.max(length, 0);
+  }
+  return absent;
 }

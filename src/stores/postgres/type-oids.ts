@@ -1,3 +1,4 @@
+import type { Rows } from '../../model/rows.ts';
 import type { Tuple } from '../../model/tuple.ts';
 import { literal } from './connection.ts';
 import { OWN_SCHEMA } from './layout.ts';
@@ -140,8 +141,8 @@ export class ArrivingOids {
     return this.#shapes.length === 0;
   }
 
-  takeAll(rows: readonly Tuple[]): readonly Tuple[] {
-    return this.#shapes.length === 0 ? rows : rows.map(this.take);
+  takeAll(rows: Rows): Rows {
+    return this.#shapes.length === 0 ? rows : Array.from(rows, this.take);
   }
 
   async save(wire: Wire): Promise<void> {

@@ -46,7 +46,7 @@ describe('wire', () => {
     const rows = await all(wire.copyRows('COPY (SELECT * FROM public.source ORDER BY id) TO STDOUT (FORMAT binary)'));
     expect(rows).toHaveLength(20_000);
     void wire.query('BEGIN; CREATE TABLE public.target (LIKE public.source)');
-    const copied = wire.copyRowsIn('COPY public.target FROM STDIN (FORMAT binary)', rows);
+    const copied = wire.copyRowsIn('COPY public.target FROM STDIN (FORMAT binary)', 'rows', rows);
     const counted = wire.query('COMMIT; SELECT count(*) FROM (TABLE public.source EXCEPT TABLE public.target) d');
     expect(await copied).toBe(20_000);
     expect((await counted)[1]?.rows).toEqual([['0']]);
@@ -59,7 +59,7 @@ describe('wire', () => {
     await wire.query('CREATE TABLE public.large (id int, bytes bytea)');
     const bytes = Buffer.alloc(5_000_000, 7);
     const row = packTuple([int4(1), bytes]);
-    await wire.copyRowsIn('COPY public.large FROM STDIN (FORMAT binary)', [row, row]);
+    await wire.copyRowsIn('COPY public.large FROM STDIN (FORMAT binary)', 'rows', [row, row]);
     const found = await all(wire.copyRows('COPY public.large TO STDOUT (FORMAT binary)'));
     expect(found.map((each) => each.equals(row))).toEqual([true, true]);
   });

@@ -1,10 +1,11 @@
 import type { Socket } from 'node:net';
 import type { Client } from 'pg';
 import { type ForeshadowError, messageOf } from '../../model/errors.ts';
+import type { Rows } from '../../model/rows.ts';
 import type { Tuple } from '../../model/tuple.ts';
 import { type ConnectOptions, connect, failureOf, silenceMsOf, streamOf } from './connection.ts';
 import { cancelStatement } from './cancel.ts';
-import { CopyFrames, type RowEnd, withoutCopyHeader } from './copy-format.ts';
+import { CopyFrames, framed, framedPieces, type RowEnd, withoutCopyHeader } from './copy-format.ts';
 import { Flow, gulpMsOf } from './flow.ts';
 import {
   type CopyBoth,
@@ -170,17 +171,20 @@ export class Wire implements AsyncDisposable {
 
   /** Feeds a `COPY … FROM STDIN`; the source's chunks may be cut anywhere. Returns the number of rows. */
   copyIn(sql: string, source: Iterable<Buffer> | AsyncIterable<Buffer>, signal?: AbortSignal): Promise<number> {
-    return this.#copyIn(sql, new CopyFrames('raw'), source, signal);
+    const frames = new CopyFrames('raw');
+    return this.#copyIn(sql, frames, framedPieces(source, frames), signal);
   }
 
   /** Feeds a `COPY … FROM STDIN (FORMAT binary)` with whole rows, each with `end` after it. Returns their number. */
-  copyRowsIn(sql: string, rows: Iterable<Tuple> | AsyncIterable<Tuple>, signal?: AbortSignal, end: RowEnd | null = null): Promise<number> {
-    return this.#copyIn(sql, new CopyFrames('rows', end), rows, signal);
+  copyRowsIn(sql: string, kind: 'rows' | 'patches', rows: Rows, signal?: AbortSignal, end: RowEnd | null = null): Promise<number> {
+    const frames = new CopyFrames(kind, end);
+    return this.#copyIn(sql, frames, framed(rows, frames), signal);
   }
 
   /** Feeds a `COPY … FROM STDIN` with messages that a server sent. Returns the number of rows. */
   copyMessagesIn(sql: string, messages: Iterable<Buffer>, signal?: AbortSignal): Promise<number> {
-    return this.#copyIn(sql, new CopyFrames('messages'), messages, signal);
+    const frames = new CopyFrames('messages');
+    return this.#copyIn(sql, frames, framedPieces(messages, frames), signal);
   }
 
   /** Runs `START_REPLICATION …` and hands over both directions. Aborting closes the connection. */
@@ -306,7 +310,7 @@ export class Wire implements AsyncDisposable {
   async #copyIn(
     sql: string,
     frames: CopyFrames,
-    source: Iterable<Buffer> | AsyncIterable<Buffer>,
+    filling: Iterable<void> | AsyncIterable<void>,
     signal: AbortSignal | undefined,
   ): Promise<number> {
     let tag = '';
@@ -320,21 +324,10 @@ export class Wire implements AsyncDisposable {
     const stopped = (): boolean => over || this.#broken !== null || signal?.aborted === true;
     try {
       await sent;
-      const send = async (ready: readonly Buffer[]): Promise<boolean> => {
-        for (const frame of ready) await this.#writeSlowly(frame);
-        return stopped();
-      };
-      const add = (piece: Buffer): Promise<boolean> | false => {
-        const ready = frames.add(piece);
-        return ready.length > 0 && send(ready);
-      };
-      // Without a promise for each row.
-      if (Symbol.iterator in source) {
-        for (const piece of source) {
-          const sending = add(piece);
-          if (sending !== false && (await sending)) break;
-        }
-      } else for await (const piece of source) if (await add(piece)) break;
+      for await (const _ of filling) {
+        for (const frame of frames.take()) await this.#writeSlowly(frame);
+        if (stopped()) break;
+      }
       if (!stopped()) for (const frame of frames.end()) await this.#writeSlowly(frame);
     } catch (error) {
       this.#write(message('f', Buffer.from('the source of the rows failed\0')));

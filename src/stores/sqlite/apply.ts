@@ -2,7 +2,7 @@ import type { DatabaseSync, SQLInputValue, SQLOutputValue, StatementSync } from 
 import type { CaptureNumber } from '../../model/capture.ts';
 import { OWN_PREFIX } from '../../model/schema.ts';
 import { fillAbsent, type KeyTuple, type Tuple, keyTuple } from '../../model/tuple.ts';
-import { type ApplyReport, type ApplyWork, type RowBatch, RowsMissing, rowsOf } from '../../shadowing/shadow.ts';
+import { type ApplyReport, type ApplyWork, RowsMissing, rowsOf } from '../../shadowing/shadow.ts';
 import { resultCode } from './connection.ts';
 import { integerAt, mayBeBroken, packValues, unpackValues } from './cell.ts';
 import { hasForeign, undoForeign } from './foreign.ts';
@@ -17,6 +17,13 @@ const KEYS_PER_PAUSE = 4096;
 /** https://www.sqlite.org/rescode.html */
 const CONSTRAINT = 19;
 const SAVING = `${OWN_PREFIX}_saving`;
+
+/** A batch with its patches completed. */
+interface WholeRows {
+  readonly deletes: readonly KeyTuple[];
+  readonly puts: readonly Tuple[];
+  readonly fresh: boolean;
+}
 
 type Counts = { inserted: number; updated: number; deleted: number; conflicts: { table: ApplyWork['table']; key: KeyTuple }[] };
 
@@ -36,7 +43,8 @@ export async function applyWorks(db: DatabaseSync, works: readonly ApplyWork[], 
     for await (const batch of rows) {
       signal.throwIfAborted();
       writer ??= new RowWriter(db, standing.layout, work, counts);
-      writer.write({ ...batch, puts: [...completed(standing, work, batch.patches ?? []), ...batch.puts] });
+      const puts = [...completed(standing, work, [...(batch.patches ?? [])]), ...batch.puts];
+      writer.write({ deletes: [...batch.deletes], puts, fresh: batch.fresh });
     }
     writer?.end();
   }
@@ -97,7 +105,7 @@ class RowWriter {
     this.#foreign = hasForeign(db, layout);
   }
 
-  write(batch: RowBatch): void {
+  write(batch: WholeRows): void {
     if (this.#foreign) this.#overrule(batch);
     for (const key of inKeyOrder(batch.deletes, (each) => each)) this.#remove(key);
     // Fresh rows come in key order already: they are chunks of a copy.
@@ -106,7 +114,7 @@ class RowWriter {
   }
 
   /** Foreign writes that the batch runs into are undone first: then it meets what we last wrote, as it should. */
-  #overrule(batch: RowBatch): void {
+  #overrule(batch: WholeRows): void {
     for (let at = 0; at < batch.deletes.length; at += KEYS_PER_PAUSE) this.#undo(batch.deletes.slice(at, at + KEYS_PER_PAUSE));
     for (let at = 0; at < batch.puts.length; at += KEYS_PER_PAUSE)
       this.#undo(batch.puts.slice(at, at + KEYS_PER_PAUSE).map((row) => keyTuple(row, this.#keyColumns)));
