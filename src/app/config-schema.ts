@@ -215,6 +215,34 @@ const captures = z
   })
   .meta({ expects: 'settings such as schedule: "0 * * * *"' });
 
+const queries = z.record(z.string().min(1), z.string().min(1));
+
+const prometheus = z
+  .strictObject({
+    url: z
+      .string()
+      .refine((text) => /^https?:\/\/./.test(text) && URL.canParse(text), {
+        message: 'this is not the address of a Prometheus',
+        params: { remedy: 'write http://HOST:9090 or https://USER:PASSWORD@HOST' },
+      })
+      .meta({ description: 'A Prometheus that knows how busy the primary is.', expects: 'http://HOST:9090' }),
+    token: z.string().min(1).meta({ description: 'Sent to it as a bearer token.', expects: 'a token, best as ${NAME}' }).optional(),
+    load: queries
+      .meta({
+        description:
+          'Queries (PromQL) of one series each, by the name of what they measure: sampled each minute beside what the primary tells itself.',
+        expects: 'a name with its query, such as cpu: avg(1 - rate(node_cpu_seconds_total{mode="idle"}[5m]))',
+      })
+      .prefault({}),
+    activity: queries
+      .meta({
+        description: 'Queries of one series each that give the changes a second of a table: for `foreshadow history --seed-prometheus`.',
+        expects: 'a table with its query, such as orders: sum(rate(pg_stat_user_tables_n_tup_upd{relname="orders"}[5m]))',
+      })
+      .prefault({}),
+  })
+  .meta({ expects: 'settings such as url: http://HOST:9090' });
+
 const prediction = z
   .strictObject({
     interval: duration
@@ -235,6 +263,7 @@ const prediction = z
         expects: '24h, or a multiple of 1440ms',
       })
       .prefault('24h'),
+    prometheus: prometheus.optional(),
   })
   .meta({ expects: 'settings such as interval: 1m' });
 

@@ -32,7 +32,7 @@ describe('a config that is right', () => {
       policy: { lagToleranceMs: 900_000, conflict: 'primary-wins', onSchemaChange: 'follow', indexes: 'none', perTable: [] },
       journal: { path: '/data/.foreshadow/journal.db' },
       captures: { schedule: null, validate: 'changed', onInvalid: 'rollback' },
-      prediction: { intervalMs: 60_000, dayMs: 86_400_000 },
+      prediction: { intervalMs: 60_000, dayMs: 86_400_000, prometheus: null },
     });
   });
 

@@ -3,6 +3,7 @@ import { basename, dirname, isAbsolute, resolve } from 'node:path';
 import { LineCounter, isPair, isScalar, isSeq, parseDocument, visit } from 'yaml';
 import type { Document } from 'yaml';
 import { ForeshadowError, messageOf } from '../model/errors.ts';
+import type { TableName } from '../model/schema.ts';
 import type { Selection } from '../model/selection.ts';
 import { configSchema } from './config-schema.ts';
 import type { ConfigDocument } from './config-schema.ts';
@@ -19,6 +20,15 @@ export interface TableRule {
   readonly onSchemaChange: OnSchemaChange | null;
   readonly indexes: IndexPolicy | null;
   readonly insertOnly: boolean;
+}
+
+export interface PrometheusRule {
+  /** Both may hold secrets. */
+  readonly url: string;
+  readonly token: string | null;
+  /** Queries by the name of what they measure, and by table. */
+  readonly load: ReadonlyMap<string, string>;
+  readonly activity: ReadonlyMap<TableName, string>;
 }
 
 /** What `foreshadow.yaml` says, checked, with every path absolute and every duration in milliseconds. */
@@ -51,6 +61,7 @@ export interface Config {
     readonly intervalMs: number;
     /** 24 hours, in earnest. */
     readonly dayMs: number;
+    readonly prometheus: PrometheusRule | null;
   };
 }
 
@@ -205,7 +216,7 @@ function resolved(document: ConfigDocument, path: string): Config {
       validate: captures.validate,
       onInvalid: captures.onInvalid,
     },
-    prediction: { intervalMs: prediction.interval, dayMs: prediction.day },
+    prediction: { intervalMs: prediction.interval, dayMs: prediction.day, prometheus: prometheusRule(prediction.prometheus) },
   };
 }
 
@@ -229,6 +240,17 @@ function selectionOf({ tables, policy, primary }: ConfigDocument, perTable: read
     });
   }
   return { ...selection, insertOnly: perTable.map(({ pattern, insertOnly }) => ({ pattern, asked: insertOnly })) };
+}
+
+function prometheusRule(document: ConfigDocument['prediction']['prometheus']): PrometheusRule | null {
+  if (document === undefined) return null;
+  const { url, token, load, activity } = document;
+  return {
+    url,
+    token: token ?? null,
+    load: new Map(Object.entries(load)),
+    activity: new Map(Object.entries(activity) as [TableName, string][]),
+  };
 }
 
 function schemeOf(url: string): 'sqlite' | 'postgres' {

@@ -8,8 +8,33 @@ import type { Engine } from '../shadowing/engine.ts';
 import type { Shadow } from '../shadowing/shadow.ts';
 import type { Primary } from '../tracking/primary.ts';
 import type { Config } from './config.ts';
+import { LoadQueries } from './load-queries.ts';
 import type { Log } from './local-system.ts';
 import { historyPath, openHistory, openPassingHistory } from './stores.ts';
+
+/** What is learned while the data set is followed. */
+export class Learning {
+  readonly recorder: Recorder;
+  readonly history: History;
+  readonly #queries: LoadQueries | null;
+  readonly #everyMs: number;
+
+  constructor(recorder: Recorder, history: History, queries: LoadQueries | null, everyMs: number) {
+    this.recorder = recorder;
+    this.history = history;
+    this.#queries = queries;
+    this.#everyMs = everyMs;
+  }
+
+  /** Why something is not being learned; empty while everything is. */
+  get troubles(): readonly string[] {
+    return [...this.recorder.troubles, ...(this.#queries?.troubles ?? [])];
+  }
+
+  async run(signal: AbortSignal): Promise<void> {
+    await Promise.all([this.recorder.run(signal), this.#queries?.run(this.#everyMs, signal)]);
+  }
+}
 
 /** Learns what passes the tracker from here on. What it opens is closed with `resources`. */
 export async function startLearning(
@@ -19,13 +44,15 @@ export async function startLearning(
   resources: AsyncDisposableStack,
   log: Log,
   signal: AbortSignal,
-): Promise<Recorder> {
+): Promise<Learning> {
   const history = resources.use(await openHistoryOr(config, log));
   const known = await stores.shadow.elements();
-  const { dayMs, intervalMs: everyMs } = config.prediction;
+  const { dayMs, intervalMs: everyMs, prometheus } = config.prediction;
   const keyOf = (table: TableName): readonly number[] | null => (engine()?.elements ?? known).get(table)?.schema.key ?? null;
   const copies = (): boolean => engine()?.isCopying === true;
-  return await Recorder.open({ ...stores, history, lengths: slotLengths(dayMs), everyMs, keyOf, copies, log }, [...known.keys()], signal);
+  const lengths = slotLengths(dayMs);
+  const recorder = await Recorder.open({ ...stores, history, lengths, everyMs, keyOf, copies, log }, [...known.keys()], signal);
+  return new Learning(recorder, history, prometheus === null ? null : new LoadQueries(prometheus, history, lengths, log), everyMs);
 }
 
 /** Where the history's file cannot be had that is said, and what is learned ends with the process. */
@@ -47,12 +74,12 @@ export interface LastHour {
 }
 
 /** What each table changed in the last hour, as far as it is written down. `running` is of this process. */
-export async function lastHour(config: Config, running: Recorder | null): Promise<LastHour> {
+export async function lastHour(config: Config, running: Learning | null): Promise<LastHour> {
   const { minuteMs, hourMs } = slotLengths(config.prediction.dayMs);
   const range = { stepMs: minuteMs, fromMs: Date.now() - hourMs, untilMs: Date.now() + hourMs };
   try {
     if (running !== null) {
-      await running.flush();
+      await running.recorder.flush();
       return { activity: await running.history.totals(range), troubles: running.troubles };
     }
     if (!existsSync(historyPath(config))) return { activity: null, troubles: [] };

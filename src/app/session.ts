@@ -17,11 +17,10 @@ import { IndexMirror, type MirroringParts } from '../shadowing/indexes.ts';
 import { Newcomers } from '../shadowing/newcomers.ts';
 import type { Shadow } from '../shadowing/shadow.ts';
 import type { Primary } from '../tracking/primary.ts';
-import type { Recorder } from '../tracking/recorder.ts';
 import { Tracker } from '../tracking/tracker.ts';
 import { type Config, type TableRule, redactUrl } from './config.ts';
 import { failpoint } from './failpoint.ts';
-import { startLearning } from './learning.ts';
+import { type Learning, startLearning } from './learning.ts';
 import type { SystemOptions } from './local-system.ts';
 import { RetainedWatch } from './retained.ts';
 import { openJournal, openPrimary, openShadow, schemeOf } from './stores.ts';
@@ -50,7 +49,7 @@ export class Session implements AsyncDisposable {
   readonly orchestrator: Orchestrator;
   readonly retained: RetainedWatch;
   readonly indexes: IndexMirror;
-  readonly recorder: Recorder;
+  readonly learning: Learning;
   readonly #lifetime: AbortController;
   readonly #resources: AsyncDisposableStack;
   readonly #loops: Promise<unknown>;
@@ -64,7 +63,7 @@ export class Session implements AsyncDisposable {
       resources: AsyncDisposableStack;
       retained: RetainedWatch;
       indexes: IndexMirror;
-      recorder: Recorder;
+      learning: Learning;
     },
   ) {
     this.primary = parts.primary;
@@ -78,7 +77,7 @@ export class Session implements AsyncDisposable {
     this.#loops = running.loops;
     this.retained = running.retained;
     this.indexes = running.indexes;
-    this.recorder = running.recorder;
+    this.learning = running.learning;
     this.#resources = running.resources;
   }
 
@@ -126,8 +125,8 @@ export class Session implements AsyncDisposable {
     try {
       const onRetry = (error: unknown, waitMs: number): void =>
         options.log('warn', 'tracking will be tried again', { reason: messageOf(error), waitMs });
-      const recorder = await startLearning(config, stores, () => running?.engine ?? null, resources, options.log, signal);
-      const tracker = new Tracker({ ...stores, failpoint, onRetry, recorder });
+      const learning = await startLearning(config, stores, () => running?.engine ?? null, resources, options.log, signal);
+      const tracker = new Tracker({ ...stores, failpoint, onRetry, recorder: learning.recorder });
       const parked = await stores.catalog.read('parked');
       const foldEveryMs = Math.max(1, Math.min(FOLD_EVERY_MS, config.policy.lagToleranceMs / 2));
       const engine = await Engine.open(
@@ -162,7 +161,7 @@ export class Session implements AsyncDisposable {
         indexes.run(lifetime.signal),
         watching,
       ];
-      const loops = Promise.all([...working, recorder.run(lifetime.signal)]).catch((error: unknown) => {
+      const loops = Promise.all([...working, learning.run(lifetime.signal)]).catch((error: unknown) => {
         if (!isAbort(error)) options.log('error', 'stopped', { reason: messageOf(error) });
         lifetime.abort(error);
       });
@@ -172,7 +171,7 @@ export class Session implements AsyncDisposable {
         resources,
         retained,
         indexes,
-        recorder,
+        learning,
       });
       try {
         await orchestrator.recover(AbortSignal.any([signal, lifetime.signal]));

@@ -105,7 +105,7 @@ class System implements LocalSystem {
     const backlog = session?.engine.backlog ?? null;
     const parked = exists ? ((await catalog.read('parked')) as { at: number } | null | undefined) : null;
     const unmirrored = exists ? await unmirroredIndexes(catalog) : [];
-    const { activity, troubles } = await lastHour(this.#config, session?.recorder ?? null);
+    const { activity, troubles } = await lastHour(this.#config, session?.learning ?? null);
     const tables = Array.from(elements.values(), ({ schema, state }) => ({
       table: schema.table,
       state: state.kind,

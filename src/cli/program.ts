@@ -5,6 +5,7 @@ import { capturesCommand } from './commands/captures.ts';
 import { demoCommand } from './commands/demo.ts';
 import { diffCommand } from './commands/diff.ts';
 import { doctorCommand } from './commands/doctor.ts';
+import { historyCommand } from './commands/history.ts';
 import { initCommand } from './commands/init.ts';
 import { PLANNED_COMMANDS, plannedCommands } from './commands/planned.ts';
 import { queryCommand } from './commands/query.ts';
@@ -28,6 +29,7 @@ const COMMANDS: readonly ((act: Act) => Command)[] = [
   doctorCommand,
   startCommand,
   statusCommand,
+  historyCommand,
   captureCommand,
   capturesCommand,
   queryCommand,

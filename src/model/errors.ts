@@ -29,6 +29,7 @@ export type ErrorCode =
   | 'JOURNAL_ACCESS' // it cannot be opened, read or written: permission, disk full, damage, a file that is not ours
   | 'JOURNAL_GAP' // changes are missing between the journal and what is to be appended
   | 'JOURNAL_REPLACED'
+  | 'LOAD_SOURCE' // a Prometheus that cannot be asked, or does not answer as one
   | 'NOT_BUILT' // a setting or command whose feature does not exist yet
   | 'NOT_INSTALLED'
   | 'PARKED'
@@ -37,6 +38,7 @@ export type ErrorCode =
   | 'PRIMARY_UNREACHABLE'
   | 'PRIMARY_REPLACED' // not the database that was installed on
   | 'QUERY_FAILED'
+  | 'SEED_INVALID' // a file of activity or load that cannot be read as one
   | 'SHADOW_ACCESS'
   | 'SHADOW_IS_PRIMARY'
   | 'SHADOW_OCCUPIED' // holds tables that are not ours

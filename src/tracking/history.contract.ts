@@ -137,6 +137,7 @@ export function describeHistory(name: string, make: () => Promise<HistoryFixture
       await history.add(observing(live, live + HOUR, activity(ORDERS, live, 5, rows(1))));
       const seed = {
         stepMs: HOUR,
+        observed: null,
         activity: [0, 1, 2].map((hour) => ({ table: ORDERS, atMs: START + hour * HOUR, changes: 10, distinct: 4, bytes: 1000 })),
         load: [{ resource: 'cpu', atMs: START, value: 30 }],
       };
@@ -167,6 +168,16 @@ export function describeHistory(name: string, make: () => Promise<HistoryFixture
       );
     });
 
+    test('slots of a seed in which nothing is named are zero where it says that it saw them', async () => {
+      const one = { table: ORDERS, atMs: START + MINUTE, changes: 3, distinct: 2, bytes: 1 };
+      const observed = { fromMs: START, untilMs: START + 4 * MINUTE };
+      await history.seed({ stepMs: MINUTE, observed, activity: [one], load: [] });
+      const gap = Number.NaN;
+      expect((await shown(ORDERS, MINUTE, START, START + 5 * MINUTE))?.[0]).toEqual([gap, 3, 0, 0, gap]);
+      await history.add({ ...nothing, activity: [activity(ORDERS, START + 2 * MINUTE, 4, rows(1))] });
+      expect((await shown(ORDERS, MINUTE, START, START + 5 * MINUTE))?.[0]).toEqual([gap, 3, 4, 0, gap]);
+    });
+
     test('a clock that was wrong for a while loses no more than the slots it made', async () => {
       await history.add(observing(START, START + MINUTE, activity(ORDERS, START, 1, rows(1))));
       const wrong = START + 70 * 365 * 24 * HOUR;
@@ -191,7 +202,7 @@ export function describeHistory(name: string, make: () => Promise<HistoryFixture
         distinct: 1,
         bytes: 1,
       }));
-      await history.seed({ stepMs: MINUTE, activity: seeded, load: [] });
+      await history.seed({ stepMs: MINUTE, observed: null, activity: seeded, load: [] });
       for (let i = 0; i < 40; i++) await history.add(observing(at(minutes + 50 + i), at(minutes + 51 + i)));
       expect(await shown(ORDERS, MINUTE, at(40), at(42))).toEqual([
         [Number.NaN, Number.NaN],

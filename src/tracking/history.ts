@@ -130,6 +130,8 @@ export interface SlotLoad {
 export interface Seed {
   /** One of the history's three lengths. Roll-ups count the rows of its slots as different ones: nothing better is known of them. */
   readonly stepMs: number;
+  /** Where every slot counts as observed; null: only those in which a table is named. */
+  readonly observed: { readonly fromMs: number; readonly untilMs: number } | null;
   readonly activity: readonly SeedActivity[];
   readonly load: readonly { readonly resource: string; readonly atMs: number; readonly value: number }[];
 }
@@ -169,6 +171,20 @@ export function coverage(
     slots.push([start, Math.min(untilMs, start + stepMs) - Math.max(fromMs, start)]);
   }
   return slots;
+}
+
+/** Where the slots of a seed begin that count as observed, of which no more than are kept are of use. */
+export function seededSlots({ observed, stepMs, activity }: Seed, kept: number): Set<number> {
+  const starts = new Set<number>(activity.map(({ atMs }) => slotStart(atMs, stepMs)));
+  if (observed === null) return starts;
+  for (
+    let start = Math.max(slotStart(observed.fromMs, stepMs), slotStart(observed.untilMs, stepMs) - kept * stepMs);
+    start < observed.untilMs;
+    start += stepMs
+  ) {
+    starts.add(start);
+  }
+  return starts;
 }
 
 /** The lengths of slots, shortest first. */

@@ -84,10 +84,6 @@ export class Recorder {
     return recorder;
   }
 
-  get history(): History {
-    return this.#parts.history;
-  }
-
   /** Why something is not being learned; empty while everything is. */
   get troubles(): readonly string[] {
     return [...this.#troubles.values()];

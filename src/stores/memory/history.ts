@@ -15,6 +15,7 @@ import {
   type SlotRange,
   coverage,
   emptySeries,
+  seededSlots,
   slotStart,
   stepsOf,
   wholeLoad,
@@ -91,19 +92,23 @@ class MemoryHistory implements History {
     this.#prune();
   }
 
-  async seed({ stepMs, activity, load }: Seed): Promise<void> {
+  async seed(seed: Seed): Promise<void> {
+    const { stepMs, activity, load } = seed;
     const level = this.#steps.indexOf(stepMs);
     if (level < 0) throw new RangeError(`the history has no slots of ${stepMs} ms`);
     const touched = new Set<number>();
-    for (const { table, atMs, changes, distinct, bytes } of activity) {
-      const start = slotStart(atMs, stepMs);
+    for (const start of seededSlots(seed, SLOTS_KEPT[level] as number)) {
       const slot = this.#slot(level, start);
       if (slot.observedMs > 0 && !slot.seeded) continue;
       slot.seeded = true;
       slot.observedMs = stepMs;
-      this.#meet(table, start, 0);
-      slot.tables.set(table, { changes, bytes, distinct, rows: null });
       touched.add(start);
+    }
+    for (const { table, atMs, changes, distinct, bytes } of activity) {
+      const start = slotStart(atMs, stepMs);
+      if (!touched.has(start)) continue;
+      this.#meet(table, start, 0);
+      this.#slot(level, start).tables.set(table, { changes, bytes, distinct, rows: null });
     }
     for (const { resource, atMs, value } of load) {
       const start = slotStart(atMs, stepMs);

@@ -21,6 +21,7 @@ import {
   type SlotRange,
   coverage,
   emptySeries,
+  seededSlots,
   slotStart,
   stepsOf,
   wholeLoad,
@@ -85,23 +86,25 @@ class SqliteHistory implements History {
     });
   }
 
-  async seed({ stepMs, activity, load }: Seed): Promise<void> {
+  async seed(seed: Seed): Promise<void> {
+    const { stepMs, activity, load } = seed;
     const level = this.#levelOf(stepMs);
     this.#write(() => {
       const touched = new Set<number>();
-      for (const { table, atMs, changes, distinct, bytes } of activity) {
-        const start = slotStart(atMs, stepMs);
-        this.#run(
+      for (const start of seededSlots(seed, SLOTS_KEPT[level] as number)) {
+        const [slot] = this.#all<{ seeded: number }>(
           `INSERT INTO slots VALUES (?1, ?2, ?1, 1)
-          ON CONFLICT DO UPDATE SET observed_ms = ?1, seeded = 1 WHERE seeded OR observed_ms = 0`,
+           ON CONFLICT DO UPDATE SET observed_ms = ?1, seeded = 1 WHERE seeded OR observed_ms = 0 RETURNING seeded`,
           stepMs,
           start,
         );
-        const [slot] = this.#all<{ seeded: number }>('SELECT seeded FROM slots WHERE step = ? AND start = ?', stepMs, start);
-        if (slot?.seeded !== 1) continue;
+        if (slot !== undefined) touched.add(start);
+      }
+      for (const { table, atMs, changes, distinct, bytes } of activity) {
+        const start = slotStart(atMs, stepMs);
+        if (!touched.has(start)) continue;
         const id = this.#tableId(table, start, 0);
         this.#run('INSERT OR REPLACE INTO activity VALUES (?, ?, ?, ?, ?, ?)', stepMs, start, id, changes, distinct, bytes);
-        touched.add(start);
       }
       for (const { resource, atMs, value } of load) {
         const start = slotStart(atMs, stepMs);
