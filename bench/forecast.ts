@@ -53,8 +53,8 @@ async function writes({ writes: all }: Traces, { isQuick, challengers, spent }: 
   const series = usable(all, testFrom).filter((_, index) => !isQuick || index % 8 === 0);
   if (series.length === 0) return [];
   say(`writes of ${series.length} machines`);
-  const heavy = stratified(series, isQuick ? 4 : 36, testFrom);
-  const done = await backtestAll(series, heavy, isQuick ? 2 : 8, ({ values }) => hourlyPlan(values.length), challengers, spent);
+  const heavy = stratified(series, isQuick ? 4 : 48, testFrom);
+  const done = await backtestAll(series, heavy, isQuick ? 2 : 12, ({ values }) => hourlyPlan(values.length), challengers, spent);
   const lines = (of: typeof done, methods: readonly string[]) => [
     ...errorLines(of, methods, '1 h', 1),
     ...errorLines(of, methods, '24 h', 24),
@@ -90,7 +90,7 @@ async function bounds({ cpu }: Traces, { isQuick, challengers, spent }: Run): Pr
   if (series.length === 0) return [];
   say(`load of ${series.length} variable machines`);
   const heavy = stratified(series, isQuick ? 4 : 24, testFrom);
-  const done = await backtestAll(series, heavy, isQuick ? 2 : 6, ({ values }) => hourlyPlan(values.length), challengers, spent);
+  const done = await backtestAll(series, heavy, isQuick ? 2 : 8, ({ values }) => hourlyPlan(values.length), challengers, spent);
   const sections: Section[] = [];
   const titles = [`all ${series.length}`, `${heavy.size} of all sizes`];
   for (const [index, of] of [lightOnly(done), heavyOnly(done)].entries()) {

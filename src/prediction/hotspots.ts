@@ -24,6 +24,8 @@ export class Hotspots {
   readonly #day: number;
   readonly #stride: number;
   readonly #width: number;
+  /** In steps; the last is half a period. */
+  readonly #halfLives: readonly number[];
   readonly #regression: Regression;
   /** Per step, newest last, what each element did. */
   readonly #steps: Float64Array[] = [];
@@ -39,18 +41,19 @@ export class Hotspots {
     this.#period = options.period;
     this.#day = options.day;
     this.#stride = options.stride ?? Math.max(1, Math.round(options.period / 4));
-    this.#width = HALF_LIVES.length + 6;
+    this.#halfLives = [...HALF_LIVES.map((part) => Math.max(1, part * options.day)), options.period / 2];
+    this.#width = this.#halfLives.length + 6;
     this.#regression = new Regression(this.#width);
   }
 
   /** One step is over. `activity` has a number per element: rows, or bytes; NaN where it was not observed, which counts as nothing new. */
   advance(activity: ArrayLike<number>): void {
     while (this.#elements.length < activity.length)
-      this.#elements.push({ recent: new Float64Array(HALF_LIVES.length), total: 0, since: 0, age: 0 });
+      this.#elements.push({ recent: new Float64Array(this.#halfLives.length), total: 0, since: 0, age: 0 });
     const values = Float64Array.from(activity, (value) => (Number.isFinite(value) ? Math.max(0, value) : 0));
     this.#steps.push(values);
     this.#steps.splice(0, this.#steps.length - (7 * this.#day + this.#period));
-    for (const [index, element] of this.#elements.entries()) observe(element, values[index] ?? 0, this.#day);
+    for (const [index, element] of this.#elements.entries()) observe(element, values[index] ?? 0, this.#halfLives);
     this.#step++;
     this.#learn();
     if (this.#step % this.#stride === 0)
@@ -63,7 +66,7 @@ export class Hotspots {
     const rescale = this.#said > 0 ? Math.min(3, Math.max(1 / 3, this.#came / this.#said)) : 1;
     return Float64Array.from(this.#elements, (element, index) => {
       if (coefficients === null) return (element.total / Math.max(1, element.age)) * this.#period;
-      return rescale * Math.max(0, Math.expm1(dot(this.#features(index), coefficients)));
+      return rescale * this.#expected(this.#features(index), coefficients);
     });
   }
 
@@ -79,10 +82,18 @@ export class Hotspots {
         const came = this.#sum(index, this.#period, this.#period);
         this.#regression.add(row, Math.log1p(came));
         if (coefficients === null) continue;
-        this.#said += Math.max(0, Math.expm1(dot(row, coefficients)));
+        this.#said += this.#expected(row, coefficients);
         this.#came += came;
       }
     }
+  }
+
+  /**
+   * Half way, on logs, between the regression and what the last periods did: a regression on logs draws the few that are hottest towards the
+   * many that are not, and it is their order that counts.
+   */
+  #expected(row: Float64Array, coefficients: Float64Array): number {
+    return Math.max(0, Math.expm1((dot(row, coefficients) + (row[this.#halfLives.length] as number)) / 2));
   }
 
   #features(index: number): Float64Array {
@@ -127,9 +138,9 @@ interface Element {
   age: number;
 }
 
-function observe(element: Element, value: number, day: number): void {
-  for (const [scale, halfLife] of HALF_LIVES.entries()) {
-    const keep = 0.5 ** (1 / Math.max(1, halfLife * day));
+function observe(element: Element, value: number, halfLives: readonly number[]): void {
+  for (const [scale, halfLife] of halfLives.entries()) {
+    const keep = 0.5 ** (1 / halfLife);
     element.recent[scale] = (element.recent[scale] as number) * keep + value * (1 - keep);
   }
   element.total += value;

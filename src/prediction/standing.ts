@@ -31,10 +31,10 @@ export class Standing {
     this.#of.set(name, found);
   }
 
-  /** The mean loss, and of how many in all. Null where there were none. */
-  of(name: string): { readonly loss: number; readonly count: number } | null {
+  /** The mean loss, of how many in all, and of how many that are not forgotten. Null where there were none. */
+  of(name: string): { readonly loss: number; readonly count: number; readonly weight: number } | null {
     const found = this.#of.get(name);
-    return found === undefined || found.weight < 1e-9 ? null : { loss: found.sum / found.weight, count: found.count };
+    return found === undefined || found.weight < 1e-9 ? null : { loss: found.sum / found.weight, count: found.count, weight: found.weight };
   }
 
   toJSON(): SavedStanding {

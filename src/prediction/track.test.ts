@@ -61,23 +61,26 @@ describe('what a forecast rests on', () => {
     for (const [step, value] of forecast.point.entries()) expect(Math.abs(value - (truth[step] as number))).toBeLessThan(20);
   });
 
-  test('seasonal naive, where everything else does worse or fails', () => {
-    const wild = {
-      name: 'wild',
+  test('seasonal naive, where those that were believed turn out worse, or fail', () => {
+    const whole = series(700, (index) => daily(index) + noise(index));
+    let at = 200;
+    // Right in everything until hour 500; from then on far off, with the credit of before.
+    const gifted = {
+      name: 'gifted',
       needs: () => 1,
-      forecast: (values: Float64Array, steps: number) =>
-        values
-          .slice(-1)
-          .map((value) => value + 1)
-          .fill(190) && new Float64Array(steps).fill(190),
+      forecast: (_: Float64Array, steps: number) =>
+        Float64Array.from({ length: steps }, (__, step) => (at < 500 ? (whole.values[at + step] as number) : 190)),
     };
-    const naive = seasonalNaive('day before', 'day');
-    const others = [1, 2, 3, 4, 5].map((number) => ({ ...wild, name: `wild ${number}` }));
-    const track = new Track({ ...SETTINGS, forecasters: [...others, naive] });
-    const forecast = goThrough(track, series(700, daily), 200);
-    expect(forecast.basis).toBe('known-good');
-    expect(forecast.voices).toEqual(['day before']);
-    const broken = { ...wild, forecast: (_: Float64Array, steps: number) => new Float64Array(steps).fill(Number.NaN) };
+    const track = new Track({ ...SETTINGS, forecasters: [gifted, seasonalNaive('day before', 'day')] });
+    const bases: string[] = [];
+    for (; at < 600; at += 5) {
+      const forecast = track.turn({ ...whole, values: whole.values.slice(0, at) });
+      bases.push(forecast.basis);
+      if (forecast.basis === 'known-good') expect(forecast.voices).toEqual(['day before']);
+    }
+    expect(bases.slice(10, 60)).not.toContain('known-good');
+    expect(bases.slice(60)).toContain('known-good');
+    const broken = { ...gifted, forecast: (_: Float64Array, steps: number) => new Float64Array(steps).fill(Number.NaN) };
     const alone = new Track({ ...SETTINGS, forecasters: [broken] }).turn(series(100, daily));
     expect(alone.basis).toBe('known-good');
     expect(alone.point.every((value) => Number.isFinite(value))).toBe(true);

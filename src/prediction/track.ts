@@ -1,4 +1,4 @@
-import { medianOf } from './forecasters/naive.ts';
+import { weightedMedian } from './forecasters/naive.ts';
 import { believable } from './forecasters/forecaster.ts';
 import type { Forecaster, Season } from './forecasters/forecaster.ts';
 import { dayNaive, FORECASTERS, HOURLY } from './forecasters/pool.ts';
@@ -7,10 +7,16 @@ import { endMs, impute, indexAt, localSteps, slice, tame, toLocal } from './seri
 import type { Series } from './series.ts';
 import { Standing } from './standing.ts';
 
-/** So many of the best speak, and their median is the forecast. Five did better than three on every trace (docs/decisions). */
-const VOICES = 5;
+/** A voice weighs by its error to the power of minus this: one that errs a tenth more counts for half (docs/decisions). */
+const STRICTNESS = 6;
+/** Before any error is known, so many of the first speak, all alike. */
+const COLD_VOICES = 5;
+/** What is known of a voice for a few leads is mixed with what is known of it for all, as if so many more steps had shown that. */
+const BORROWED_STEPS = 16;
+/** So many of those that weigh most are named. */
+const NAMED = 5;
 /** What a day leaves of an error's weight. */
-const KEEP = 0.9;
+const KEEP = 0.88;
 const LOSS_MAX = 10;
 /** A challenger is heard once so many of its errors are known, and only where they are so much smaller than the best of ours. */
 const CHALLENGER_ORIGINS = 8;
@@ -46,10 +52,10 @@ export interface Forecast {
   readonly upper: Float64Array;
   /**
    * What it rests on. `none`: no observation. `cold`: errors of none are known yet. `sparse`: too little to find a pattern in, the mean
-   * rate. `measured`: the median of those that erred least. `known-good`: seasonal naive, because the rest did worse, or failed.
+   * rate. `measured`: the median of all, weighted by how little they erred. `known-good`: seasonal naive, because the rest did worse, or failed.
    */
   readonly basis: 'none' | 'cold' | 'sparse' | 'measured' | 'known-good';
-  /** Who speaks for the first steps. */
+  /** Who counts most for the first steps. */
   readonly voices: readonly string[];
   /** What each forecaster said, the rejected left out. */
   readonly each: ReadonlyMap<string, Float64Array>;
@@ -65,6 +71,7 @@ interface Pending {
 }
 
 const SPOKEN = 'spoken';
+const TINY = 1e-9;
 
 /**
  * One series' forecasters and how they did. Each turn scores what has become known since, and speaks again. It sees nothing but the series up
@@ -166,19 +173,37 @@ export class Track {
     const good = each.get(dayNaive.name) ?? new Float64Array(steps).fill(values.at(-1) as number);
     const point = new Float64Array(steps);
     let [basis, first]: [Forecast['basis'], readonly string[]] = ['cold', []];
+    const failed = hasFailed(this.#standings, this.#bounds);
     for (const [bucket, standing] of this.#standings.entries()) {
       const [from, until] = [this.#bounds[bucket] as number, this.#bounds[bucket + 1] as number];
-      const voices = hasFailed(standing) ? [] : best(standing, [...each.keys()], challengers);
+      const voices = failed ? new Map<string, number>() : this.#weigh(bucket, [...each.keys()], challengers);
       if (bucket === 0) {
-        first = voices.length === 0 ? [dayNaive.name] : voices;
-        basis = voices.length === 0 ? 'known-good' : standing.of(SPOKEN) === null ? 'cold' : 'measured';
+        first = voices.size === 0 ? [dayNaive.name] : heaviest(voices);
+        basis = voices.size === 0 ? 'known-good' : standing.of(SPOKEN) === null ? 'cold' : 'measured';
       }
+      const weights = [...voices.values()];
+      const saying = [...voices.keys()].map((name) => each.get(name) as Float64Array);
       for (let step = from; step < until; step++) {
-        const said = voices.map((name) => (each.get(name) as Float64Array)[step] as number);
-        point[step] = said.length === 0 ? (good[step] as number) : medianOf(said);
+        const said = saying.map((of) => of[step] as number);
+        point[step] = said.length === 0 ? (good[step] as number) : weightedMedian(said, weights);
       }
     }
     return { point, basis, voices: first };
+  }
+
+  /** How much each voice counts for one group of leads. Those of whom no error is known are silent where any is known of others. */
+  #weigh(bucket: number, names: readonly string[], challengers: ReadonlySet<string>): Map<string, number> {
+    const losses = lossesOf(this.#standings, this.#bounds, bucket, names);
+    const ours = names.filter((name) => !challengers.has(name));
+    if (losses.size === 0) return new Map(ours.slice(0, COLD_VOICES).map((name) => [name, 1]));
+    const least = ours.reduce((found, name) => Math.min(found, losses.get(name) ?? Infinity), Infinity);
+    const weights = new Map<string, number>();
+    for (const [name, loss] of losses) {
+      const isProved = (this.#standings[bucket]?.of(name)?.count ?? 0) >= CHALLENGER_ORIGINS && loss < CHALLENGER_SHARE * least;
+      // A loss of nothing leaves room for others that lost nothing.
+      if (!challengers.has(name) || isProved) weights.set(name, ((loss + TINY) / (least + TINY)) ** -STRICTNESS);
+    }
+    return weights;
   }
 
   #score(pending: Pending, series: Series): void {
@@ -216,25 +241,44 @@ function leadBounds({ season, steps }: TrackSettings): number[] {
   return [...new Set([0, ...parts.filter((bound) => bound < steps), steps])];
 }
 
-function hasFailed(standing: Standing): boolean {
-  const [spoken, good] = [standing.of(SPOKEN), standing.of(dayNaive.name)];
-  return spoken !== null && good !== null && good.count >= FALLBACK_ORIGINS && spoken.loss > FALLBACK_RATIO * good.loss;
+/** Judged over all leads together: of a few of them, a lucky week of a naive forecast says little. */
+function hasFailed(standings: readonly Standing[], bounds: readonly number[]): boolean {
+  const [spoken, good] = [overall(standings, bounds, SPOKEN), overall(standings, bounds, dayNaive.name)];
+  const count = standings.at(-1)?.of(dayNaive.name)?.count ?? 0;
+  return spoken !== null && good !== null && count >= FALLBACK_ORIGINS && spoken > FALLBACK_RATIO * good;
 }
 
-/** The names of those that erred least; those of whom nothing is known come after, in the order given. */
-function best(standing: Standing, names: readonly string[], challengers: ReadonlySet<string>): string[] {
-  const ours = names.filter((name) => !challengers.has(name));
-  const least = ours.reduce((found, name) => Math.min(found, standing.of(name)?.loss ?? Infinity), Infinity);
-  const heard = names.filter((name) => {
+/** The mean loss over all leads of which any is known. */
+function overall(standings: readonly Standing[], bounds: readonly number[], name: string): number | null {
+  let [sum, steps] = [0, 0];
+  for (const [bucket, standing] of standings.entries()) {
     const known = standing.of(name);
-    return !challengers.has(name) || (known !== null && known.count >= CHALLENGER_ORIGINS && known.loss < CHALLENGER_SHARE * least);
-  });
-  const rank = (name: string) => standing.of(name)?.loss ?? Infinity;
-  return heard
-    .map((name, order) => ({ name, order, loss: rank(name) }))
-    .toSorted((a, b) => (a.loss === b.loss ? a.order - b.order : a.loss - b.loss))
-    .slice(0, VOICES)
-    .map(({ name }) => name);
+    if (known === null) continue;
+    const length = (bounds[bucket + 1] as number) - (bounds[bucket] as number);
+    sum += known.loss * length;
+    steps += length;
+  }
+  return steps === 0 ? null : sum / steps;
+}
+
+/** The names of those that count most. */
+function heaviest(weights: ReadonlyMap<string, number>): string[] {
+  return [...weights]
+    .toSorted((a, b) => b[1] - a[1])
+    .slice(0, NAMED)
+    .map(([name]) => name);
+}
+
+/** Lately's mean losses for one group of leads, of those of whom any is known, with what is known of them for all leads mixed in. */
+function lossesOf(standings: readonly Standing[], bounds: readonly number[], bucket: number, names: Iterable<string>): Map<string, number> {
+  const losses = new Map<string, number>();
+  for (const name of names) {
+    const own = standings[bucket]?.of(name) ?? null;
+    if (own === null) continue;
+    const evidence = own.weight * ((bounds[bucket + 1] as number) - (bounds[bucket] as number));
+    losses.set(name, (evidence * own.loss + BORROWED_STEPS * (overall(standings, bounds, name) ?? own.loss)) / (evidence + BORROWED_STEPS));
+  }
+  return losses;
 }
 
 function meanOf(each: readonly Float64Array[]): Float64Array | null {

@@ -49,6 +49,20 @@ export function recentMedian(name: string, steps: (season: Season) => number): F
   };
 }
 
+/** The value at which half of the weight lies below and half above; between two where it falls on an edge. */
+export function weightedMedian(values: readonly number[], weights: readonly number[]): number {
+  const order = Array.from(values, (_, index) => index).toSorted((a, b) => (values[a] as number) - (values[b] as number));
+  const half = weights.reduce((sum, weight) => sum + weight, 0) / 2;
+  let below = 0;
+  for (const [place, index] of order.entries()) {
+    below += weights[index] as number;
+    const value = values[index] as number;
+    if (below > half) return value;
+    if (below === half) return (value + (values[order[place + 1] ?? index] as number)) / 2;
+  }
+  return values[order.at(-1) ?? -1] ?? Number.NaN;
+}
+
 /** Sorts what it is given. NaN of nothing. */
 export function medianOf(values: number[]): number {
   values.sort((a, b) => a - b);
