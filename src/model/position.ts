@@ -24,10 +24,9 @@ export function boundaryAt(bytes: Buffer, at: number): Position {
   return `${bytes.toString('hex', at, at + 8)}.ffffffff` as Position;
 }
 
-/** The greatest position below one: with everything up to there, and nothing at it, what is at it comes next. */
+/** The boundary before the commit at a position: only what is told of that commit itself lies between. */
 export function positionBefore(at: Position): Position {
-  const ordinal = Number.parseInt(at.slice(17), 16);
-  return ordinal > 0 ? position(commitEndOf(at), ordinal - 1) : position(commitEndOf(at) - 1n);
+  return position(commitEndOf(at) - 1n);
 }
 
 /** Reads a stored position; throws a RangeError for anything `position` did not write. */

@@ -130,9 +130,11 @@ export class Advance {
     }
     if (!this.#backlog.has(schema.table, progress.low, target)) return null;
     if (end === null) return this.#fold(element, task, signal);
-    // First everything before what was written ahead.
+    // First what is before it, if there is anything.
     const before = positionBefore(end);
-    if (progress.low < before) return this.#fold(element, { ...task, target: before }, signal);
+    const write = progress.low < before ? await this.#fold(element, { ...task, target: before }, signal) : null;
+    if (write?.isEmpty === false) return write;
+    await write?.[Symbol.asyncDispose]();
     const taken = await this.#ahead.take(element);
     return taken === 'given up' ? this.#fold(element, task, signal) : taken;
   }

@@ -88,6 +88,11 @@ export class Write implements AsyncDisposable {
     return this.#fold.first.bytes + (this.chunk?.pack?.bytes ?? 0);
   }
 
+  /** There is nothing to be written, up to the target. */
+  get isEmpty(): boolean {
+    return this.#fold.first.isEmpty && this.next.progress.low === this.task.target;
+  }
+
   async *#pieces(): AsyncGenerator<Pending> {
     for await (const pending of this.#fold.pieces()) {
       this.changes += pending.changes;
