@@ -5,21 +5,15 @@ import { type Position, positionBefore } from '../model/position.ts';
 import { COPY_BY_COMPARISON, COPY_FROM_NOTHING, type Element } from '../model/progress.ts';
 import { type TableName, tableOf } from '../model/schema.ts';
 import { type KeyTuple, identityOf } from '../model/tuple.ts';
-import type { RowLimit } from '../tracking/primary.ts';
 import type { Ahead } from './ahead.ts';
-import { type Chunk, type ChunkScope, goesOnFrom, readChunk, rowsIn } from './copy.ts';
+import { type Chunk, type ChunkScope, goesOnFrom, rowsIn } from './copy.ts';
 import type { EngineParts } from './engine.ts';
 import type { Backlog } from './lag.ts';
 import { Folds } from './folds.ts';
+import { type OpenChunk, Reads } from './reads.ts';
 import { Reshaper, isTaken, restarted } from './reshape.ts';
 import { RowsMissing } from './shadow.ts';
 import { type FoldTask, type Outcome, type StepTask, Write, type Written, inCaptureOf, isOfAll } from './write.ts';
-
-interface OpenChunk {
-  readonly scope: ChunkScope;
-  readonly stop: AbortController;
-  outcome: { readonly chunk: Chunk } | { readonly error: unknown } | null;
-}
 
 /** Copies that are being written beside the engine's turns, together. */
 interface Writing {
@@ -32,10 +26,6 @@ interface Repair {
   done: boolean;
 }
 
-const CHUNK_LIMIT: RowLimit = { rows: 20_000, bytes: 8 << 20 };
-/** Chunks read at the same time: each holds a snapshot of the primary and up to `CHUNK_LIMIT.bytes`. */
-const OPEN_CHUNKS_MAX = 2;
-
 /** Takes one element one step further: a fold, a chunk with its fold, or what an event demands. */
 export class Advance {
   readonly #parts: EngineParts;
@@ -44,7 +34,7 @@ export class Advance {
   readonly #stir: () => void;
   readonly #reshaper: Reshaper;
   readonly #folds: Folds;
-  readonly #open = new Map<TableName, OpenChunk>();
+  readonly #reads: Reads;
   readonly #writing = new Map<TableName, Writing>();
   /** Tables of a group that failed: one of them may be the reason. */
   readonly #apart = new Set<TableName>();
@@ -59,6 +49,7 @@ export class Advance {
     this.#backlog = backlog;
     this.#folds = new Folds(parts.journal);
     this.#stir = stir;
+    this.#reads = new Reads(parts, stir);
   }
 
   /** Returns whether it is done by now. */
@@ -69,7 +60,7 @@ export class Advance {
   }
 
   hasRepair(table: TableName): boolean {
-    return this.#repairs.has(table) || this.#open.has(table);
+    return this.#repairs.has(table) || this.#reads.get(table) !== undefined;
   }
 
   /**
@@ -118,15 +109,15 @@ export class Advance {
       const outcome = await this.#meetEvents(element, task, signal);
       if (outcome !== null) return outcome;
     }
-    const open = this.#open.get(schema.table);
+    const open = this.#reads.get(schema.table);
     if (open !== undefined) {
       if (drain === null) return this.#stepChunk(element, open, task, signal);
       // It would bring rows from beyond the capture: read again afterwards.
       this.#close(schema.table);
-    } else if (state.kind === 'copying') return this.#begin(element, { kind: 'phase', state, extra: [] }, signal);
+    } else if (state.kind === 'copying') return this.#begin(element, { kind: 'phase', state, extra: [] });
     else if (drain === null && this.#repairs.has(schema.table)) {
       const keys = (this.#repairs.get(schema.table) ?? []).flatMap((repair) => repair.keys);
-      return this.#begin(element, { kind: 'keys', keys }, signal);
+      return this.#begin(element, { kind: 'keys', keys });
     }
     if (!this.#backlog.has(schema.table, progress.low, target)) return null;
     if (end === null) return this.#fold(element, task, signal);
@@ -139,24 +130,15 @@ export class Advance {
     return taken === 'given up' ? this.#fold(element, task, signal) : taken;
   }
 
-  #begin(element: Element, scope: ChunkScope, signal: AbortSignal, covering: Position = this.#parts.tracker.head): null {
+  #begin(element: Element, scope: ChunkScope): null {
     this.#close(element.schema.table);
-    if (this.#open.size >= OPEN_CHUNKS_MAX) return null;
-    const stop = new AbortController();
-    const open: OpenChunk = { scope, stop, outcome: null };
-    this.#open.set(element.schema.table, open);
-    const within = AbortSignal.any([signal, stop.signal]);
-    readChunk(this.#parts, element, scope, covering, CHUNK_LIMIT, within)
-      .then(
-        (chunk) => {
-          open.outcome = { chunk };
-        },
-        (error: unknown) => {
-          open.outcome = { error };
-        },
-      )
-      .finally(this.#stir);
+    this.#reads.want(element, scope);
     return null;
+  }
+
+  /** Begins to read what the steps of a round asked for. */
+  beginReads(signal: AbortSignal): void {
+    this.#reads.begin(this.#parts.tracker.head, signal);
   }
 
   /** Reads the chunk after this one, which is about to be applied up to `at`, as if it were. */
@@ -164,17 +146,13 @@ export class Advance {
     if (scope.kind !== 'phase' || scope.state.phase !== 'primary' || chunk.through === null) return;
     const state = { ...scope.state, frontier: chunk.through };
     const progress = { ...element.progress, low: at, high: at };
-    this.#begin({ ...element, state, progress }, { kind: 'phase', state, extra: [] }, signal, at);
+    this.#reads.read([{ element: { ...element, state, progress }, scope: { kind: 'phase', state, extra: [] } }], at, signal);
   }
 
   #close(table: TableName): void {
     this.#folds.abandon(table);
     this.#ahead.giveUp(table, 'the table goes another way');
-    const open = this.#open.get(table);
-    if (open === undefined) return;
-    open.stop.abort();
-    this.#open.delete(table);
-    this.#stir();
+    if (this.#reads.close(table)) this.#stir();
   }
 
   async #stepChunk(element: Element, open: OpenChunk, task: FoldTask, signal: AbortSignal): Promise<Outcome | Write | null> {
@@ -306,7 +284,9 @@ export class Advance {
     }
     const scope: ChunkScope =
       element.state.kind === 'copying' ? { kind: 'phase', state: element.state, extra: missing } : { kind: 'keys', keys: missing };
-    return this.#begin(element, scope, signal);
+    this.#close(table);
+    this.#reads.read([{ element, scope }], this.#parts.tracker.head, signal);
+    return null;
   }
 
   #repaired(table: TableName, keys: readonly KeyTuple[]): void {

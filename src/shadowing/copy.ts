@@ -2,8 +2,9 @@ import type { TransactionRef } from '../model/change.ts';
 import { isKeyless } from '../model/copies.ts';
 import type { Position } from '../model/position.ts';
 import type { Element, ElementState } from '../model/progress.ts';
+import type { TableName } from '../model/schema.ts';
 import { type Identity, type KeyTuple, type Tuple, identityOf, identityOfRow, keyTuple } from '../model/tuple.ts';
-import { KEYLESS_PAGE, type Primary, type RowLimit, type RowPack } from '../tracking/primary.ts';
+import { KEYLESS_PAGE, type Primary, type PrimarySnapshot, type RowLimit, type RowPack } from '../tracking/primary.ts';
 import type { Shadow } from './shadow.ts';
 
 /**
@@ -50,17 +51,47 @@ export type ChunkScope =
 /** As much of a pack as is worth a transaction. */
 const PACK_BYTES = 16 << 20;
 
-export async function readChunk(
-  parts: { readonly primary: Primary; readonly shadow: Shadow },
+/** So long may a snapshot be kept for tables that share it. */
+const TOGETHER_MS = 1000;
+
+/** Chunks of several tables from one snapshot, in the order given, as many as are worth a transaction: at least the first. */
+export async function readChunks(
+  parts: ChunkParts,
+  wants: readonly { readonly element: Element; readonly scope: ChunkScope }[],
+  covering: Position,
+  limit: RowLimit,
+  signal: AbortSignal,
+): Promise<ReadonlyMap<TableName, Chunk>> {
+  const tables = wants.map(({ element }) => element.schema.table);
+  const chunks = new Map<TableName, Chunk>();
+  await using snapshot = await parts.primary.snapshot(covering, signal, tables);
+  const begunMs = performance.now();
+  let bytes = 0;
+  for (const { element, scope } of wants) {
+    if (chunks.size > 0 && (bytes >= PACK_BYTES || performance.now() - begunMs >= TOGETHER_MS)) break;
+    const chunk = await readChunk(parts, snapshot, element, scope, limit, signal);
+    bytes += chunk.pack?.bytes ?? 0;
+    for (const row of chunk.rows.values()) bytes += row?.length ?? 0;
+    chunks.set(element.schema.table, chunk);
+  }
+  return chunks;
+}
+
+interface ChunkParts {
+  readonly primary: Primary;
+  readonly shadow: Shadow;
+}
+
+async function readChunk(
+  parts: ChunkParts,
+  snapshot: PrimarySnapshot,
   element: Element,
   scope: ChunkScope,
-  covering: Position,
   limit: RowLimit,
   signal: AbortSignal,
 ): Promise<Chunk> {
   const { schema, progress } = element;
   const pageLimit = isKeyless(schema) ? KEYLESS_PAGE : limit;
-  await using snapshot = await parts.primary.snapshot(covering, signal, schema.table);
   const found = await snapshot.describe(schema.table, signal);
   const rows = new Map<Identity, Tuple | null>();
   const asked: KeyTuple[] = scope.kind === 'keys' ? [...scope.keys] : [...scope.extra];

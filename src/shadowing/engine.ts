@@ -288,8 +288,7 @@ export class Engine {
   async #round(signal: AbortSignal): Promise<boolean> {
     if (this.#parked && this.#drain === null) return false;
     let worked = false;
-    const order = this.#order().toReversed();
-    while (order.length > 0) {
+    for (const order = this.#order().toReversed(); order.length > 0; ) {
       if (signal.aborted) return false;
       const moved = await this.#turns.take(() => this.#turn(order, signal));
       worked ||= moved;
@@ -298,6 +297,7 @@ export class Engine {
       // An embedded store answers without ever letting timers, sockets and signals have their turn.
       await otherWork();
     }
+    this.#advance.beginReads(signal);
     if (this.#drain !== null) await this.#tryCross(this.#drain, signal);
     return worked;
   }

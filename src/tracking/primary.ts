@@ -73,11 +73,11 @@ export interface Primary extends AsyncDisposable {
   load(signal: AbortSignal): Promise<LoadSample>;
 
   /**
-   * A snapshot that includes every transaction at or below `covering`. `changes` must be running while one is taken. The table that is
-   * going to be read is `of`: it cannot be truncated or rewritten until the snapshot is closed, where the store's snapshots would not
-   * see it as it was.
+   * A snapshot that includes every transaction at or below `covering`. `changes` must be running while one is taken. The tables that are
+   * going to be read are `of`: they cannot be truncated or rewritten until the snapshot is closed, where the store's snapshots would not
+   * see them as they were. For one table that is waited for; of several, it fails where one is locked for long, or gone.
    */
-  snapshot(covering: Position, signal: AbortSignal, of?: TableName): Promise<PrimarySnapshot>;
+  snapshot(covering: Position, signal: AbortSignal, of?: readonly TableName[]): Promise<PrimarySnapshot>;
 }
 
 /** In the order in which it is to be made durable. `evidence` goes with the batch into the journal. */

@@ -31,14 +31,14 @@ const SERVERS_OWN = [
 ];
 
 /** The types that columns of users' tables have; with a table's OID, that table's alone. */
-const typesOf = (table: string | null): string =>
+const typesOf = (tables: string | null): string =>
   `SELECT DISTINCT atttypid AS root, atttypid AS typ FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
-    WHERE c.relkind IN ('r', 'p') AND c.oid >= 16384 AND attnum > 0 AND NOT attisdropped${table === null ? '' : ` AND c.oid = ${table}`}`;
+    WHERE c.relkind IN ('r', 'p') AND c.oid >= 16384 AND attnum > 0 AND NOT attisdropped${tables === null ? '' : ` AND c.oid IN (${tables})`}`;
 
 /** What each of them is made of, to the last part, and what is wrong with that. */
-const flawsQuery = (table: string | null): string => `
+const flawsQuery = (tables: string | null): string => `
   WITH RECURSIVE reach(root, typ) AS (
-    ${typesOf(table)}
+    ${typesOf(tables)}
     UNION
     SELECT r.root, part.typ FROM reach r CROSS JOIN LATERAL (
       SELECT typbasetype FROM pg_type WHERE oid = r.typ AND typbasetype <> 0
@@ -63,9 +63,9 @@ const flawsQuery = (table: string | null): string => `
   WHERE flaw IS NOT NULL GROUP BY r.root`;
 
 /** Users' types whose values have the bytes of a type of the server's: enums, which are sent as text, and arrays of domains. */
-const shownQuery = (table: string | null): string => `
+const shownQuery = (tables: string | null): string => `
   WITH RECURSIVE based(root, typ, brackets) AS (
-    SELECT root, typ, '' FROM (${typesOf(table)} AND atttypid >= 12000) types
+    SELECT root, typ, '' FROM (${typesOf(tables)} AND atttypid >= 12000) types
     UNION ALL
     SELECT b.root, next.typ, b.brackets || next.brackets FROM based b JOIN pg_type t ON t.oid = b.typ CROSS JOIN LATERAL (
       SELECT t.typbasetype AS typ, '' AS brackets WHERE t.typtype = 'd'
@@ -83,8 +83,9 @@ export interface TypeFacts {
   readonly shownAs: ReadonlyMap<number, string>;
 }
 
-export async function readTypeFacts(wire: Wire, table: string | null, signal?: AbortSignal): Promise<TypeFacts> {
-  const [flaws, shownAs] = (await wire.query(`${flawsQuery(table)}; ${shownQuery(table)}`, signal)).map(
+/** `tables`: expressions for their OIDs; null: of all. */
+export async function readTypeFacts(wire: Wire, tables: string | null, signal?: AbortSignal): Promise<TypeFacts> {
+  const [flaws, shownAs] = (await wire.query(`${flawsQuery(tables)}; ${shownQuery(tables)}`, signal)).map(
     ({ rows }) => new Map(rows.map(([oid, text]) => [Number(oid), text as string])),
   );
   return { flaws: flaws as ReadonlyMap<number, string>, shownAs: shownAs as ReadonlyMap<number, string> };

@@ -37,7 +37,7 @@ async function installed(sql: string): Promise<TableSchema> {
 }
 
 async function snapshotOf({ table }: TableSchema): Promise<PrimarySnapshot> {
-  return primary.snapshot(await primary.now(signal), signal, table);
+  return primary.snapshot(await primary.now(signal), signal, [table]);
 }
 
 async function packed(snapshot: PrimarySnapshot, table: TableSchema, after: Tuple | null, bytes: number): Promise<PackedChunk> {

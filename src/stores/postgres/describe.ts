@@ -157,6 +157,16 @@ export async function readTables(wire: Wire, selection: Selection, signal?: Abor
   return (await readTablesWhere(wire, selection, null, signal)).filter(({ table }) => selects(selection, table));
 }
 
+/** Tables by their names, whether they are selected or not. */
+export function readTablesNamed(
+  wire: Wire,
+  selection: Selection,
+  names: readonly TableName[],
+  signal?: AbortSignal,
+): Promise<CatalogTable[]> {
+  return readTablesWhere(wire, selection, names, signal);
+}
+
 /** One table, by its name or its OID, whether it is selected or not. */
 export async function readTable(
   wire: Wire,
@@ -164,21 +174,22 @@ export async function readTable(
   which: TableName | number,
   signal?: AbortSignal,
 ): Promise<CatalogTable | null> {
-  return (await readTablesWhere(wire, selection, which, signal))[0] ?? null;
+  return (await readTablesWhere(wire, selection, typeof which === 'string' ? [which] : which, signal))[0] ?? null;
 }
 
 async function readTablesWhere(
   wire: Wire,
   selection: Selection,
-  which: TableName | number | null,
+  which: readonly TableName[] | number | null,
   signal?: AbortSignal,
 ): Promise<CatalogTable[]> {
-  const oid =
-    typeof which === 'string' ? `to_regclass(${literal(qualifiedName(splitName(which)))})` : which === null ? null : String(which);
-  const alone = oid === null ? '' : ` AND c.oid = ${oid}`;
+  const named = (names: readonly TableName[]): string =>
+    names.map((name) => `to_regclass(${literal(qualifiedName(splitName(name)))})`).join(', ');
+  const oids = which === null ? null : typeof which === 'number' ? String(which) : named(which);
+  const alone = oids === null ? '' : ` AND c.oid IN (${oids})`;
   const [found, facts] = await Promise.all([
     ask<Omit<CatalogTable, 'table' | 'insertOnly'>>(wire, TABLES + alone, signal),
-    readTypeFacts(wire, oid, signal),
+    readTypeFacts(wire, oids, signal),
   ]);
   return found
     .map((each) => ({

@@ -262,7 +262,7 @@ class PostgresPrimary implements Primary {
     return this.#ask((wire) => this.#load.sample(wire, signal), signal);
   }
 
-  async snapshot(covering: Position, signal: AbortSignal, of?: TableName): Promise<PrimarySnapshot> {
+  async snapshot(covering: Position, signal: AbortSignal, of?: readonly TableName[]): Promise<PrimarySnapshot> {
     const base = await this.#ask((wire) => this.#baseOf(wire, signal), signal);
     const snapshot = await this.#snapshots.take(covering, base, signal, of);
     this.#stream?.want(snapshot.end);

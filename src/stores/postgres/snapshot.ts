@@ -10,7 +10,7 @@ import { binaryArray } from './array-format.ts';
 import { identifier, literal } from './connection.ts';
 import { CopyPack, readPack } from './copy-pack.ts';
 import { frontierAt, lyingIn, placeAt, readHeap } from './heap.ts';
-import { ask, isTrackable, qualifiedName, readTable, type TrackableTable } from './describe.ts';
+import { ask, type CatalogTable, isTrackable, qualifiedName, readTable, readTablesNamed, type TrackableTable } from './describe.ts';
 import { readKeylessRows, readKeylessRowsByKey } from './keyless.ts';
 import { splitName } from './layout.ts';
 import type { Visibility } from './visibility.ts';
@@ -48,6 +48,9 @@ export type PlaceRanges = Map<TableName, { readonly places: number; readonly byt
 export class PostgresSnapshot implements PrimarySnapshot {
   readonly end: Position;
   readonly #wire: Wire;
+  /** Tables that are going to be read: described together. */
+  readonly #of: readonly TableName[];
+  #described: Promise<readonly CatalogTable[]> | null = null;
   readonly #visibility: Visibility;
   readonly #selection: Selection;
   readonly #schemaOf: (table: TrackableTable) => TableSchema;
@@ -59,10 +62,16 @@ export class PostgresSnapshot implements PrimarySnapshot {
     wire: Wire,
     visibility: Visibility,
     end: Position,
-    parts: { readonly ranges: PlaceRanges; readonly selection: Selection; readonly schemaOf: (table: TrackableTable) => TableSchema },
+    parts: {
+      readonly of: readonly TableName[];
+      readonly ranges: PlaceRanges;
+      readonly selection: Selection;
+      readonly schemaOf: (table: TrackableTable) => TableSchema;
+    },
     release: () => Promise<void>,
   ) {
     this.#wire = wire;
+    this.#of = parts.of;
     this.#ranges = parts.ranges;
     this.#schemaOf = parts.schemaOf;
     this.#selection = parts.selection;
@@ -77,9 +86,15 @@ export class PostgresSnapshot implements PrimarySnapshot {
 
   async describe(table: TableName, signal: AbortSignal): Promise<TableSchema | null> {
     return this.#mapped(async () => {
-      const found = await readTable(this.#wire, this.#selection, table, signal);
+      const found = await this.#find(table, signal);
       return found !== null && isTrackable(found) ? this.#schemaOf(found) : null;
     }, signal);
+  }
+
+  async #find(table: TableName, signal: AbortSignal): Promise<CatalogTable | null> {
+    if (!this.#of.includes(table)) return readTable(this.#wire, this.#selection, table, signal);
+    this.#described ??= readTablesNamed(this.#wire, this.#selection, this.#of, signal);
+    return (await this.#described).find((each) => each.table === table) ?? null;
   }
 
   async rows(table: TableSchema, after: KeyTuple | null, limit: RowLimit, signal: AbortSignal): Promise<RowChunk> {

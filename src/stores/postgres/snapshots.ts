@@ -73,8 +73,8 @@ export class Snapshots {
     for (const wire of [...this.#idle, ...this.#open]) wire.fail(error);
   }
 
-  /** `of`, a table, stays as it is while the snapshot is open: what TRUNCATE and rewriting take away, no snapshot shows. */
-  async take(covering: Position, base: bigint, signal: AbortSignal, of?: TableName): Promise<PostgresSnapshot> {
+  /** `of`, tables, stay as they are while the snapshot is open: what TRUNCATE and rewriting take away, no snapshot shows. */
+  async take(covering: Position, base: bigint, signal: AbortSignal, of: readonly TableName[] = []): Promise<PostgresSnapshot> {
     const wire = await this.#borrow(signal);
     try {
       let waitMs = RETAKE_FIRST_MS;
@@ -86,7 +86,7 @@ export class Snapshots {
         if (this.#before === null || visibility.covers(this.#before)) this.#before = null;
         if (this.#before === null && this.#covers(covering) && (await this.#coversEarlier(visibility, covering))) {
           const known = { ...this.#parts, ranges: this.#ranges };
-          return new PostgresSnapshot(wire, visibility, boundary(parseLsn(lsn), base), known, () => this.#giveBack(wire));
+          return new PostgresSnapshot(wire, visibility, boundary(parseLsn(lsn), base), { ...known, of }, () => this.#giveBack(wire));
         }
         await wire.query('ROLLBACK', signal);
         await pause(waitMs, signal);
@@ -167,18 +167,20 @@ export class Snapshots {
 }
 
 /** What the snapshot shows, and where the log ends after it. LOCK takes no snapshot: the one that is taken agrees with the table. */
-async function begin(wire: Wire, of: TableName | undefined, signal: AbortSignal): Promise<readonly string[]> {
-  const lock = of === undefined ? '' : `LOCK TABLE ${qualified(of)} IN ACCESS SHARE MODE;`;
+async function begin(wire: Wire, of: readonly TableName[], signal: AbortSignal): Promise<readonly string[]> {
+  const lock = of.length === 0 ? '' : `LOCK TABLE ${of.map(qualified).join(', ')} IN ACCESS SHARE MODE;`;
+  // Others must not wait for one of them.
+  const limit = of.length > 1 ? `SET LOCAL lock_timeout = '1s';` : '';
   try {
     const results = await wire.query(
-      `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; ${lock} SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text`,
+      `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; ${limit} ${lock} SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text`,
       signal,
     );
     return (results.at(-1)?.rows[0] ?? []) as string[];
   } catch (error) {
-    if (of === undefined || !GONE_STATES.has(codeOf(error))) throw error;
+    if (of.length !== 1 || !GONE_STATES.has(codeOf(error))) throw error;
     await wire.query('ROLLBACK', signal);
-    return begin(wire, undefined, signal);
+    return begin(wire, [], signal);
   }
 }
 
