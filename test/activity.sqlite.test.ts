@@ -48,6 +48,19 @@ test('a process that dies with what it counted counts the same once more, and no
   ]);
 });
 
+test('what a capture drops from the journal is written down before', async () => {
+  const { signal } = new AbortController();
+  await using system = await openSystem(parseConfig(`${CONFIG}prediction: { interval: 1h }\n`, join(directory, 'foreshadow.yaml'), {}), {
+    log: () => {},
+  });
+  await system.capture(() => {}, signal);
+  put(1, 2, 3);
+  await system.capture(() => {}, signal);
+  // Another process, which sees what is on the disk.
+  const { tables } = (await succeeds(directory, ['status'])) as unknown as StatusReport;
+  expect(tables[0]).toMatchObject({ table: 'item', lastHour: { changes: 3, distinctRows: 3 } });
+});
+
 test('the history is seeded by a file, twice, and shown', async () => {
   const hour = 3_600_000;
   const last = Math.floor(Date.now() / hour) * hour - hour;

@@ -149,7 +149,9 @@ export class Session implements AsyncDisposable {
         newcomers.want(tables);
         await newcomers.adopt(within);
       };
-      const orchestrator = new Orchestrator({ ...stores, tracker, engine, policy, adopt, lifetime: lifetime.signal, failpoint, log });
+      const beforePrune = (): Promise<void> => learning.recorder.flush();
+      const around = { adopt, beforePrune, lifetime: lifetime.signal, failpoint, log };
+      const orchestrator = new Orchestrator({ ...stores, tracker, engine, policy, ...around });
       const indexes = new IndexMirror({ ...stores, ...mirroring(config, stores.catalog), engine, failpoint, log });
       const retained = new RetainedWatch();
       const watching = retained.run(stores.primary, options.log, lifetime.signal);

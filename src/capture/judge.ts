@@ -34,6 +34,8 @@ export interface CaptureParts {
   readonly policy: CapturePolicy;
   /** Begins to track and copy these tables, and those that the log has told of as new. */
   readonly adopt: (tables: readonly TableName[], signal: AbortSignal) => Promise<void>;
+  /** Awaited before changes are dropped from the journal: what reads them later than others must have done so. */
+  readonly beforePrune?: () => Promise<void>;
   /** As long as the system lives. Once elements are crossing, only its end stops a capture, whoever asked for it. */
   readonly lifetime: AbortSignal;
   readonly failpoint: (name: string) => void;
@@ -263,6 +265,7 @@ export class Judge {
 
   /** The journal is kept from known-good on, for a replay; and from wherever an element still stands. */
   async #prune(signal: AbortSignal): Promise<void> {
+    await this.#parts.beforePrune?.();
     const { catalog, journal, engine } = this.#parts;
     const records = await catalog.list();
     const keep = (knownGood(records) ?? lastReadable(records))?.position ?? null;
