@@ -116,8 +116,8 @@ export class Tracker {
           this.#trouble = null;
         });
       } catch (error) {
-        this.#parts.recorder?.disconnected();
         if (signal.aborted || isAbort(error)) return;
+        this.#parts.recorder?.disconnected();
         if (!(error instanceof ForeshadowError && error.retry === 'later')) {
           this.#failure = error instanceof Error ? error : new Error(messageOf(error));
           this.#appended.beat();
