@@ -5,6 +5,7 @@ import { capturesCommand } from './commands/captures.ts';
 import { demoCommand } from './commands/demo.ts';
 import { diffCommand } from './commands/diff.ts';
 import { doctorCommand } from './commands/doctor.ts';
+import { forecastCommand } from './commands/forecast.ts';
 import { historyCommand } from './commands/history.ts';
 import { initCommand } from './commands/init.ts';
 import { PLANNED_COMMANDS, plannedCommands } from './commands/planned.ts';
@@ -30,6 +31,7 @@ const COMMANDS: readonly ((act: Act) => Command)[] = [
   startCommand,
   statusCommand,
   historyCommand,
+  forecastCommand,
   captureCommand,
   capturesCommand,
   queryCommand,

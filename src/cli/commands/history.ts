@@ -7,6 +7,7 @@ import { ForeshadowError } from '../../model/errors.ts';
 import { EXIT } from '../failure.ts';
 import { configOf, newCommand } from '../invocation.ts';
 import type { Act } from '../invocation.ts';
+import { drawn } from '../drawing.ts';
 import { tableText } from '../table.ts';
 import { cell, count, localTime, number } from '../words.ts';
 
@@ -58,10 +59,6 @@ function seedText({ tables, resources, slots }: SeedReport): string {
   return `seeded ${count(slots, 'slot')}: ${count(tables.length, 'table')}, ${count(resources.length, 'resource')}`;
 }
 
-/** Slots drawn at the end of a line. */
-const DRAWN = 48;
-const BARS = '▁▂▃▄▅▆▇█';
-
 function historyText({ from, tables, load }: HistoryReport, step: Step): string {
   if (tables.length + load.length === 0) return 'nothing is learned yet: foreshadow start\n';
   const right = true;
@@ -84,16 +81,4 @@ function historyText({ from, tables, load }: HistoryReport, step: Step): string 
     }),
   );
   return `since ${localTime(from)}, by the ${step}\n\n${tables.length === 0 ? '' : activity}${load.length === 0 ? '' : `\n${busy}`}`;
-}
-
-/** One character for each slot, a blank for a gap. */
-function drawn(values: readonly (number | null)[]): string {
-  const shown = values.slice(-DRAWN);
-  const most = Math.max(0, ...shown.map((value) => value ?? 0));
-  return shown
-    .map((value) => {
-      if (value === null) return ' ';
-      return BARS[most === 0 ? 0 : Math.round((value / most) * (BARS.length - 1))];
-    })
-    .join('');
 }

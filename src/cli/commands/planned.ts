@@ -10,7 +10,6 @@ export const PLANNED_COMMANDS: Readonly<Record<string, string>> = {
   policy: 'showing effective rules',
   conflicts: 'the record of conflicts',
   quarantine: 'quarantine',
-  forecast: 'prediction',
   plan: 'prediction',
   simulate: 'prediction',
   archive: 'the archive',

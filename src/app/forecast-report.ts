@@ -1,0 +1,141 @@
+import type { Selection } from '../model/selection.ts';
+import { Hotspots, rankHotspots, recallAt } from '../prediction/hotspots.ts';
+import type { Candidate } from '../prediction/hotspots.ts';
+import { Track } from '../prediction/track.ts';
+import type { Forecast } from '../prediction/track.ts';
+import { type ActivitySeries, type SlotSeries, slotLengths, slotStart } from '../tracking/history.ts';
+import type { Config } from './config.ts';
+import { openHistory } from './stores.ts';
+
+/** What `foreshadow forecast --json` prints. Numbers are null where nothing was ever observed. */
+export interface ForecastReport {
+  /** When the first slot ahead begins, and how long each is. */
+  readonly from: string;
+  readonly stepMs: number;
+  readonly hotspots: readonly {
+    readonly rank: number;
+    readonly table: string;
+    readonly distinctRows: number;
+    readonly bytes: number;
+    /** Of what is expected of all tables considered. */
+    readonly share: number;
+  }[];
+  /** How many of the hottest tables earlier forecasts of the same length named, on average; null where none has been put to the test. */
+  readonly held: { readonly recall: number; readonly of: number; readonly forecasts: number } | null;
+  readonly load: readonly {
+    readonly resource: string;
+    readonly basis: Forecast['basis'];
+    readonly middle: readonly (number | null)[];
+    /** What is exceeded one time in ten. */
+    readonly upper: readonly (number | null)[];
+    /** Those that count most, and how far each was off lately, as a multiple of the day's own variation. */
+    readonly voices: readonly { readonly name: string; readonly error: number | null }[];
+  }[];
+}
+
+export interface ForecastOptions {
+  readonly aheadMs: number;
+  readonly by: 'rows' | 'bytes';
+  readonly limit: number;
+  readonly tables?: Selection;
+}
+
+const DAY = 24;
+const SEASON = { day: DAY, week: 7 * DAY };
+/** Four weeks are looked back for patterns; as many again to see how well forecasts from then on held. */
+const REACH = 28 * DAY;
+const LEARNED = 2 * REACH;
+/** Hours from one forecast of the past to the next: all hours of the day are met. */
+const EVERY = 13;
+
+/** What is to come, from the history alone, as it would have been learned while it went on. Reads the file, beside whatever writes it. */
+export async function forecastReport(config: Config, options: ForecastOptions): Promise<ForecastReport> {
+  await using history = await openHistory(config);
+  const { dayMs } = config.prediction;
+  const stepMs = slotLengths(dayMs).hourMs;
+  const untilMs = slotStart(Date.now(), stepMs);
+  const range = { stepMs, fromMs: untilMs - LEARNED * stepMs, untilMs };
+  const steps = Math.max(1, Math.round(options.aheadMs / stepMs));
+  // A day that is not one of the wall's has no clock on it.
+  const zone = dayMs === 86_400_000 ? Intl.DateTimeFormat().resolvedOptions().timeZone : 'UTC';
+  const load = await history.load(range);
+  return {
+    from: new Date(untilMs).toISOString(),
+    stepMs,
+    ...hotspotsOf(await history.activity(range), steps, options),
+    load: Array.from(load, ([resource, { mean }]) => ({ resource, ...loadOf(mean, steps, zone) })),
+  };
+}
+
+function hotspotsOf(
+  activity: ReadonlyMap<string, ActivitySeries>,
+  period: number,
+  { by, limit, tables }: ForecastOptions,
+): Pick<ForecastReport, 'hotspots' | 'held'> {
+  const known = [...activity];
+  const [rows, bytes] = [new Hotspots({ period, day: DAY }), new Hotspots({ period, day: DAY })];
+  const series = known.map(([, each]) => each);
+  const first = Math.min(...series.map(({ changes }) => changes.values.findIndex((value) => !Number.isNaN(value))).filter((at) => at >= 0));
+  const length = series[0]?.changes.values.length ?? 0;
+  const ranked = by === 'rows' ? rows : bytes;
+  const valuesOf = (each: ActivitySeries) => (by === 'rows' ? each.distinct : each.bytes).values;
+  const recalls: number[] = [];
+  for (let step = first; step < length; step++) {
+    if ((step - first) % period === 0 && step > first && step + period <= length) {
+      recalls.push(
+        recallAt(
+          limit,
+          ranked.forecast(),
+          series.map((each) => sumOf(valuesOf(each), step, period)),
+        ),
+      );
+    }
+    rows.advance(series.map(({ distinct }) => distinct.values[step] as number));
+    bytes.advance(series.map((each) => each.bytes.values[step] as number));
+  }
+  const [expectedRows, expectedBytes] = [rows.forecast(), bytes.forecast()];
+  const candidates = known.map(([table], index): Candidate => {
+    const expected = { expectedRows: expectedRows[index] ?? 0, expectedBytes: expectedBytes[index] ?? 0 };
+    return { table: table as Candidate['table'], sizeBytes: null, columnTypes: [], ...expected };
+  });
+  const tested = recalls.filter((value) => !Number.isNaN(value));
+  return {
+    hotspots: rankHotspots(candidates, by, limit, tables === undefined ? {} : { tables }).map((each) => ({
+      rank: each.rank,
+      table: each.table,
+      distinctRows: Math.round(each.expectedRows),
+      bytes: Math.round(each.expectedBytes),
+      share: rounded(each.share) ?? 0,
+    })),
+    held:
+      tested.length === 0
+        ? null
+        : { recall: rounded(tested.reduce((sum, value) => sum + value, 0) / tested.length) ?? 0, of: limit, forecasts: tested.length },
+  };
+}
+
+function sumOf(values: Float64Array, from: number, count: number): number {
+  let sum = 0;
+  for (let step = from; step < from + count; step++) sum += Number.isNaN(values[step]) ? 0 : (values[step] as number);
+  return sum;
+}
+
+/** Goes once more through what was learned, so that the forecast rests on errors that have matured. */
+function loadOf(mean: SlotSeries, steps: number, zone: string): Omit<ForecastReport['load'][number], 'resource'> {
+  const track = new Track({ season: SEASON, steps, zone, reach: REACH });
+  const first = mean.values.findIndex((value) => !Number.isNaN(value));
+  const begin = first < 0 ? mean.values.length : first + 1 + ((mean.values.length - first - 1) % EVERY);
+  for (let at = begin; at < mean.values.length; at += EVERY) track.turn({ ...mean, values: mean.values.slice(0, at) });
+  const forecast = track.turn(mean);
+  return {
+    basis: forecast.basis,
+    middle: Array.from(forecast.point, rounded),
+    upper: Array.from(forecast.upper, rounded),
+    voices: forecast.voices.map((name) => ({ name, error: rounded(track.errorOf(name, 0) ?? Number.NaN) })),
+  };
+}
+
+/** To three digits behind the point: more would claim what is not known. */
+function rounded(value: number): number | null {
+  return Number.isFinite(value) ? Math.round(value * 1000) / 1000 : null;
+}

@@ -1,0 +1,96 @@
+import { InvalidArgumentError, Option } from 'commander';
+import type { Command } from 'commander';
+import { parseDuration } from '../../app/config-schema.ts';
+import { type ForecastReport, forecastReport } from '../../app/forecast-report.ts';
+import { ForeshadowError } from '../../model/errors.ts';
+import { drawn } from '../drawing.ts';
+import { EXIT } from '../failure.ts';
+import { configOf, newCommand } from '../invocation.ts';
+import type { Act } from '../invocation.ts';
+import { tableText } from '../table.ts';
+import { cell, duration, localTime, number, size } from '../words.ts';
+
+interface Options {
+  readonly ahead: string;
+  readonly by: 'rows' | 'bytes';
+  readonly limit: number;
+  readonly table?: string[];
+  readonly exclude?: string[];
+}
+
+export function forecastCommand(act: Act): Command {
+  return newCommand(
+    'forecast',
+    'hotspots and load ahead',
+    ['foreshadow forecast', 'foreshadow forecast --ahead 6h --by bytes --json', "foreshadow forecast --exclude 'audit_*'"],
+    'Says from what was learned (`foreshadow history`) which tables will be modified most, and how busy the primary will be, with what one hour in ten exceeds.',
+  )
+    .option('--ahead <duration>', 'how far ahead', '24h')
+    .addOption(new Option('--by <measure>', 'what makes a hotspot: distinct rows or bytes').choices(['rows', 'bytes']).default('rows'))
+    .option('--limit <number>', 'how many hotspots', toLimit, 10)
+    .option('--table <patterns...>', 'only tables of these names')
+    .option('--exclude <patterns...>', 'no tables of these names')
+    .action(
+      act(async (invocation, { ahead, by, limit, table, exclude }: Options) => {
+        const tables = { include: table ?? ['*'], exclude: exclude ?? [] };
+        const report = await forecastReport(await configOf(invocation), { aheadMs: durationOf(ahead), by, limit, tables });
+        if (invocation.json) await invocation.out.json(report);
+        else await invocation.out.write(forecastText(report));
+        return EXIT.done;
+      }),
+    );
+}
+
+function toLimit(text: string): number {
+  const limit = Number(text);
+  if (!Number.isInteger(limit) || limit < 1 || limit > 1000) throw new InvalidArgumentError('A whole number from 1 to 1000 is needed.');
+  return limit;
+}
+
+/** Beyond a week nothing that is learned here says more than the week before. */
+const AHEAD_MAX_MS = 7 * 86_400_000;
+
+function durationOf(text: string): number {
+  const parsed = parseDuration(text);
+  if (!('ms' in parsed)) throw new ForeshadowError('USAGE', parsed.problem, { remedy: parsed.remedy });
+  if (parsed.ms <= AHEAD_MAX_MS && parsed.ms > 0) return parsed.ms;
+  throw new ForeshadowError('USAGE', `--ahead ${text} is not within a week`, { remedy: 'Ask for up to 7d.' });
+}
+
+function forecastText({ from, stepMs, hotspots, held, load }: ForecastReport): string {
+  if (hotspots.length + load.length === 0) return 'nothing is learned yet: foreshadow start, or foreshadow history --seed\n';
+  const right = true;
+  const hot = tableText(
+    [{ title: 'hotspot' }, { title: 'rows', right }, { title: 'bytes', right }, { title: 'share', right }],
+    hotspots.map(({ table, distinctRows, bytes, share }) => [
+      cell(table),
+      number(distinctRows),
+      size(bytes),
+      `${Math.round(100 * share)} %`,
+    ]),
+  );
+  const before =
+    held === null
+      ? 'no forecast of this length has been put to the test yet'
+      : `the last ${held.forecasts} such forecasts named ${Math.round(100 * held.recall)} % of the hottest ${held.of}`;
+  const figure = (value: number | null | undefined) => (value === null || value === undefined ? '-' : number(Number(value.toPrecision(3))));
+  const busy = tableText(
+    [{ title: 'load' }, { title: 'next', right }, { title: 'at most', right }, { title: 'middle, and what is exceeded one time in ten' }],
+    load.flatMap(({ resource, basis, middle, upper, voices }) => {
+      const most = Math.max(0, ...upper.map((value) => value ?? 0));
+      const who =
+        voices.length === 0
+          ? basis
+          : `${basis}: ${voices
+              .slice(0, 3)
+              .map(({ name, error }) => `${name} ${figure(error)}`)
+              .join(', ')}`;
+      return [
+        [cell(resource), figure(middle[0]), figure(upper[0]), drawn(middle, most)],
+        [`  ${who}`, '', '', drawn(upper, most)],
+      ];
+    }),
+  );
+  const sections = [hotspots.length === 0 ? null : `${hot}${before}\n`, load.length === 0 ? null : busy].filter((each) => each !== null);
+  return `from ${localTime(from)}, by ${duration(stepMs)}\n\n${sections.join('\n')}`;
+}
