@@ -13,7 +13,7 @@ export const METHOD = [
   'Ours: a process of its own with its modules loaded does what `foreshadow start` does, with every version kept (capture 1 is read again after the last round),',
   'through its journal; `ours-captures` takes a capture every two seconds besides, validation included: one that falls due during the catch-up waits for the',
   'position where the primary stood then, so few are cut before the end. Default policy: lag tolerance 15 min; folds as the engine chooses.',
-  '`drain` reads what the walsender sends, as it comes, and throws it away.',
+  '`drain` reads what the walsender sends, as it comes, and throws it away. It and `ours-captures` run in the first round only.',
   'Timed from the order to begin until a position behind the last change of every table is in the shadow and on its disk.',
   'A live load (one transaction) is timed from its start, and from its commit, both sides reading meanwhile.',
   'Every run ends with a comparison of a digest of every table. CPU is of all processes of a cluster; the apply side is the shadow’s cluster and our process.',
