@@ -15,9 +15,11 @@ const COLD_VOICES = 5;
 const BORROWED_STEPS = 16;
 /** So many of those that weigh most are named. */
 const NAMED = 5;
-/** What a day leaves of an error's weight. */
-const KEEP = 0.88;
-const LOSS_MAX = 10;
+/** What is left of an error's weight when another comes, or of several within this part of a day, when all of them have. */
+const KEEP = 0.9;
+const KEEP_DAYS = 1 / 6;
+/** In multiples of the day's own variation: a day on which all are off by more says nothing of who is better. */
+const LOSS_MAX = 3;
 /** A challenger is heard once so many of its errors are known, and only where they are so much smaller than the best of ours. */
 const CHALLENGER_ORIGINS = 8;
 const CHALLENGER_SHARE = 0.97;
@@ -215,7 +217,7 @@ export class Track {
       const scoredMs = this.#scoredMs[pending.bucket] as number;
       const dayMs = this.#settings.season.day * series.stepMs;
       const days = Number.isFinite(scoredMs) ? (pending.forecast.startMs - scoredMs) / dayMs : 0;
-      standing.fade(days);
+      standing.fade(Math.min(1, days / KEEP_DAYS));
       this.#scoredMs[pending.bucket] = pending.forecast.startMs;
       const loss = (said: Float64Array) => missed(said, series.values, from, first, after) / pending.scale;
       for (const [name, said] of pending.forecast.each) standing.add(name, loss(said));
