@@ -382,6 +382,18 @@ export function trackable(found: ReadonlyMap<TableName, TrackableTable>, table: 
   });
 }
 
+/** What values of a relation's columns are mirrored with, where the catalog has columns of the same types; null where it has not. */
+export function typesIn(
+  now: CatalogTable | null | 'unseen',
+  { columns }: { readonly columns: readonly { readonly name: string; readonly type: number; readonly modifier: number }[] },
+): string[] | null {
+  if (now === null || now === 'unseen') return null;
+  const types = columns.map(
+    ({ type, modifier }) => now.columns.find((column) => column.typeOid === type && column.modifier === modifier)?.type ?? null,
+  );
+  return types.every((type) => type !== null) ? types : null;
+}
+
 /** What values of these types are mirrored with. */
 export async function readTypes(
   wire: Wire,

@@ -11,10 +11,11 @@ import type { Retained } from '../../model/retained.ts';
 import type { LoadSample } from '../../tracking/load.ts';
 import type { Primary, PrimaryItem, PrimarySnapshot } from '../../tracking/primary.ts';
 import { boundary } from './numbering.ts';
+import { CatalogView } from './catalog-view.ts';
 import { checkPrimary } from './check.ts';
 import { literal } from './connection.ts';
 import { catalogTrouble } from './failure.ts';
-import { type CatalogTable, isTrackable, readTable, readTables, readTypes, type TrackableTable, trackable } from './describe.ts';
+import { type CatalogTable, isTrackable, readTables, readTypes, type TrackableTable, trackable, typesIn } from './describe.ts';
 import { describeDataSet } from './describe-ddl.ts';
 import { confirmedBy, dropSlot, insertLsn, insertsName, installedName, newMark, readServerState, writeMark } from './installation.ts';
 import { BrokenHistory, Continuity, evidenceOf, evidenceText, unusable, witnessOf } from './history.ts';
@@ -25,12 +26,11 @@ import { keylessTuples } from './keyless.ts';
 import { PostgresLoad } from './load.ts';
 import { dropPublications, ensurePublications, PublicationWatch, publishedTables, releaseRefused } from './publication.ts';
 import { readRetained } from './retained.ts';
-import { Visibility } from './visibility.ts';
 import { Snapshots } from './snapshots.ts';
 import { parseLsn, ReplicationStream } from './stream.ts';
 import { postgresValues } from './values.ts';
 import { SilenceError } from './silence.ts';
-import { type Announced, type Reading, untilSeen, Watch } from './watch.ts';
+import { type Announced, type Reading, Watch } from './watch.ts';
 import { Wire } from './wire.ts';
 
 export interface PostgresPrimaryOptions {
@@ -81,6 +81,7 @@ class PostgresPrimary implements Primary {
   readonly #publication: PublicationWatch;
   readonly #lockTimeoutMs: number;
   readonly #watch = new Watch();
+  readonly #view: CatalogView;
   readonly #schemaOf = (table: TrackableTable): TableSchema => this.#watch.schemaOf(table);
   #watching = false;
   readonly #load = new PostgresLoad();
@@ -89,6 +90,7 @@ class PostgresPrimary implements Primary {
     this.#options = options;
     this.#name = installedName(options.dataSet);
     this.#publication = new PublicationWatch(this.#name);
+    this.#view = new CatalogView(options.selection);
     this.#unsendable = new Unsendable(this.#name);
     this.#lockTimeoutMs = options.lockTimeoutMs ?? LOCK_TIMEOUT_MS;
     this.#snapshots = new Snapshots({ ...options, schemaOf: this.#schemaOf });
@@ -329,15 +331,12 @@ class PostgresPrimary implements Primary {
    * position that is returned. Null: there was nothing.
    */
   async #observe(wire: Wire, signal: AbortSignal): Promise<Position | null> {
-    const [[seen], tables] = await Promise.all([
-      wire.query('SELECT pg_current_snapshot()::text', signal),
-      readTables(wire, this.#options.selection, signal),
-    ]);
+    const { visible, tables } = await this.#view.look(wire, signal);
     await releaseRefused(wire, this.#name, tables, signal);
     if (!(await this.#isWhole(wire, tables.filter(this.#isTracked), signal))) return null;
     if (!this.#watch.differs(tables, this.#isTracked)) return null;
     const end = await insertLsn(wire, signal);
-    this.#watch.observe(new Visibility(seen?.rows[0]?.[0] as string), end, tables);
+    this.#watch.observe(visible, end, tables);
     // Its place is before the next transaction, which must be in the log before that is asked for its end.
     await wire.query(NUDGE, signal);
     return this.#stand(wire, signal);
@@ -367,6 +366,7 @@ class PostgresPrimary implements Primary {
 
   async #begin(wire: Wire, from: Bookmark, broken: string | null, signal: AbortSignal): Promise<StreamStart> {
     this.#watching = false;
+    this.#view.forget();
     await this.#beginWatch();
     const tables = await this.#readTables(wire, signal);
     if (this.#options.shapes === undefined) this.#watch.add(tables.map(this.#schemaOf));
@@ -407,11 +407,10 @@ class PostgresPrimary implements Primary {
     const unknown = { tracked: null, changed: null, undo: () => {} };
     if (!this.#watch.knows(relation)) return unknown;
     const wire = await this.#wire(signal);
-    const altering = await untilSeen(wire, relation.id, within, signal);
-    const now = await readTable(wire, this.#options.selection, relation.id, signal);
-    const types = await readTypes(wire, relation.columns, signal);
-    const shown = now !== null && isTrackable(now) ? now : null;
-    const found = this.#watch.announce(relation, types, altering ? 'unseen' : shown, within.id);
+    const now = await this.#view.after(wire, relation.id, within, signal);
+    const types = typesIn(now, relation) ?? (await readTypes(wire, relation.columns, signal));
+    const shown = now === 'unseen' || (now !== null && isTrackable(now)) ? now : null;
+    const found = this.#watch.announce(relation, types, shown, within.id);
     if (found === null) return unknown;
     const { schema, noticed, undo } = found;
     const columns = relation.columns.map(({ type }, index) => ({ type: types[index] ?? '', typeOid: type }));
