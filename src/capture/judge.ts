@@ -289,7 +289,8 @@ export async function suspects(catalog: Catalog): Promise<ReadonlySet<TableName>
 }
 
 function sameKey(a: TableSchema, b: TableSchema): boolean {
-  const typesOf = ({ key, columns }: TableSchema): string => JSON.stringify(key.map((index) => columns[index]?.type));
+  const typesOf = ({ key, columns }: TableSchema): string =>
+    JSON.stringify(key.map((index) => [columns[index]?.type, columns[index]?.made]));
   return typesOf(a) === typesOf(b);
 }
 

@@ -20,6 +20,8 @@ export interface ColumnSchema {
   readonly id?: number | undefined;
   /** Where `type` is a user's own: one of the store's whose values have the same bytes, to show them by. */
   readonly shownAs?: string | undefined;
+  /** What its bytes name beside its value: another digest wherever the parts of its type are others. Absent where there is no such thing. */
+  readonly made?: string | undefined;
 }
 
 export interface TableSchema {

@@ -80,14 +80,24 @@ export class Advance {
     if (error instanceof ForeshadowError && (error.retry === 'later' || error.code === 'FENCED')) throw error;
     if (error instanceof ForeshadowError && error.code === 'JOURNAL_GAP') return this.#resync(element, messageOf(error), signal);
     if (await this.#renewedTypes(element, signal)) return this.step(element, task, signal);
+    const { table } = element.schema;
+    if (task.drain !== null && this.#backlog.hasEvent(table, element.progress.low)) {
+      task.drain.leftOut.set(table, 'its shape changed, and with it that of rows from just before');
+      return null;
+    }
     return this.#halt(element, error, signal);
   }
 
-  /** What was refused may be of a type that has changed: an enum has a new label. Tried once for each place in the log. */
-  async #renewedTypes({ schema, progress }: Element, signal: AbortSignal): Promise<boolean> {
+  /**
+   * What was refused may be of a type that has changed: an enum has a new label, a composite another attribute. Where that is a new shape, an
+   * event says so by then. Tried once for each place in the log.
+   */
+  async #renewedTypes(element: Element, signal: AbortSignal): Promise<boolean> {
+    const { schema, progress } = element;
     if (!this.#parts.primary.tellsShapes || this.#renewed.get(schema.table) === progress.low) return false;
     this.#renewed.set(schema.table, progress.low);
     await this.#reshaper.renewTypes(progress, signal);
+    await this.#reshaper.present(element, signal);
     return true;
   }
 

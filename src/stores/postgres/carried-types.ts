@@ -35,10 +35,9 @@ const typesOf = (tables: string | null): string =>
   `SELECT DISTINCT atttypid AS root, atttypid AS typ FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
     WHERE c.relkind IN ('r', 'p') AND c.oid >= 16384 AND attnum > 0 AND NOT attisdropped${tables === null ? '' : ` AND c.oid IN (${tables})`}`;
 
-/** What each of them is made of, to the last part, and what is wrong with that. */
-const flawsQuery = (tables: string | null): string => `
-  WITH RECURSIVE reach(root, typ) AS (
-    ${typesOf(tables)}
+/** What each of them is made of, to the last part. */
+const reached = (types: string): string => `WITH RECURSIVE reach(root, typ) AS (
+    ${types}
     UNION
     SELECT r.root, part.typ FROM reach r CROSS JOIN LATERAL (
       SELECT typbasetype FROM pg_type WHERE oid = r.typ AND typbasetype <> 0
@@ -47,7 +46,11 @@ const flawsQuery = (tables: string | null): string => `
       UNION ALL SELECT a.atttypid FROM pg_type t JOIN pg_attribute a ON a.attrelid = t.typrelid
         WHERE t.oid = r.typ AND t.typtype = 'c' AND a.attnum > 0 AND NOT a.attisdropped
     ) part(typ)
-  )
+  )`;
+
+/** What is wrong with any of that. */
+const flawsQuery = (tables: string | null): string => `
+  ${reached(typesOf(tables))}
   SELECT r.root, min(flaw) FROM reach r JOIN pg_type t ON t.oid = r.typ JOIN pg_type whole ON whole.oid = r.root
     LEFT JOIN pg_class row ON row.oid = t.typrelid
   CROSS JOIN LATERAL (SELECT CASE
@@ -76,17 +79,39 @@ const shownQuery = (tables: string | null): string => `
   FROM based b JOIN pg_type t ON t.oid = b.typ JOIN pg_proc p ON p.oid = t.typsend
   WHERE t.typtype <> 'd' AND NOT (t.typcategory = 'A' AND t.typlen = -1) AND (t.oid < 16384 OR t.typtype = 'e' OR p.proname = 'citextsend')`;
 
+/** What users may alter in place, unseen in the log: the attributes of composites, and the labels of enums, which are told apart by their OIDs. */
+const makeupQuery = (tables: string | null): string => `
+  ${reached(`${typesOf(tables)} AND atttypid >= 16384`)}
+  SELECT whole.root,
+    (SELECT md5(string_agg(concat_ws(' ', t.oid, a.attnum, a.atttypid, a.atttypmod), ',' ORDER BY t.oid, a.attnum))
+      FROM reach r JOIN pg_type t ON t.oid = r.typ AND t.typtype = 'c' JOIN pg_attribute a ON a.attrelid = t.typrelid
+      WHERE r.root = whole.root AND a.attnum > 0 AND NOT a.attisdropped),
+    (SELECT json_object_agg(e.oid, e.enumlabel ORDER BY e.oid) FROM reach r JOIN pg_enum e ON e.enumtypid = r.typ WHERE r.root = whole.root)
+  FROM (SELECT DISTINCT root FROM reach) whole`;
+
+/** The labels of enums by their OIDs. */
+export type EnumLabels = Readonly<Record<string, string>>;
+
 export interface TypeFacts {
   /** By the type's OID: why its values cannot be carried. */
   readonly flaws: ReadonlyMap<number, string>;
   /** By the type's OID: the type of the server's that shows its values. */
   readonly shownAs: ReadonlyMap<number, string>;
+  /** By the type's OID: a digest of the attributes of its composites. */
+  readonly made: ReadonlyMap<number, string>;
+  readonly labels: ReadonlyMap<number, EnumLabels>;
 }
 
 /** `tables`: expressions for their OIDs; null: of all. */
 export async function readTypeFacts(wire: Wire, tables: string | null, signal?: AbortSignal): Promise<TypeFacts> {
-  const [flaws, shownAs] = (await wire.query(`${flawsQuery(tables)}; ${shownQuery(tables)}`, signal)).map(
-    ({ rows }) => new Map(rows.map(([oid, text]) => [Number(oid), text as string])),
-  );
-  return { flaws: flaws as ReadonlyMap<number, string>, shownAs: shownAs as ReadonlyMap<number, string> };
+  const [flaws, shown, makeup] = await wire.query(`${flawsQuery(tables)}; ${shownQuery(tables)}; ${makeupQuery(tables)}`, signal);
+  const texts = (found: typeof flaws, column: number): Map<number, string> =>
+    new Map(
+      (found?.rows ?? []).flatMap((row) => {
+        const text = row[column];
+        return typeof text === 'string' ? [[Number(row[0]), text] as const] : [];
+      }),
+    );
+  const labels = new Map(Array.from(texts(makeup, 2), ([oid, json]) => [oid, JSON.parse(json) as EnumLabels]));
+  return { flaws: texts(flaws, 1), shownAs: texts(shown, 1), made: texts(makeup, 1), labels };
 }

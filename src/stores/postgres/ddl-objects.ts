@@ -69,16 +69,32 @@ export async function readBefore(wire: Wire, oids: readonly number[], signal: Ab
   return statements;
 }
 
-/** Sequence values and owners, then views. */
+interface DomainCheck {
+  readonly domain: string;
+  readonly name: string;
+  readonly definition: string;
+}
+
+/** Checks of domains that rows from before need not pass: they are made when the rows are in. */
+function unvalidatedQuery(oids: readonly number[]): string {
+  return `WITH ${reachedTypes(oids)} SELECT contypid::regtype::text AS domain, quote_ident(conname) AS name, pg_get_constraintdef(oid) AS definition
+    FROM pg_constraint WHERE contype = 'c' AND NOT convalidated AND contypid IN (SELECT typ FROM reach) ORDER BY oid`;
+}
+
+/** Checks of domains that are not validated, sequence values and owners, then views. */
 export async function readAfter(wire: Wire, oids: readonly number[], signal: AbortSignal): Promise<DdlStatement[]> {
-  const [sequences, views] = await Promise.all([
+  const [sequences, views, checks] = await Promise.all([
     ask<Sequence>(wire, sequenceQuery(oids), signal),
     ask<View>(wire, viewQuery(oids), signal),
+    ask<DomainCheck>(wire, unvalidatedQuery(oids), signal),
   ]);
   const statements: DdlStatement[] = [];
   const add = (object: string, sql: string, mayFail = false): void => {
     statements.push({ object, sql, mayFail });
   };
+  for (const { domain, name, definition } of checks) {
+    add(`check ${name} of domain ${domain}`, `ALTER DOMAIN ${domain} ADD CONSTRAINT ${name} ${definition}`);
+  }
   for (const sequence of sequences) {
     const { name, table, column } = sequence;
     if (sequence.identity) add(`sequence ${name}`, `ALTER SEQUENCE ${name} ${sequenceOptions(sequence)}`);
@@ -149,7 +165,7 @@ function typeQuery(reached: string): string {
         JOIN pg_type b ON b.oid = t.typbasetype WHERE l.oid = t.typcollation AND t.typcollation <> b.typcollation) AS collation,
       t.typnotnull AS "notNull", t.typdefault AS fallback,
       (SELECT json_agg('CONSTRAINT ' || quote_ident(conname) || ' ' || pg_get_constraintdef(oid) ORDER BY oid)
-        FROM pg_constraint WHERE contypid = t.oid AND contype = 'c') AS checks,
+        FROM pg_constraint WHERE contypid = t.oid AND contype = 'c' AND convalidated) AS checks,
       (SELECT json_agg(quote_ident(a.attname) || ' ' || format_type(a.atttypid, a.atttypmod) ORDER BY a.attnum)
         FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) AS attributes,
       (SELECT format_type(g.rngsubtype, NULL)

@@ -2,9 +2,9 @@ import { createHash } from 'node:crypto';
 import { keylessColumns } from '../../model/copies.ts';
 import { ForeshadowError } from '../../model/errors.ts';
 import { asksInsertsOnly, type Selection, selects } from '../../model/selection.ts';
-import { OWN_PREFIX, type TableName, type TableSchema } from '../../model/schema.ts';
+import { type ColumnSchema, OWN_PREFIX, type TableName, type TableSchema } from '../../model/schema.ts';
 import { splitName } from './layout.ts';
-import { mirroredType, readTypeFacts } from './carried-types.ts';
+import { type EnumLabels, mirroredType, readTypeFacts } from './carried-types.ts';
 import { identifier, literal } from './connection.ts';
 import type { Wire } from './wire.ts';
 
@@ -35,6 +35,8 @@ export interface CatalogTable {
   readonly insertOnly: boolean;
   /** The server's major version. */
   readonly serverVersion: number;
+  /** Of all enums that its columns are made of. */
+  readonly labels: EnumLabels;
   /** Columns that are computed: not in the log, and not mirrored. */
   readonly generated: readonly string[];
   /** Those that hold rows, at any depth. */
@@ -88,6 +90,10 @@ export interface CatalogColumn {
   readonly asText: boolean;
   /** `ColumnSchema.shownAs`. */
   readonly shownAs: string | undefined;
+  /** A digest of the attributes of the composites in it. */
+  readonly made: string | undefined;
+  /** There are enums in it. */
+  readonly labelled: boolean;
   /** Why its values cannot be carried to another server. */
   readonly flaw: string | null;
   /** Whether values order alike on any server. */
@@ -188,7 +194,7 @@ async function readTablesWhere(
   const oids = which === null ? null : typeof which === 'number' ? String(which) : named(which);
   const alone = oids === null ? '' : ` AND c.oid IN (${oids})`;
   const [found, facts] = await Promise.all([
-    ask<Omit<CatalogTable, 'table' | 'insertOnly'>>(wire, TABLES + alone, signal),
+    ask<Omit<CatalogTable, 'table' | 'insertOnly' | 'labels'>>(wire, TABLES + alone, signal),
     readTypeFacts(wire, oids, signal),
   ]);
   return found
@@ -196,11 +202,14 @@ async function readTablesWhere(
       ...each,
       key: each.key ?? (each.identity === 'f' ? [] : null),
       insertOnly: false,
+      labels: Object.assign({}, ...each.columns.map(({ typeOid }) => facts.labels.get(typeOid))) as EnumLabels,
       table: tableName(each.schema, each.name),
       columns: each.columns.map((column) => ({
         ...column,
         flaw: facts.flaws.get(column.typeOid) ?? null,
         shownAs: column.asText ? undefined : facts.shownAs.get(column.typeOid),
+        made: facts.made.get(column.typeOid),
+        labelled: facts.labels.has(column.typeOid),
       })),
     }))
     .map((table) => (asksInsertsOnly(selection, table.table) && identityObstacle(table) !== null ? insertsOnly(table) : table))
@@ -345,6 +354,7 @@ export function schemaOf(table: TrackableTable, epoch = ''): TableSchema {
     hidden: false,
     id: column.id,
     ...(column.shownAs === undefined ? {} : { shownAs: column.shownAs }),
+    ...madeOf(column, keyless, table.key.includes(column.name) && column.labelled ? epoch : null),
   }));
   return {
     table: table.table,
@@ -358,19 +368,33 @@ export function schemaOf(table: TrackableTable, epoch = ''): TableSchema {
   };
 }
 
-type ShapeColumn = Pick<CatalogColumn, 'name' | 'type' | 'typeOid'> & { readonly id: number | null };
+/**
+ * What tells rows without a key apart has the OIDs of their types in it. `labels`, for a column of the key with enums in it, is the epoch: a
+ * key with a label of before cannot be asked for.
+ */
+export function madeOf(
+  { typeOid, made }: Pick<CatalogColumn, 'typeOid' | 'made'>,
+  keyless: boolean,
+  labels: string | null,
+): Pick<ColumnSchema, 'made'> {
+  const parts = [...(keyless ? [String(typeOid)] : []), ...(made === undefined ? [] : [made]), ...(labels === null ? [] : [labels])];
+  return parts.length === 0 ? {} : { made: parts.join(' ') };
+}
+
+type ShapeColumn = Pick<CatalogColumn, 'name' | 'type' | 'typeOid' | 'made'> & { readonly id: number | null };
 
 /** Names, types and identity: what makes the bytes of one row mean the same as those of another. Columns without ids equal none that have. */
 export function shapeOf(
   oid: number,
   columns: readonly ShapeColumn[],
-  { key, insertOnly }: Pick<TrackableTable, 'key' | 'insertOnly'>,
+  { key, insertOnly, labels }: Pick<TrackableTable, 'key' | 'insertOnly' | 'labels'>,
   epoch: string,
 ): string {
   // Without a key the OIDs of the types are part of what identifies a row.
   const identity = key.length === 0 ? columns.map(({ typeOid }) => typeOid) : key;
-  const tracked = insertOnly ? ['inserts only'] : [];
-  const text = JSON.stringify([oid, columns.map(({ id, name, type }) => [id, name, type]), identity, epoch, ...tracked]);
+  const shaped = columns.map(({ id, name, type, made }) => [id, name, type, ...(made === undefined ? [] : [made])]);
+  const more = [...(insertOnly ? ['inserts only'] : []), ...(Object.keys(labels).length === 0 ? [] : [labels])];
+  const text = JSON.stringify([oid, shaped, identity, epoch, ...more]);
   return createHash('sha256').update(text).digest('hex').slice(0, 32);
 }
 

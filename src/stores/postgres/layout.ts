@@ -29,6 +29,8 @@ export interface SegmentTypes {
   /** How inserted keys are packed; null where a type of the key has no arrays. */
   readonly packed: readonly PackedColumn[] | null;
   readonly oids: OidShapes;
+  /** Types that have other parts on the primary by now: what the shadow calls those of these rows (`made-types.ts`). */
+  readonly renamed?: Readonly<Record<string, string>>;
 }
 
 /** A stretch of a table's history that has one shape: its row in `_foreshadow.segment`. */
@@ -152,7 +154,9 @@ export class Layout {
 
   /** A column's value given as the parameter of this index. */
   columnCast(column: number, parameter: number): string {
-    return `$${parameter + 1}::${this.segment.schema.columns[column]?.type}`;
+    const { schema, types } = this.segment;
+    const type = schema.columns[column]?.type ?? '';
+    return `$${parameter + 1}::${types.renamed?.[type] ?? type}`;
   }
 
   keyParameters(key: KeyTuple): Parameter[] {

@@ -1,7 +1,7 @@
 import { isKeyless } from '../../model/copies.ts';
 import { ForeshadowError } from '../../model/errors.ts';
-import { OWN_PREFIX, type DdlStatement, type TableName, type TableSchema } from '../../model/schema.ts';
-import { codeOf, identifier, literal } from './connection.ts';
+import { OWN_PREFIX, type TableName, type TableSchema } from '../../model/schema.ts';
+import { identifier, literal } from './connection.ts';
 import { guardDdl } from './guard.ts';
 import { insertedDdl, type PackedColumn } from './inserted.ts';
 import {
@@ -18,51 +18,6 @@ import {
 } from './layout.ts';
 import { type OidShape, readOidShape } from './type-oids.ts';
 import type { Wire } from './wire.ts';
-
-/** The object is there already: schema, type, table, function. */
-const EXISTS_STATES = new Set(['42P06', '42710', '42P07', '42723']);
-
-/**
- * Makes the types, schemas and extensions that the tables need, as far as they are missing. Sequences are left out: nothing in a
- * shadow counts. Runs inside the caller's transaction.
- */
-export async function makeTypes(wire: Wire, statements: readonly DdlStatement[]): Promise<void> {
-  for (const { object, sql, mayFail } of statements) {
-    if (/^\s*CREATE\s+SEQUENCE/i.test(sql)) continue;
-    await wire.query('SAVEPOINT made');
-    try {
-      await wire.query(sql);
-      await wire.query('RELEASE made');
-    } catch (error) {
-      if (wire.broken) throw error;
-      await wire.query('ROLLBACK TO made');
-      const exists = EXISTS_STATES.has(codeOf(error));
-      if (exists) await addLabels(wire, sql);
-      else if (!mayFail) throw withObject(wire, object, error);
-    }
-  }
-}
-
-/** An enum of an earlier run may lack labels that the primary's has by now. */
-async function addLabels(wire: Wire, sql: string): Promise<void> {
-  const match = /^\s*CREATE\s+TYPE\s+(.+?)\s+AS\s+ENUM\s*\((.*)\)\s*;?\s*$/is.exec(sql);
-  if (match === null) return;
-  const [, name, list] = match as unknown as [string, string, string];
-  let before: string | null = null;
-  for (const label of list.match(/E?'(?:[^'\\]|''|\\.)*'/gs) ?? []) {
-    await wire.query(`ALTER TYPE ${name} ADD VALUE IF NOT EXISTS ${label}${before === null ? '' : ` AFTER ${before}`}`);
-    before = label;
-  }
-}
-
-function withObject(wire: Wire, object: string, error: unknown): ForeshadowError {
-  const failure = wire.failure(error);
-  return new ForeshadowError(failure.code, `The shadow cannot make ${object}. ${failure.message}`, {
-    remedy: failure.remedy,
-    retry: failure.retry,
-    cause: error,
-  });
-}
 
 /** Throws SHADOW_OCCUPIED, naming each table that stands where a mirrored one belongs and is not ours. */
 export async function refuseOccupied(wire: Wire, tables: readonly TableName[]): Promise<void> {

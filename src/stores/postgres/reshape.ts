@@ -1,6 +1,7 @@
 import type { ShapeChange } from '../../model/change.ts';
+import { isKeyless } from '../../model/copies.ts';
 import type { ElementState, Progress } from '../../model/progress.ts';
-import { type ColumnSchema, OWN_PREFIX, type TableName } from '../../model/schema.ts';
+import { type ColumnSchema, OWN_PREFIX, type TableName, type TableSchema } from '../../model/schema.ts';
 import { identifier, literal } from './connection.ts';
 import { guardDdl, guardDropDdl } from './guard.ts';
 import { ensureKey, hasKey } from './key.ts';
@@ -45,7 +46,7 @@ export async function reshapeSegment(
   const segment = await addSegment(wire, {
     schema: change.to,
     first: progress.capture,
-    types: { ...old.types, oids },
+    types: { operators: old.types.operators, packed: old.types.packed, oids },
     storage: old.storage,
     stored: { names, others: plan.others, began: old.stored.began },
   });
@@ -76,20 +77,21 @@ interface Plan {
 function planReshape(segment: Segment, change: ShapeChange): Plan | null {
   const { schema: from, stored } = segment;
   const { to } = change;
-  if ([...from.columns, ...to.columns].some(({ id, hidden }) => id === undefined || hidden)) return null;
-  const standing = new Map(from.columns.map((column, index) => [column.id, { column, name: stored.names[index] as string }]));
+  if ([...from.columns, ...to.columns].some(({ id, hidden }) => id === undefined && !hidden)) return null;
+  if ((isKeyless(from) || isKeyless(to)) && rowsOf(from) !== rowsOf(to)) return null;
+  const standing = new Map(from.columns.map((column, index) => [placeOf(column), { column, name: stored.names[index] as string }]));
   const key = (schema: typeof to): string =>
     JSON.stringify(schema.key.map((index) => [schema.columns[index]?.id, schema.columns[index]?.type]));
   if (key(from) !== key(to)) return null;
   const columns: Plan['columns'][number][] = [];
   for (const [index, column] of to.columns.entries()) {
-    const before = standing.get(column.id);
+    const before = standing.get(placeOf(column));
     if (before !== undefined && !holdsSame(before.column, column)) return null;
     const retyped = before !== undefined && before.column.type !== column.type;
     const initial = before === undefined ? (change.initial[index] ?? null) : null;
     columns.push({ name: column.name, type: column.type, before: before?.name ?? null, retyped, initial });
   }
-  const kept = new Set(to.columns.map(({ id }) => id));
+  const kept = new Set(to.columns.map(placeOf));
   const gone = Array.from(standing, ([id, { name }]) => (kept.has(id) ? [] : [name])).flat();
   const named = gone.map((_, index) => `${OWN_PREFIX}_gone_${segment.id}_${index}`);
   if (columns.length + gone.length + stored.others.length > STORED_COLUMNS_MAX) return null;
@@ -98,9 +100,19 @@ function planReshape(segment: Segment, change: ShapeChange): Plan | null {
   return { columns, gone, others: [...stored.others, ...named], renamed };
 }
 
+function placeOf({ id, name }: ColumnSchema): number | string {
+  return id ?? name;
+}
+
+/** What tells rows without a key apart: another column, or other parts of a type, and none of them is what it was. */
+function rowsOf({ columns }: TableSchema): string {
+  return JSON.stringify(columns.map((column) => [placeOf(column), column.type, column.made ?? null]));
+}
+
 /** Types of which every value of the first is a value of the second, in the same bytes: the server converts them without a rewrite. */
 function holdsSame(from: ColumnSchema, to: ColumnSchema): boolean {
-  if (from.type === to.type) return true;
+  // The parts of a composite cannot change under the rows of earlier captures.
+  if (from.type === to.type) return from.made === to.made;
   const [a, b] = [typeParts(from.type), typeParts(to.type)];
   if (a.base !== b.base) return a.base === 'character varying' && b.base === 'text';
   if (b.limits.length === 0) return true;

@@ -9,7 +9,8 @@ import { unguarded } from './guard.ts';
 import { dropInserted } from './inserted.ts';
 import { hasKey } from './key.ts';
 import { Layout, OWN_SCHEMA, qualified, retiredName, type Segment, type SegmentTypes, splitName, type StoredColumns } from './layout.ts';
-import { keyDdl, type KnownTypes, makeSegment, makeSegments, makeTypes, refuseOccupied } from './mirror.ts';
+import { makeTypes } from './made-types.ts';
+import { keyDdl, type KnownTypes, makeSegment, makeSegments, refuseOccupied } from './mirror.ts';
 import { EXISTS, OWN_TABLES } from './shadow-schema.ts';
 import type { TextResult, Wire } from './wire.ts';
 

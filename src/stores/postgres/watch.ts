@@ -4,8 +4,8 @@ import { isKeyless, keylessColumns } from '../../model/copies.ts';
 import type { ColumnSchema, TableName, TableSchema } from '../../model/schema.ts';
 import type { Tuple } from '../../model/tuple.ts';
 import type { CatalogTable, TrackableTable } from './describe.ts';
-import { insertsOnly, obstacle, shapeOf } from './describe.ts';
-import { epochOf, isRewritten, type Lineage, lineageOf, textOf, withLineage } from './lineage.ts';
+import { insertsOnly, madeOf, obstacle, shapeOf } from './describe.ts';
+import { epochOf, isRewritten, type Lineage, lineageOf, NO_PARTS, partsOf, textOf, withLineage } from './lineage.ts';
 import type { RelationMessage } from './pgoutput.ts';
 import type { Visibility } from './visibility.ts';
 import type { Wire } from './wire.ts';
@@ -302,36 +302,45 @@ function placed(
     lineage === null || visible.some(({ id }) => id === undefined) ? null : idsOf(relation.columns.length, visible, lineage, now);
   const ids = certain ?? guessedIds(relation, types, visible, now);
   const rewritten = lineage === null || (now !== null && isRewritten(lineage, now));
-  const columns = relation.columns.map(({ name }, index): ColumnSchema => {
+  const insertOnly = isInsertOnly(schema);
+  const keyless = insertOnly || (relation.identity === 'f' && (now === null ? isKeyless(schema) : now.key.length === 0));
+  const parts = now === null ? (before?.parts ?? NO_PARTS) : partsOf(now);
+  const named = relation.columns.map(({ name }, index): ColumnSchema => {
     const id = ids?.[index];
     const same = now?.columns.find((column) => column.id === id) ?? schema.columns.find((column) => column.id === id);
     const nullable = same === undefined ? true : 'nullable' in same ? same.nullable : !same.notNull;
     return { name, type: types[index] ?? '', nullable, generated: false, hidden: false, ...(id === undefined ? {} : { id }) };
   });
-  const insertOnly = isInsertOnly(schema);
-  const keyless = insertOnly || (relation.identity === 'f' && (now === null ? isKeyless(schema) : now.key.length === 0));
-  const key = keyless ? [] : keyOf(relation, columns, schema, now);
+  const key = keyless ? [] : keyOf(relation, named, schema, now);
   const latest = now === null ? (before?.epoch ?? '') : epochOf(now);
   // Whether the rows at hand are from before or after what the catalog shows is not known: the catalog's own place in the log comes later.
   const guessed = certain === null || rewritten;
   const epoch = guessed ? `${latest}?` : (lineage?.epoch ?? '');
+  const shaped = named.map((column, index) => {
+    const made = column.id === undefined ? undefined : parts.made[column.id];
+    return { id: column.id ?? null, name: column.name, type: column.type, typeOid: relation.columns[index]?.type ?? 0, made };
+  });
+  const columns = named.map((column, index) => {
+    const isLabelled = key.includes(index) && column.id !== undefined && parts.labelled.includes(column.id);
+    return { ...column, ...madeOf(shaped[index] as (typeof shaped)[number], keyless, isLabelled ? epoch : null) };
+  });
   const names = key.map((index) => columns[index]?.name ?? '');
   const next: Lineage = {
     oid: relation.id,
     lastColumn: Math.max(before?.lastColumn ?? 0, ...(ids ?? [])),
     epoch,
     units: (now ?? before)?.units ?? [],
+    parts,
     ...(guessed ? { guessed: true } : {}),
   };
   const table = `${relation.schema}.${relation.name}` as TableName;
-  const shaped = columns.map(({ id, name, type }, index) => ({ id: id ?? null, name, type, typeOid: relation.columns[index]?.type ?? 0 }));
   const placedSchema: TableSchema = {
     table,
     columns: keyless ? [...columns, ...keylessColumns('bytea', 'bigint')] : columns,
     key: keyless ? [columns.length] : key,
     keyOrderShared: keyless || key.every((index) => now?.columns.find(({ name }) => name === columns[index]?.name)?.orderShared ?? false),
     ...(insertOnly ? { insertOnly } : {}),
-    shape: shapeOf(relation.id, shaped, { key: names, insertOnly }, epoch),
+    shape: shapeOf(relation.id, shaped, { key: names, insertOnly, labels: parts.labels }, epoch),
     lineage: textOf(next),
     create: [],
     finish: [],
