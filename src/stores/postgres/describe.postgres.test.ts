@@ -57,8 +57,11 @@ async function describeOf(url: string): Promise<DataSetSchema> {
 
 /** Without the values of sequences. */
 function plain(each: DataSetSchema): unknown {
-  // By its shape and lineage a table is told from every other.
-  const tables = each.tables.map(({ shape: _shape, lineage: _lineage, ...rest }) => rest);
+  // By its shape and lineage a table is told from every other, and by what they are made of its types.
+  const tables = each.tables.map(({ shape: _shape, lineage: _lineage, columns, ...rest }) => ({
+    ...rest,
+    columns: columns.map(({ made: _made, ...column }) => column),
+  }));
   return JSON.parse(JSON.stringify({ ...each, tables }).replace(/GREATEST\(\w+::/g, 'GREATEST(?::'));
 }
 
