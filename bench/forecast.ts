@@ -33,6 +33,7 @@ import type { Check, ResultTable } from './recording.ts';
 interface Section {
   readonly tables: ResultTable[];
   readonly checks: Check[];
+  readonly measured: readonly unknown[];
 }
 
 interface Run {
@@ -45,8 +46,17 @@ const LIGHT = [OURS, ...Object.keys(SINGLE), MEDIAN_OF_FIVE];
 const ALL = [OURS, ...RIVALS];
 const testFrom = (length: number) => hourlyPlan(length).testFrom;
 
+/** Every figure as it is: the tables round. */
+function measuredOf(where: string, lines: readonly Line[]): unknown[] {
+  return lines.map(({ what, of }) => ({ where, what, ...Object.fromEntries(of) }));
+}
+
 function section(title: string, where: string, lines: readonly Line[], methods: readonly string[]): Section {
-  return { tables: [tableOf(title, lines, methods)], checks: lines.map((line) => checkLine(where, line)) };
+  return {
+    tables: [tableOf(title, lines, methods)],
+    checks: lines.map((line) => checkLine(where, line)),
+    measured: measuredOf(where, lines),
+  };
 }
 
 async function writes({ writes: all }: Traces, { isQuick, challengers, spent }: Run): Promise<Section[]> {
@@ -101,7 +111,11 @@ async function bounds({ cpu }: Traces, { isQuick, challengers, spent }: Run): Pr
     const methods = [OURS, 'most of 7 days', ...RIVALS];
     const quietest = section(`Quietest two hours of a day: ${where}`, where, quietestLines(of), ALL);
     sections.push(
-      { tables: [tableOf(`Upper bound, 90 %: ${where}`, [coverage, loss], methods)], checks: [covered, checkLine(where, loss)] },
+      {
+        tables: [tableOf(`Upper bound, 90 %: ${where}`, [coverage, loss], methods)],
+        checks: [covered, checkLine(where, loss)],
+        measured: measuredOf(where, [coverage, loss]),
+      },
       quietest,
     );
   }
@@ -160,5 +174,5 @@ await record({
   settings: { quick: options.quick },
   tables: [...sections.flatMap(({ tables }) => tables), costs(run)],
   checks: sections.flatMap(({ checks }) => checks),
-  measurements: null,
+  measurements: sections.flatMap(({ measured }) => measured),
 });
