@@ -127,8 +127,8 @@ const TABLES = `
         'attached', (SELECT string_agg(i.xmin::text, ',' ORDER BY i.inhrelid) FROM pg_inherits i
           WHERE c.relkind = 'p' AND i.inhrelid IN (SELECT relid FROM pg_partition_ancestors(p.oid))),
         'empty', c.relkind = 'p' AND pg_relation_size(p.oid) = 0) ORDER BY p.oid), '[]')
-      FROM pg_class p WHERE p.oid = c.oid AND c.relkind = 'r'
-        OR c.relkind = 'p' AND p.oid IN (SELECT relid FROM pg_partition_tree(c.oid) WHERE isleaf)) AS units,
+      FROM (SELECT c.oid WHERE c.relkind = 'r' UNION ALL SELECT relid FROM pg_partition_tree(c.oid) WHERE isleaf AND c.relkind = 'p') unit
+      JOIN pg_class p ON p.oid = unit.oid) AS units,
     (SELECT coalesce(json_agg(json_build_object(
         'id', a.attnum, 'initial', CASE WHEN a.atthasmissing AND t.typdelim = ',' THEN (a.attmissingval::text::text[])[1] END,
         'initialKnown', (NOT a.atthasmissing OR t.typdelim = ',' AND t.typname !~ '^_?(reg|money)')
