@@ -221,4 +221,27 @@ describe('captures of a primary in memory', () => {
       expect(await read(shadow, ITEMS, record.number, signal)).toEqual(hex(world.primary.rowsNow(ITEMS)));
     });
   });
+
+  test('what a gap after the cut swallowed is not held against the capture', async () => {
+    const world = new MemoryWorld(ONE_ITEMS_TABLE);
+    for (let id = 0n; id < 10n; id++) world.primary.transaction([put(ITEMS, id, 'one')]);
+    await running(world, async ({ orchestrator, catalog, shadow, signal }) => {
+      await orchestrator.capture(quiet, signal);
+      const seal = catalog.seal.bind(catalog);
+      catalog.seal = async (...sealing) => {
+        catalog.seal = seal;
+        world.primary.transaction([put(ITEMS, 3n, 'unheard')]);
+        world.primary.loseLog();
+        await seal(...sealing);
+      };
+      world.primary.transaction([put(ITEMS, 3n, 'two')]);
+      const { record, differences } = await orchestrator.capture(quiet, signal);
+      expect({ verdict: record.verdict, differences }).toEqual({ verdict: 'INCONCLUSIVE', differences: [] });
+      expect(record.coverage?.skipped).toMatchObject([{ table: ITEMS, reason: expect.stringContaining('since the capture') as string }]);
+      let next = await orchestrator.capture(quiet, signal);
+      while (next.record.verdict === 'INCONCLUSIVE') next = await orchestrator.capture(quiet, signal);
+      expect(next.record.verdict).toBe('VALID');
+      expect(await read(shadow, ITEMS, next.record.number, signal)).toEqual(hex(world.primary.rowsNow(ITEMS)));
+    });
+  });
 });

@@ -159,6 +159,9 @@ function consider(
 /** The journaled changes after the stand that the fence includes, or why they cannot be had. */
 async function overlaid(journal: Journal, schema: TableSchema, stand: Stand, fence: Fence, signal: AbortSignal): Promise<Pending | string> {
   const range = { after: stand.position, upTo: fence.snapshot.end };
+  // What changed may have been lost, or moved without a change: rows alone do not tell what the shadow should show.
+  const [event] = await journal.events(schema.table, range.after, range.upTo);
+  if (event !== undefined) return `not to be told since the capture: ${event.reason}`;
   const overlay = new Pending(schema, range.after, OVERLAY_LIMIT, { admits: (ref) => fence.snapshot.includes(ref) });
   try {
     await fold(journal.read(schema.table, range.after, range.upTo, signal), range, overlay);
