@@ -273,6 +273,29 @@ describe('one table in trouble', () => {
     });
   });
 
+  test.each(['unreachable', 'broken'])('what is %s for one of those that are written together holds up none of the others', async (how) => {
+    const world = new MemoryWorld(BOTH, { drainDeadlineMs: 1_000 });
+    world.primary.transaction([put(ITEMS, 1n, 'one'), put(NOTES, 1n, 'one')]);
+    await running(world, async (run) => {
+      const { orchestrator, shadow, signal } = run;
+      await orchestrator.capture(quiet, signal);
+      const apply = shadow.apply.bind(shadow);
+      const together: number[] = [];
+      shadow.apply = async (works, within) => {
+        const written = works.filter(({ rows }) => typeof rows === 'function');
+        together.push(written.length);
+        if (written.some(({ table }) => table === ITEMS)) throw how === 'unreachable' ? unreachable() : new Error('broken');
+        return apply(works, within);
+      };
+      world.primary.transaction([put(ITEMS, 1n, 'two'), put(NOTES, 1n, 'two')]);
+      const { record } = await orchestrator.capture(quiet, signal);
+      expect(Math.max(...together)).toBe(2);
+      expect(record.absent.map(({ table }) => table)).toEqual([ITEMS]);
+      expect(await read(shadow, NOTES, record.number, signal)).toEqual(hex([item(1n, 'two')]));
+      shadow.apply = apply;
+    });
+  });
+
   test('a budget that suffices for one table serves another each time', async () => {
     // Gone with the first page that is compared.
     const world = new MemoryWorld(BOTH, { rollingBudgetMs: 1e-6 });

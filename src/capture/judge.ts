@@ -2,7 +2,7 @@ import type { Journal } from '../journal/journal.ts';
 import type { CaptureNumber, CaptureRecord, CaptureTimings, Coverage, RowCounts, Seal, Verdict } from '../model/capture.ts';
 import { ForeshadowError, messageOf } from '../model/errors.ts';
 import type { Position } from '../model/position.ts';
-import type { TableName, TableSchema } from '../model/schema.ts';
+import type { DataSetSchema, TableName, TableSchema } from '../model/schema.ts';
 import type { Engine } from '../shadowing/engine.ts';
 import type { Conflict, Shadow } from '../shadowing/shadow.ts';
 import type { Primary } from '../tracking/primary.ts';
@@ -132,9 +132,10 @@ export class Judge {
     const earlier = new Map((before === null ? [] : await catalog.seals(before.number)).map((seal) => [seal.table, seal]));
     const seals: Seal[] = [];
     let rows = NO_ROWS;
-    const tables = ((await catalog.schema(cut.number))?.tables ?? []).map(({ table }) => table);
-    const changed = before === null ? null : await shadow.changedTables(tables, before.number, cut.number);
-    for (const table of tables) {
+    const after = byTable(await catalog.schema(cut.number));
+    const then = byTable(before === null ? null : await catalog.schema(before.number));
+    const changed = before === null ? null : await shadow.changedTables(Array.from(after.keys()), before.number, cut.number);
+    for (const [table, schema] of after) {
       const from = earlier.get(table);
       if (from !== undefined && changed?.has(table) === false) {
         seals.push(from);
@@ -146,7 +147,10 @@ export class Judge {
         rows = { ...rows, inserted: rows.inserted + Number(seal.rows) };
         continue;
       }
-      const { seal, counts } = await sumsBetween(shadow, from, before.number, cut.number, signal);
+      const { seal, counts } = await sumsBetween(shadow, from, before.number, cut.number, signal, {
+        before: then.get(table) ?? null,
+        after: schema,
+      });
       seals.push(seal);
       rows = {
         inserted: rows.inserted + counts.inserted,
@@ -195,12 +199,10 @@ export class Judge {
     const before = lastReadable(await catalog.list(), cut.number);
     const tables: TableToValidate[] = [];
     const suspect = await suspects(catalog);
-    const schemas = (await catalog.schema(cut.number))?.tables ?? [];
-    const then = before === null ? [] : ((await catalog.schema(before.number))?.tables ?? []);
-    const earlierOf = new Map(then.map((schema) => [schema.table, schema]));
-    const names = schemas.map(({ table }) => table);
-    const changed = before === null ? null : await shadow.changedTables(names, before.number, cut.number);
-    for (const schema of schemas) {
+    const schemas = byTable(await catalog.schema(cut.number));
+    const earlierOf = byTable(before === null ? null : await catalog.schema(before.number));
+    const changed = before === null ? null : await shadow.changedTables(Array.from(schemas.keys()), before.number, cut.number);
+    for (const schema of schemas.values()) {
       const cursor = await this.#cursor(schema);
       const earlier = earlierOf.get(schema.table);
       // Keys of another kind cannot be asked for.
@@ -270,11 +272,14 @@ export class Judge {
     const records = await catalog.list();
     const keep = (knownGood(records) ?? lastReadable(records))?.position ?? null;
     if (keep === null) return;
-    for (const { schema, progress } of engine.elements.values()) {
-      if (signal.aborted) return;
-      await journal.prune(schema.table, progress.low < keep ? progress.low : keep);
-    }
+    if (signal.aborted) return;
+    const standing = Array.from(engine.elements.values());
+    await journal.prune(new Map(standing.map(({ schema, progress }) => [schema.table, progress.low < keep ? progress.low : keep])));
   }
+}
+
+function byTable(schema: DataSetSchema | null): ReadonlyMap<TableName, TableSchema> {
+  return new Map(schema?.tables.map((table) => [table.table, table]));
 }
 
 function verdictOf(cut: CaptureRecord, outcome: ValidationOutcome | null): Verdict {

@@ -94,15 +94,16 @@ async function sumsByDifference(
   return { seal: sums.seal(from.table), counts };
 }
 
-/** The sums of a table at `to` from its seal at `from`: by reading it where its shape changed in between. */
+/** The sums of a table at `to` from its seal at `from`: by reading it where its shape changed in between. `known`: its schemas, if at hand. */
 export async function sumsBetween(
   shadow: Shadow,
   seal: Seal,
   from: CaptureNumber,
   to: CaptureNumber,
   signal: AbortSignal,
+  known?: BothSchemas,
 ): Promise<{ seal: Seal; counts: RowCounts }> {
-  const schemas = { before: await shadow.schemaAt(seal.table, from), after: await shadow.schemaAt(seal.table, to) };
+  const schemas = known ?? { before: await shadow.schemaAt(seal.table, from), after: await shadow.schemaAt(seal.table, to) };
   const found = await sumsByDifference(shadow.diff(seal.table, from, to, signal), schemas, seal);
   // In another shape every row has other bytes, also those that do not differ.
   if (schemas.before?.shape === schemas.after?.shape) return found;

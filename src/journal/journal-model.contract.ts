@@ -67,7 +67,7 @@ async function play(journal: Journal, run: readonly Step[]) {
     head = end;
     if (step.pruneBack !== null) {
       const through = Math.max(head - step.pruneBack, 10);
-      await journal.prune(ORDERS, at(through));
+      await journal.prune(new Map([[ORDERS, at(through)]]));
       pruned.set(ORDERS, Math.max(pruned.get(ORDERS) ?? 0, through));
     }
   }

@@ -199,7 +199,7 @@ export function describePieces({ begin, append, all, journal }: Means): void {
     try {
       for await (const block of journal().read(ORDERS, at(10), at(20), FOREVER)) {
         seen += block.changes;
-        await journal().prune(ORDERS, at(20));
+        await journal().prune(new Map([[ORDERS, at(20)]]));
       }
     } catch (error) {
       outcome = codeOf(error);
@@ -225,27 +225,27 @@ export function describePruning({ begin, append, all, journal }: Means): void {
 
   test('a pruned table cannot be read from before, the others can', async () => {
     await fill();
-    await journal().prune(ORDERS, at(14));
+    await journal().prune(new Map([[ORDERS, at(14)]]));
     await expect(rowsIn(journal(), ORDERS, at(10), at(20))).rejects.toMatchObject({ code: 'JOURNAL_GAP' });
     await expect(rowsIn(journal(), ORDERS, at(13), at(14))).rejects.toMatchObject({ code: 'JOURNAL_GAP' });
     expect(await rowsIn(journal(), ORDERS, at(14), at(16))).toEqual(['15:15', '16:16']);
     expect((await all(STOCK)).length).toBe(5);
     expect(await journal().contains([11n as TransactionId], at(20))).toEqual(new Set([11n]));
-    await journal().prune(STOCK, at(11));
+    await journal().prune(new Map([[STOCK, at(11)]]));
     expect(await journal().contains([11n as TransactionId], at(20))).toEqual(new Set([]));
   });
 
   test('a block that reaches beyond is kept whole', async () => {
     await fill();
-    await journal().prune(ORDERS, at(13));
+    await journal().prune(new Map([[ORDERS, at(13)]]));
     expect(await rowsIn(journal(), ORDERS, at(12), at(14))).toEqual(['13:13', '14:14']);
   });
 
   test('prunes everything, and again, and goes on', async () => {
     await fill();
-    await journal().prune(ORDERS, at(99));
-    await journal().prune(ORDERS, at(99));
-    await journal().prune('nothing' as TableName, at(99));
+    await journal().prune(new Map([[ORDERS, at(99)]]));
+    await journal().prune(new Map([[ORDERS, at(99)]]));
+    await journal().prune(new Map([['nothing' as TableName, at(99)]]));
     expect(await journal().lastChange(ORDERS)).toBeNull();
     await append(batchOf(20, [{ end: 21, rows: { orders: [21] } }]));
     expect(await rowsIn(journal(), ORDERS, at(20), at(99))).toEqual(['21:21']);
@@ -258,12 +258,12 @@ export function describePruning({ begin, append, all, journal }: Means): void {
     await append(batchOf(10, [{ end: 11, rows: { orders: rows } }], { events: [eventAt(11)] }));
     await append(batchOf(11, [], { through: at(12), events: [eventAt(12)] }));
     const before = await journal().size();
-    await journal().prune(ORDERS, at(11));
+    await journal().prune(new Map([[ORDERS, at(11)]]));
     expect(await journal().events(ORDERS, ORIGIN, at(99))).toEqual([eventAt(12)]);
     expect(before).toBeGreaterThan(50_000 * 14);
     // The log in front of a store's file may still be counted once.
     await append(batchOf(12, [{ end: 13, rows: { orders: [1] } }]));
-    await journal().prune(ORDERS, at(12));
+    await journal().prune(new Map([[ORDERS, at(12)]]));
     expect(await rowsIn(journal(), ORDERS, at(12), at(13))).toEqual(['13:1']);
   });
 
@@ -276,7 +276,7 @@ export function describePruning({ begin, append, all, journal }: Means): void {
     try {
       for await (const block of journal().read(ORDERS, at(10), at(14), FOREVER)) {
         seen += block.changes;
-        await journal().prune(ORDERS, at(14));
+        await journal().prune(new Map([[ORDERS, at(14)]]));
       }
     } catch (error) {
       outcome = codeOf(error);
@@ -290,7 +290,7 @@ export function describePruning({ begin, append, all, journal }: Means): void {
     const seen: string[] = [];
     for await (const block of journal().read(ORDERS, at(10), at(20), FOREVER)) {
       seen.push(...rowsOf(block, at(10), at(20)));
-      await journal().prune(ORDERS, block.last);
+      await journal().prune(new Map([[ORDERS, block.last]]));
     }
     expect(seen.length).toBe(10);
   });
@@ -309,7 +309,7 @@ export function describeDurability({ begin, append, all, journal }: Means, place
     await begin();
     await append(batchOf(10, [{ end: 11, rows: { orders: [1], stock: [2] } }], { events: [eventAt(11)] }), 'one');
     await append(batchOf(11, [{ end: 12, rows: { orders: [3] } }]), 'two');
-    await journal().prune(STOCK, at(11));
+    await journal().prune(new Map([[STOCK, at(11)]]));
     await place.reopen();
     expect(journal().id).toBe(id);
     expect(journal().head()).toEqual({ at: at(12), evidence: 'two' });

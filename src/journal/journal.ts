@@ -91,8 +91,8 @@ export interface Journal extends AsyncDisposable {
   /** Which of these transactions it holds at or below `upTo`. */
   contains(ids: readonly TransactionId[], upTo: Position): Promise<ReadonlySet<TransactionId>>;
 
-  /** Drops the table's blocks that lie wholly at or below `through`, and its events there. */
-  prune(table: TableName, through: Position): Promise<void>;
+  /** Drops each table's blocks that lie wholly at or below its position, and its events there. Flushed a few times in all, not for each. */
+  prune(through: ReadonlyMap<TableName, Position>): Promise<void>;
 
   /** Bytes that what it holds occupies. Space that pruning freed for reuse does not count. */
   size(): Promise<number>;

@@ -7,13 +7,14 @@ import { type TableName, tableOf } from '../model/schema.ts';
 import { type KeyTuple, identityOf } from '../model/tuple.ts';
 import type { Ahead } from './ahead.ts';
 import { type Chunk, type ChunkScope, goesOnFrom, rowsIn } from './copy.ts';
+import { Apart } from './apart.ts';
 import type { EngineParts } from './engine.ts';
 import type { Backlog } from './lag.ts';
 import { Folds } from './folds.ts';
 import { type OpenChunk, Reads } from './reads.ts';
 import { Reshaper, isTaken, restarted } from './reshape.ts';
 import { RowsMissing } from './shadow.ts';
-import { type FoldTask, type Outcome, type StepTask, Write, type Written, inCaptureOf, isOfAll } from './write.ts';
+import { type FoldTask, type Outcome, type StepTask, Write, type Written, inCaptureOf } from './write.ts';
 
 /** Copies that are being written beside the engine's turns, together. */
 interface Writing {
@@ -36,8 +37,7 @@ export class Advance {
   readonly #folds: Folds;
   readonly #reads: Reads;
   readonly #writing = new Map<TableName, Writing>();
-  /** Tables of a group that failed: one of them may be the reason. */
-  readonly #apart = new Set<TableName>();
+  readonly #apart = new Apart();
   readonly #repairs = new Map<TableName, Repair[]>();
   /** Where a table stood when the types in the shadow were last brought up to the primary's for it. */
   readonly #renewed = new Map<TableName, Position>();
@@ -248,9 +248,10 @@ export class Advance {
     } catch (error) {
       const [first] = writes;
       if (writes.length > 1) {
-        if (signal.aborted || isAbort(error) || isOfAll(error)) throw error;
+        if (signal.aborted || isAbort(error)) throw error;
+        const tables = writes.map(({ work }) => work.table);
+        if (this.#apart.blame(tables, error)) throw error;
         this.#parts.log('tables that were written together are written one by one', { tables: writes.length, reason: messageOf(error) });
-        for (const { work } of writes) this.#apart.add(work.table);
         this.#stir();
       } else if (first !== undefined && error instanceof RowsMissing) this.#readMissing(first.element, error.keys, first.task, signal);
       else throw error;
@@ -270,7 +271,7 @@ export class Advance {
     const outcomes = new Map<TableName, Outcome>();
     for (const { element, next, task, chunk, changes } of writes) {
       const { table } = element.schema;
-      this.#apart.delete(table);
+      this.#apart.succeeded(table);
       this.#backlog.applied(table, next.progress.low, changes);
       if (chunk !== null && task.scope?.kind === 'keys') this.#repaired(table, task.scope.keys);
       if (element.state.kind === 'copying' && next.state.kind === 'live') {

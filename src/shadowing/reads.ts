@@ -3,9 +3,9 @@ import type { Position } from '../model/position.ts';
 import type { Element } from '../model/progress.ts';
 import type { TableName } from '../model/schema.ts';
 import type { RowLimit } from '../tracking/primary.ts';
+import { Apart } from './apart.ts';
 import { type Chunk, type ChunkScope, readChunks } from './copy.ts';
 import type { EngineParts } from './engine.ts';
-import { isOfAll } from './write.ts';
 
 /** A chunk that is being read, or was. */
 export interface OpenChunk {
@@ -37,8 +37,7 @@ export class Reads {
   readonly #stir: () => void;
   readonly #open = new Map<TableName, OpenChunk>();
   #wanted = new Map<TableName, Want>();
-  /** Tables of a group that failed: one of them may be the reason. */
-  readonly #apart = new Set<TableName>();
+  readonly #apart = new Apart();
 
   constructor(parts: EngineParts, stir: () => void) {
     this.#parts = parts;
@@ -98,20 +97,18 @@ export class Reads {
       const chunk = chunkOf(table);
       if (chunk === undefined) this.close(table);
       else open.outcome = { chunk };
-      if (group.open.size === 1) this.#apart.delete(table);
+      if (chunk !== undefined) this.#apart.succeeded(table);
     }
   }
 
   #failed(group: Group, error: unknown): void {
-    const alone = group.open.size <= 1 || isAbort(error) || isOfAll(error);
-    if (!alone)
-      this.#parts.log('tables that were read together are read one by one', { tables: group.open.size, reason: messageOf(error) });
-    for (const [table, open] of Array.from(this.#open)) {
-      if (open.group !== group) continue;
+    const members = Array.from(this.#open).filter(([, open]) => open.group === group);
+    const tables = members.map(([table]) => table);
+    const told = tables.length <= 1 || isAbort(error) || this.#apart.blame(tables, error);
+    if (!told) this.#parts.log('tables that were read together are read one by one', { tables: tables.length, reason: messageOf(error) });
+    for (const [table, open] of members) {
       open.outcome = { error };
-      if (alone) continue;
-      this.#apart.add(table);
-      this.close(table);
+      if (!told) this.close(table);
     }
   }
 }

@@ -1,5 +1,4 @@
 import type { CaptureNumber } from '../model/capture.ts';
-import { ForeshadowError } from '../model/errors.ts';
 import type { Position } from '../model/position.ts';
 import type { Element, ElementState } from '../model/progress.ts';
 import type { TableName } from '../model/schema.ts';
@@ -118,11 +117,6 @@ export function isFull(writes: readonly Write[]): boolean {
   const last = writes.at(-1);
   if (last === undefined) return false;
   return !last.joins || writes.length >= TOGETHER_MAX || writes.reduce((sum, { bytes }) => sum + bytes, 0) >= TOGETHER_BYTES;
-}
-
-/** A failure for which none of several elements is to blame. */
-export function isOfAll(error: unknown): boolean {
-  return error instanceof ForeshadowError && (error.code === 'FENCED' || error.code.endsWith('_UNREACHABLE'));
 }
 
 /** A capture that left the table out may have been cut while it was written. */

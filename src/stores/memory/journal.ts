@@ -124,7 +124,11 @@ class MemoryJournal implements Journal {
     return new Set(held.map((transaction) => transaction.id).filter((id) => ids.includes(id)));
   }
 
-  async prune(table: TableName, through: Position): Promise<void> {
+  async prune(throughOf: ReadonlyMap<TableName, Position>): Promise<void> {
+    for (const [table, through] of throughOf) this.#prune(table, through);
+  }
+
+  #prune(table: TableName, through: Position): void {
     const blocks = this.#blocks.filter((block) => block.table === table && block.last <= through);
     const events = this.#events.filter((event) => event.table === table && event.at <= through);
     const ends = [...blocks.map((block) => block.last), ...events.map((event) => event.at)];

@@ -57,6 +57,26 @@ export interface FrameRef {
   readonly whole: number;
 }
 
+/** Up to where a table's frames go. */
+export interface PruneTop {
+  readonly known: { readonly number: number };
+  readonly floor: string;
+}
+
+/** Drops frames of table after table, as many as it is asked for. Returns how many it found: fewer where that was all. */
+export function dropping(pruneFrames: StatementSync, tops: readonly PruneTop[], belowId: number): (frames: number) => number {
+  let next = 0;
+  return (frames) => {
+    let left = frames;
+    for (let top = tops[next]; left > 0 && top !== undefined; top = tops[next]) {
+      const dropped = Number(pruneFrames.run(top.known.number, top.floor, belowId, left).changes);
+      if (dropped < left) next++;
+      left -= dropped;
+    }
+    return frames - left;
+  };
+}
+
 /** What the journal asks of its file, over the tables of `journal-file.ts`. */
 export type Statements = ReturnType<typeof prepareStatements>;
 

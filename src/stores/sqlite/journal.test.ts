@@ -239,7 +239,7 @@ describe('the journal as a SQLite file', () => {
     for (let end = 1; end <= 100; end++) {
       await journal.append(batchOf(end - 1, [{ end, rows: { orders: rows } }]), '');
       if (end % 10 === 0) {
-        await journal.prune(ORDERS, at(end));
+        await journal.prune(new Map([[ORDERS, at(end)]]));
         sizes.push((await stat(path)).size);
       }
     }

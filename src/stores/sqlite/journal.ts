@@ -30,6 +30,7 @@ import {
   type StateRow,
   type Statements,
   type TableRow,
+  dropping,
   prepareStatements,
 } from './journal-statements.ts';
 
@@ -258,23 +259,29 @@ class SqliteJournal implements Journal {
     return found;
   }
 
-  async prune(table: TableName, through: Position): Promise<void> {
-    const known = this.#tables.get(table);
-    if (known === undefined) return;
+  async prune(throughOf: ReadonlyMap<TableName, Position>): Promise<void> {
     const { firstId } = this.#state;
-    const top = this.#reading(() => this.#sql.pruneTop.get(known.number, through, firstId)) as unknown as PruneRow | undefined;
-    if (top === undefined) return;
-    const floor = parsePosition(top.last);
-    // The floor goes down first: from here on nobody can begin to read what is being deleted, nor after a crash half-way.
-    this.#write(() => this.#sql.setFloor.run(floor, known.number));
-    known.floor = floor;
-    known.prunedId = top.id;
+    const tops = Array.from(throughOf).flatMap(([table, through]) => {
+      const known = this.#tables.get(table);
+      if (known === undefined) return [];
+      const top = this.#reading(() => this.#sql.pruneTop.get(known.number, through, firstId)) as unknown as PruneRow | undefined;
+      return top === undefined ? [] : [{ known, floor: parsePosition(top.last), id: top.id }];
+    });
+    if (tops.length === 0) return;
+    // The floors go down first: from here on nobody can begin to read what is being deleted, nor after a crash half-way.
+    this.#write(() => {
+      for (const { known, floor } of tops) this.#sql.setFloor.run(floor, known.number);
+    });
+    for (const { known, floor, id } of tops) {
+      known.floor = floor;
+      known.prunedId = id;
+    }
     // What is begun anew meanwhile may count from lower.
     const belowId = this.#nextId;
-    await this.#inSlices((frames) => this.#sql.pruneFrames.run(known.number, floor, belowId, frames).changes);
+    await this.#inSlices(dropping(this.#sql.pruneFrames, tops, belowId));
     this.#write(() => {
-      this.#sql.pruneEvents.run(known.number, floor, belowId);
-      this.#sql.pruneAdopted.run(floor);
+      for (const { known, floor } of tops) this.#sql.pruneEvents.run(known.number, floor, belowId);
+      this.#sql.pruneAdopted.run(tops.map(({ floor }) => floor).reduce(maxPosition));
     });
   }
 
