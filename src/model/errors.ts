@@ -50,6 +50,7 @@ export type ErrorCode =
   | 'TARGET_OCCUPIED'
   | 'TARGET_UNREACHABLE'
   | 'TRACKED_ELSEWHERE' // another instance tracks a data set of this name on the primary, or reads from its slot
+  | 'TRACE_INVALID' // a file of recorded changes that cannot be read as one
   | 'USAGE'
   | 'VERSION_UNSUPPORTED';
 
