@@ -13,6 +13,7 @@ import { queryCommand } from './commands/query.ts';
 import { restoreCommand } from './commands/restore.ts';
 import { resumeCommand } from './commands/resume.ts';
 import { rollbackCommand } from './commands/rollback.ts';
+import { simulateCommand } from './commands/simulate.ts';
 import { startCommand } from './commands/start.ts';
 import { statusCommand } from './commands/status.ts';
 import { tailCommand } from './commands/tail.ts';
@@ -41,6 +42,7 @@ const COMMANDS: readonly ((act: Act) => Command)[] = [
   rollbackCommand,
   resumeCommand,
   tailCommand,
+  simulateCommand,
   uninstallCommand,
   demoCommand,
 ];

@@ -15,6 +15,11 @@ export interface WaitingRows {
   readonly rows: number;
   /** P(no change before the capture), 0 to 1. */
   readonly clean: number;
+  /**
+   * P(no change soon), 0 to 1: what decides who goes first. A row that will change within the hour is worth waiting for, because waiting tells;
+   * one that will change within the day is not, because nothing is learned of it by the time that capacity is dear.
+   */
+  readonly calm: number;
   /** The last slot in which they may move to keep their lag tolerance; at or beyond the last slot: the capture itself comes first. */
   readonly latest: number;
 }
@@ -68,6 +73,7 @@ interface Job {
   readonly release: number;
   readonly latest: number;
   readonly clean: number;
+  readonly calm: number;
   /** Whether it has to move by its lag tolerance, before the capture. */
   readonly isForced: boolean;
   /** Rows not assigned to a slot. */
@@ -102,7 +108,7 @@ export function plan(request: PlanRequest): Plan {
 type Note = (job: Job, slot: number, rows: number) => void;
 
 /** Rows forced by their lag tolerance move whatever becomes of them; of others, those count that will still be clean at the capture. */
-function waitingJob({ element, rows, clean, latest }: WaitingRows, entry: number, slots: number): Job {
+function waitingJob({ element, rows, clean, calm, latest }: WaitingRows, entry: number, slots: number): Job {
   const chance = Math.min(1, Math.max(0, finite(clean)));
   const last = slots - 1;
   const isForced = latest < last;
@@ -112,6 +118,7 @@ function waitingJob({ element, rows, clean, latest }: WaitingRows, entry: number
     release: 0,
     latest: isForced ? Math.max(0, Math.floor(latest)) : last,
     clean: chance,
+    calm: finite(calm),
     isForced,
     left: Math.max(0, finite(rows)) * (isForced ? 1 : chance),
   };
@@ -124,6 +131,7 @@ function comingJobs({ element, rows, patience }: ComingRows, slots: number): Job
     release: slot + 1,
     latest: Math.min(slots - 1, slot + 1 + Math.max(0, Math.floor(patience))),
     clean: 1,
+    calm: 0,
     isForced: false,
     left: Math.max(0, finite(rows[slot])),
   })).filter(({ left }) => left > NOTHING);
@@ -133,7 +141,7 @@ function comingJobs({ element, rows, patience }: ComingRows, slots: number): Job
 function fillBackwards(waiting: readonly Job[], coming: readonly Job[], { capacity, reserve }: PlanRequest, note: Note): void {
   const queues = [
     coming.toSorted((a, b) => b.release - a.release || a.latest - b.latest),
-    waiting.toSorted((a, b) => a.clean - b.clean || a.latest - b.latest || a.entry - b.entry),
+    waiting.toSorted((a, b) => a.calm - b.calm || a.latest - b.latest || a.entry - b.entry),
   ].map((jobs) => ({ jobs, begin: 0 }));
   for (let slot = capacity.length - 1; slot > 0; slot--) {
     let free = Math.max(0, finite(capacity[slot])) / Math.max(1, finite(reserve));
@@ -157,13 +165,17 @@ function isOver(job: Job | undefined, slot: number): boolean {
 }
 
 /** What could not be put off: first what its lag tolerance forces, by deadline, then the coldest. */
-function moveNow(waiting: readonly Job[], { capacity, worth, waiting: given }: PlanRequest, note: Note): Pick<Plan, 'now' | 'order' | 'forced'> {
+function moveNow(
+  waiting: readonly Job[],
+  { capacity, worth, waiting: given }: PlanRequest,
+  note: Note,
+): Pick<Plan, 'now' | 'order' | 'forced'> {
   const now = new Float64Array(waiting.length);
   const left = waiting.filter((job) => job.left > NOTHING);
-  const forced = left.filter(({ isForced }) => isForced).toSorted((a, b) => a.latest - b.latest || b.clean - a.clean || a.entry - b.entry);
+  const forced = left.filter(({ isForced }) => isForced).toSorted((a, b) => a.latest - b.latest || b.calm - a.calm || a.entry - b.entry);
   const coldest = left
     .filter(({ isForced, clean }) => !isForced && clean >= Math.max(NOTHING, worth))
-    .toSorted((a, b) => b.clean - a.clean || a.entry - b.entry);
+    .toSorted((a, b) => b.calm - a.calm || a.entry - b.entry);
   const order: number[] = [];
   let free = Math.max(0, finite(capacity[0]));
   for (const job of [...forced, ...coldest]) {

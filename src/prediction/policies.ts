@@ -20,10 +20,12 @@ export interface Moment {
   lastMs(row: number): number;
   /** P(no change of the row before the capture). */
   clean(row: number): number;
+  /** P(no change of the row soon: in half an hour, or before the capture if that is sooner). */
+  calm(row: number): number;
   /** Rows expected to see their last change before the capture, per slot; null while nothing is known. */
-  readonly coming: readonly ComingRows[] | null;
+  readonly coming: Float64Array | null;
   /** What will come: only for policies that say so. */
-  readonly truth: { isClean(row: number): boolean; readonly coming: readonly ComingRows[]; readonly capacity: Float64Array };
+  readonly truth: { isClean(row: number): boolean; readonly coming: Float64Array; readonly capacity: Float64Array };
 }
 
 export interface Policy {
@@ -90,7 +92,7 @@ export function predictive(settings: PlanSettings): Policy {
     name: 'predictive',
     settings: { ...settings },
     streams: false,
-    choose: (moment) => (moment.coming === null ? cold.choose(moment) : planned(moment, settings, moment.coming, moment.clean, moment.capacity)),
+    choose: (moment) => (moment.coming === null ? cold.choose(moment) : planned(moment, settings, moment.coming, moment, moment.capacity)),
   };
 }
 
@@ -100,8 +102,9 @@ export function perfectForecast(settings: PlanSettings = { reserve: 1, worth: 0 
     settings: { ...settings },
     streams: false,
     choose: (moment) => {
-      const { isClean, coming, capacity } = moment.truth;
-      return planned(moment, settings, coming, (row) => (isClean(row) ? 1 : 0), capacity);
+      const { truth } = moment;
+      const known = (row: number): number => (truth.isClean(row) ? 1 : 0);
+      return planned(moment, settings, truth.coming, { clean: known, calm: known }, truth.capacity);
     },
   };
 }
@@ -121,44 +124,82 @@ export function clairvoyant(): Policy {
   };
 }
 
-/** Classes in which a plan puts rows: finer than this, chances of staying clean mean nothing. */
-const CLEAN_CLASSES = 64;
+/** What is worth comparing: every policy, the reactive ones in some variants, the predictive one in all these settings. */
+export function everyPolicy(reserves: readonly number[], worths: readonly number[]): Policy[] {
+  return [
+    none(),
+    streamEverything(),
+    ...[3, 12].map(microBatch),
+    fifo(),
+    quietFirst(),
+    ...[0.25, 0.5, 0.75].map(quietFirst),
+    perfectForecast(),
+    clairvoyant(),
+    ...reserves.flatMap((reserve) => worths.map((worth) => predictive({ reserve, worth }))),
+  ];
+}
+
+/** The same policy, with a lag tolerance of its own. */
+export function tolerating(policy: Policy, toleranceMs: number): Policy {
+  const settings = { ...policy.settings, toleranceMs };
+  return { ...policy, settings, choose: (moment) => policy.choose({ ...moment, toleranceMs }) };
+}
+
+/** Classes in which a plan puts rows: finer than this, chances mean nothing. */
+const CALM_CLASSES = 48;
+const CLEAN_CLASSES = 16;
+
+interface Group {
+  readonly rows: number[];
+  readonly latest: number;
+  clean: number;
+  calm: number;
+}
 
 function planned(
   moment: Moment,
   settings: PlanSettings,
-  coming: readonly ComingRows[],
-  clean: (row: number) => number,
+  comingRows: Float64Array,
+  chances: Pick<Moment, 'clean' | 'calm'>,
   capacity: Float64Array,
 ): readonly number[] {
-  const { dirty, nowMs, slotMs, toleranceMs } = moment;
-  const slots = capacity.length;
-  const classes = new Map<number, { rows: number[]; sum: number; latest: number }>();
-  const chances = new Map<number, number>();
-  for (const row of dirty.list()) {
-    const chance = clean(row);
-    chances.set(row, chance);
-    const latest = Math.min(slots - 1, Math.max(0, Math.floor((dirty.sinceMs(row) + toleranceMs - nowMs) / slotMs)));
-    const key = latest * (CLEAN_CLASSES + 1) + Math.round(chance * CLEAN_CLASSES);
-    const known = classes.get(key);
-    if (known === undefined) classes.set(key, { rows: [row], sum: chance, latest });
-    else {
-      known.rows.push(row);
-      known.sum += chance;
-    }
-  }
-  const groups = [...classes.values()];
-  const waiting: WaitingRows[] = groups.map(({ rows, sum, latest }) => ({ element: 0, rows: rows.length, clean: sum / rows.length, latest }));
+  const { dirty } = moment;
+  const groups = groupsOf(moment, chances, capacity.length);
+  const waiting: WaitingRows[] = groups.map(({ rows: { length }, latest, clean, calm }) => ({
+    element: 0,
+    rows: length,
+    latest,
+    clean: clean / length,
+    calm: calm / length,
+  }));
+  const coming: ComingRows[] = [{ element: 0, rows: comingRows, patience: Math.floor(moment.toleranceMs / moment.slotMs) }];
   const { now, order, forced } = plan({ ...settings, capacity, waiting, coming });
   const most = rowsNow(moment);
-  const chosen: number[] = [];
+  const moved: number[] = [];
   for (const [place, entry] of order.entries()) {
-    const { rows } = groups[entry] as { rows: number[] };
-    const count = Math.min(Math.round(now[entry] as number), most - chosen.length);
-    const rank = place < forced ? (row: number) => dirty.sinceMs(row) : (row: number) => -(chances.get(row) as number);
-    for (const row of ordered(rows, rank, count)) chosen.push(row);
+    const count = Math.min(Math.round(now[entry] as number), most - moved.length);
+    const rank = place < forced ? (row: number) => dirty.sinceMs(row) : (row: number) => -chances.calm(row);
+    for (const row of ordered((groups[entry] as Group).rows, rank, count)) moved.push(row);
   }
-  return chosen;
+  return moved;
+}
+
+/** Rows of equal prospects. */
+function groupsOf({ dirty, nowMs, slotMs, toleranceMs }: Moment, chances: Pick<Moment, 'clean' | 'calm'>, slots: number): Group[] {
+  const groups = new Map<number, Group>();
+  for (const row of dirty.list()) {
+    const [clean, calm] = [chances.clean(row), chances.calm(row)];
+    const latest = Math.min(slots - 1, Math.max(0, Math.floor((dirty.sinceMs(row) + toleranceMs - nowMs) / slotMs)));
+    const key = (latest * (CALM_CLASSES + 1) + Math.round(calm * CALM_CLASSES)) * (CLEAN_CLASSES + 1) + Math.round(clean * CLEAN_CLASSES);
+    const group = groups.get(key);
+    if (group === undefined) groups.set(key, { rows: [row], latest, clean, calm });
+    else {
+      group.rows.push(row);
+      group.clean += clean;
+      group.calm += calm;
+    }
+  }
+  return [...groups.values()];
 }
 
 function inOrder(moment: Moment, share: number, rank: (row: number) => number): readonly number[] {
@@ -168,7 +209,14 @@ function inOrder(moment: Moment, share: number, rank: (row: number) => number): 
   if (moment.capacity.length > share * cycleSlots) return forced.slice(0, most);
   if (forced.length === 0) return ordered(moment.dirty.list(), rank, most);
   const seen = new Set(forced);
-  return [...forced, ...ordered(moment.dirty.list().filter((row) => !seen.has(row)), rank, most)].slice(0, most);
+  return [
+    ...forced,
+    ...ordered(
+      moment.dirty.list().filter((row) => !seen.has(row)),
+      rank,
+      most,
+    ),
+  ].slice(0, most);
 }
 
 /** Rows that would pass their lag tolerance before the next slot begins, earliest first. */

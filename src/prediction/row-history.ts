@@ -115,13 +115,13 @@ export class RowHistory {
     gap(2);
     measures[2 + RATES + GAPS] = this.#busyness(nowMs);
     classes[0] = age;
-    classes[1] = group(1, age * RATE_CLASSES + minutes);
-    classes[2] = group(2, age * RATE_CLASSES + hours);
-    classes[3] = group(3, age * RATE_CLASSES + days);
-    classes[4] = group(4, age * GAP_CLASSES + gap1);
-    classes[5] = group(5, gap1 * GAP_CLASSES + gap2);
-    classes[6] = group(6, minutes * RATE_CLASSES + half);
-    classes[7] = group(7, ((Math.floor(nowMs / HOUR_MS) % 24) + 24) % 24);
+    classes[1] = placeIn(1, age * RATE_CLASSES + minutes);
+    classes[2] = placeIn(2, age * RATE_CLASSES + hours);
+    classes[3] = placeIn(3, age * RATE_CLASSES + days);
+    classes[4] = placeIn(4, age * GAP_CLASSES + gap1);
+    classes[5] = placeIn(5, gap1 * GAP_CLASSES + gap2);
+    classes[6] = placeIn(6, minutes * RATE_CLASSES + half);
+    classes[7] = placeIn(7, ((Math.floor(nowMs / HOUR_MS) % 24) + 24) % 24);
   }
 
   /** The logarithm of this hour's changes over those of an hour of this week. */
@@ -151,8 +151,8 @@ class DecayedCount {
   }
 }
 
-function group(index: number, place: number): number {
-  return (GROUP_STARTS[index] as number) + place;
+function placeIn(group: number, place: number): number {
+  return (GROUP_STARTS[group] as number) + place;
 }
 
 function classOf(edges: readonly number[], value: number): number {

@@ -2,10 +2,10 @@ import { Arrivals } from './arrivals.ts';
 import { DirtyRows } from './dirty-rows.ts';
 import { DailyLoad, headroom } from './headroom.ts';
 import { LagCounts } from './lag-counts.ts';
-import type { ComingRows } from './plan.ts';
 import type { Moment, Policy } from './policies.ts';
 import { quantile } from './series.ts';
 import { Survival } from './survival.ts';
+import { slotsOf } from './trace.ts';
 import type { Trace } from './trace.ts';
 
 export interface SimulationOptions {
@@ -59,26 +59,14 @@ export async function simulate(
   return walk.outcomes;
 }
 
-/** Slots of the trace, and the first change of each. */
-export function slotsOf({ atMs }: Trace, slotMs: number): { readonly startMs: number; readonly firstOf: Int32Array } {
-  const first = atMs[0] ?? 0;
-  const startMs = Math.floor(first / slotMs) * slotMs;
-  const count = Math.floor(((atMs.at(-1) ?? first) - startMs) / slotMs);
-  const firstOf = new Int32Array(count + 1);
-  let change = 0;
-  for (let slot = 0; slot <= count; slot++) {
-    while (change < atMs.length && (atMs[change] as number) < startMs + slot * slotMs) change++;
-    firstOf[slot] = change;
-  }
-  return { startMs, firstOf };
-}
-
 /** Of the rows that changed in the cycle, so many are looked at per slot to learn survival from. */
-const SAMPLED_PER_SLOT = 96;
+const SAMPLED_PER_SLOT = 32;
 const SAMPLES_HELD = 1 << 15;
 const SLOTS_HELD = 1 << 18;
 /** Load leaves this share of the capacity, however high it is. */
 const LEAST_SHARE = 0.1;
+/** How far ahead a row is asked to be calm, to be moved before others. */
+const SOON_MS = 30 * 60_000;
 
 /** One policy under way. */
 interface Run {
@@ -106,8 +94,10 @@ class Walk {
   /** When a row sees its last change of this cycle, and per slot how many do: what nobody knows beforehand. */
   readonly #finalMs: Float64Array;
   #finals = new Float64Array(0);
-  readonly #clean: Float64Array;
-  readonly #cleanAt: Int32Array;
+  readonly #clean: PerRow;
+  readonly #calm: PerRow;
+  /** Capacity of slots past that was less than a whole row. */
+  #spare = 0;
   #slot = 0;
 
   constructor(trace: Trace, policies: readonly Policy[], options: SimulationOptions) {
@@ -125,8 +115,8 @@ class Walk {
     this.#changed = new DirtyRows(rows);
     this.#lastMs = new Float64Array(rows).fill(Number.NaN);
     this.#finalMs = new Float64Array(rows);
-    this.#clean = new Float64Array(rows);
-    this.#cleanAt = new Int32Array(rows).fill(-1);
+    this.#clean = new PerRow(rows);
+    this.#calm = new PerRow(rows);
   }
 
   get outcomes(): PolicyOutcome[] {
@@ -184,7 +174,9 @@ class Walk {
     const { slotMs, toleranceMs, headroom: bounded } = this.#options;
     const left = this.#cycleSlots - inCycle;
     const capacity = bounded ? this.#capacityAhead(nowMs, left, false) : this.#fullCapacity(left);
-    const patience = Math.floor(toleranceMs / slotMs);
+    this.#spare += capacity[0] as number;
+    capacity[0] = Math.floor(this.#spare);
+    this.#spare -= capacity[0];
     const moment: Omit<Moment, 'dirty'> = {
       nowMs,
       dueMs,
@@ -193,12 +185,13 @@ class Walk {
       capacity,
       toleranceMs,
       lastMs: (row) => this.#lastMs[row] as number,
-      clean: (row) => this.#cleanOf(row, nowMs, dueMs),
-      coming: this.#arrivals.cycles === 0 ? null : [{ element: 0, rows: this.#arrivals.expected(dueMs, left), patience }],
+      clean: (row) => this.#clean.of(row, this.#slot, () => this.#survival.clean(row, nowMs, dueMs - nowMs)),
+      calm: (row) => this.#calm.of(row, this.#slot, () => this.#survival.clean(row, nowMs, Math.min(SOON_MS, dueMs - nowMs))),
+      coming: this.#arrivals.cycles === 0 ? null : this.#arrivals.expected(dueMs, left),
       truth: {
         isClean: (row) => (this.#finalMs[row] as number) < nowMs,
-        coming: [{ element: 0, rows: this.#finals.subarray(inCycle), patience }] satisfies ComingRows[],
-        capacity: bounded ? this.#capacityAhead(nowMs, left, true) : capacity,
+        coming: this.#finals.subarray(inCycle),
+        capacity: bounded ? this.#capacityAhead(nowMs, left, true).with(0, capacity[0]) : capacity,
       },
     };
     const high = this.#isHigh();
@@ -227,14 +220,6 @@ class Walk {
     );
     const resource = { name: 'load', ceiling: 1, forecast, measured: now, costPerRow: 1 / most };
     return headroom([resource], slots, { least: most * LEAST_SHARE, most }).rows;
-  }
-
-  #cleanOf(row: number, nowMs: number, dueMs: number): number {
-    if (this.#cleanAt[row] !== this.#slot) {
-      this.#cleanAt[row] = this.#slot;
-      this.#clean[row] = this.#survival.clean(row, nowMs, dueMs - nowMs);
-    }
-    return this.#clean[row] as number;
   }
 
   /** The changes of the slot come after what was decided at its beginning. */
@@ -293,6 +278,25 @@ class Walk {
 
   #isHigh(): boolean {
     return (this.#load[this.#slot] as number) > this.#options.ceiling;
+  }
+}
+
+/** A number per row that is worked out at most once in a slot, whoever asks. */
+class PerRow {
+  readonly #values: Float64Array;
+  readonly #slots: Int32Array;
+
+  constructor(rows: number) {
+    this.#values = new Float64Array(rows);
+    this.#slots = new Int32Array(rows).fill(-1);
+  }
+
+  of(row: number, slot: number, work: () => number): number {
+    if (this.#slots[row] !== slot) {
+      this.#slots[row] = slot;
+      this.#values[row] = work();
+    }
+    return this.#values[row] as number;
   }
 }
 

@@ -133,3 +133,33 @@ function numberOf(numbers: Map<string, number>, name: string): number {
   numbers.set(name, numbers.size);
   return numbers.size - 1;
 }
+
+/** When a trace begins on a grid of slots, and the first change of each slot; one more entry ends the last whole slot. */
+export function slotsOf({ atMs }: Trace, slotMs: number): { readonly startMs: number; readonly firstOf: Int32Array } {
+  const first = atMs[0] ?? 0;
+  const startMs = Math.floor(first / slotMs) * slotMs;
+  const count = Math.floor(((atMs.at(-1) ?? first) - startMs) / slotMs);
+  const firstOf = new Int32Array(count + 1);
+  let change = 0;
+  for (let slot = 0; slot <= count; slot++) {
+    while (change < atMs.length && (atMs[change] as number) < startMs + slot * slotMs) change++;
+    firstOf[slot] = change;
+  }
+  return { startMs, firstOf };
+}
+
+/** Rows that change in a cycle: the mean of the whole cycles that end by `untilMs`; 0 where there is none. */
+export function distinctPerCycle(trace: Trace, startMs: number, cycleMs: number, untilMs: number): number {
+  const cycles = Math.floor((Math.min(untilMs, trace.atMs.at(-1) ?? startMs) - startMs) / cycleMs);
+  let distinct = 0;
+  let [cycle, seen] = [-1, new Set<number>()];
+  for (const [change, atMs] of trace.atMs.entries()) {
+    const own = Math.floor((atMs - startMs) / cycleMs);
+    if (own >= cycles) break;
+    if (own !== cycle) [cycle, seen] = [own, new Set()];
+    const row = trace.row[change] as number;
+    if (!seen.has(row)) distinct++;
+    seen.add(row);
+  }
+  return cycles > 0 ? distinct / cycles : 0;
+}

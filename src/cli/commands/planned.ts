@@ -11,7 +11,6 @@ export const PLANNED_COMMANDS: Readonly<Record<string, string>> = {
   conflicts: 'the record of conflicts',
   quarantine: 'quarantine',
   plan: 'prediction',
-  simulate: 'prediction',
   archive: 'the archive',
   drill: 'drills',
 };
