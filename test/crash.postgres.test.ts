@@ -103,7 +103,7 @@ test('killed in the middle of the copy of a large table, it goes on from where i
   await primary.run(`CREATE TABLE wide (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), n int, note text);
     ALTER TABLE wide SET (autovacuum_enabled = off);
     INSERT INTO wide (n, note) SELECT n, repeat(md5(n::text), 10) FROM generate_series(1, 150000) n`);
-  expect(await foreshadow(directory, ['capture'], 'chunk-applied:4')).toMatchObject({ killed: true });
+  expect(await foreshadow(directory, ['capture'], 'chunk-applied:2')).toMatchObject({ killed: true });
   const [{ state }] = (await shadow.run(`SELECT state FROM _foreshadow.progress WHERE table_name = 'public.wide'`)) as [{ state: string }];
   const { kind, copiedRows } = JSON.parse(state) as { kind: string; copiedRows: number };
   expect(kind).toBe('copying');
