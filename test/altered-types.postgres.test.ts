@@ -5,6 +5,7 @@ import { type ShapedSystem, openShaped, queried } from './shapes.ts';
 
 const { signal } = new AbortController();
 const quiet = (): void => {};
+const PATIENCE_MS = 180_000;
 
 const SETUP = `
   CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');
@@ -93,7 +94,7 @@ test('labels of an enum are renamed, and change places', async () => {
   await altered(`ALTER TYPE mood ADD VALUE 'new' BEFORE 'happy'`);
   await alteredDown(`INSERT INTO item VALUES (50, 'new', '{new}', 1); ALTER TYPE mood RENAME VALUE 'new' TO 'newer'`);
   await stand();
-}, 120_000);
+}, PATIENCE_MS);
 
 test('attributes of a composite come, go and are renamed', async () => {
   await altered(`ALTER TYPE pair ADD ATTRIBUTE note text; INSERT INTO made VALUES (60, (1, 1, 'ok', 'n'), NULL, NULL)`);
@@ -107,7 +108,7 @@ test('attributes of a composite come, go and are renamed', async () => {
     ['r'],
   ]);
   await stand();
-}, 120_000);
+}, PATIENCE_MS);
 
 test('what a domain lets pass becomes more', async () => {
   await altered(`ALTER DOMAIN code DROP CONSTRAINT code_check; INSERT INTO domains VALUES (2, 'never', '{never}', ROW('never'))`);
@@ -115,4 +116,4 @@ test('what a domain lets pass becomes more', async () => {
     `ALTER DOMAIN code ADD CONSTRAINT short CHECK (length(VALUE) < 3) NOT VALID; ALTER DOMAIN code SET DEFAULT 'x'; INSERT INTO domains VALUES (3, 'b', '{c}', NULL)`,
   );
   await stand();
-}, 120_000);
+}, PATIENCE_MS);

@@ -5,6 +5,7 @@ import { type ShapedSystem, openShaped, queried } from './shapes.ts';
 
 const { signal } = new AbortController();
 const quiet = (): void => {};
+const PATIENCE_MS = 180_000;
 const ASKED = 'policy: { perTable: { "public.*": { insertOnly: true } } }\n';
 
 const SETUP = `
@@ -112,7 +113,7 @@ test('every insert is in captures, with duplicates; updates and deletes pass on 
   // The journal does not reach back so far: the table was compared with the primary, and is as it is there.
   expect(await counted(shaped, fifth.number, 'log')).toEqual([64, 8]);
   expect((await shaped.restored(fifth.number))['public.log']).toHaveLength(64);
-});
+}, PATIENCE_MS);
 
 test('a table goes from inserts only to all of its changes, and back, as what identifies its rows comes and goes', async () => {
   await using shaped = await openShaped(
@@ -153,7 +154,7 @@ test('a table goes from inserts only to all of its changes, and back, as what id
     [1, 1],
     [2, 2],
   ]);
-});
+}, PATIENCE_MS);
 
 test('it is asked for, and no longer asked for, from one start to the next', async () => {
   await using shaped = await openShaped('CREATE TABLE good (id int PRIMARY KEY); INSERT INTO good VALUES (1)');
@@ -176,4 +177,4 @@ test('it is asked for, and no longer asked for, from one start to the next', asy
   const last = await valid(shaped);
   expect(await queried(shaped, last.number, 'SELECT * FROM public.log ORDER BY 1')).toEqual([[2], [4]]);
   expect(await publications(shaped)).toEqual([{ inserts: false, tables: 2 }]);
-});
+}, PATIENCE_MS);
