@@ -10,10 +10,9 @@ export interface FrameRow {
   readonly crc: number;
   /** Null where the bytes name their transactions. */
   readonly spool: string | null;
-  readonly bytes: Uint8Array;
 }
 
-export interface SpooledRow extends Pick<FrameRow, 'id' | 'changes' | 'crc' | 'bytes'> {
+export interface SpooledRow extends Pick<FrameRow, 'id' | 'changes' | 'crc'> {
   readonly part: number | null;
 }
 
@@ -91,6 +90,7 @@ export function prepareStatements(db: DatabaseSync) {
     setFloor: sql('UPDATE tables SET floor = ? WHERE number = ?'),
     resetFloors: sql('UPDATE tables SET floor = ?'),
     insertFrame: sql('INSERT INTO frames VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)'),
+    bytes: sql('SELECT bytes FROM frame_bytes WHERE id = ?'),
     insertBytes: sql('INSERT INTO frame_bytes VALUES (?, ?)'),
     adoptedChanges: sql(`
       SELECT name, sum(changes) AS changes FROM frames JOIN tables ON number = tbl WHERE spool = ? AND last IS NULL GROUP BY name`),
@@ -102,14 +102,14 @@ export function prepareStatements(db: DatabaseSync) {
     insertEvent: sql('INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)'),
     // A frame that goes on with the transaction the last one ended in has the same `last` and a higher id.
     read: sql(`
-      SELECT id, first, last, changes, crc, spool, bytes FROM frames INDEXED BY frames_of_table CROSS JOIN frame_bytes USING (id)
+      SELECT id, first, last, changes, crc, spool FROM frames INDEXED BY frames_of_table
       WHERE tbl = ?1 AND last >= ?2 AND (last > ?2 OR ?3 > 0 AND id > ?3) AND id >= ?4
       ORDER BY last, id`),
     spooled: sql(`
-      SELECT id, part, changes, crc, bytes FROM frames INDEXED BY frames_of_spool CROSS JOIN frame_bytes USING (id)
+      SELECT id, part, changes, crc FROM frames INDEXED BY frames_of_spool
       WHERE spool = ?1 AND last IS ?2 AND id > ?3 AND tbl = ?4 AND (first IS NULL OR last IS NOT NULL)
       ORDER BY id LIMIT ?5`),
-    frame: sql(`SELECT frames.*, bytes, name FROM frames JOIN frame_bytes USING (id) JOIN tables ON number = tbl WHERE id = ?`),
+    frame: sql(`SELECT frames.*, name FROM frames JOIN tables ON number = tbl WHERE id = ?`),
     framesWith: sql(`
       SELECT id, lowest_transaction = highest_transaction AS whole FROM frames INDEXED BY frames_of_transaction
       WHERE highest_transaction >= ?1 AND lowest_transaction <= ?1 AND first <= ?2 AND last IS NOT NULL AND id >= ?3

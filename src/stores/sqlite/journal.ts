@@ -1,7 +1,6 @@
 import { statSync } from 'node:fs';
 import type { DatabaseSync } from 'node:sqlite';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { crc32 } from 'node:zlib';
 import { transactionIds, transactionsOf } from '../../journal/frame.ts';
 import type { Bookmark, Journal, SpooledBlock } from '../../journal/journal.ts';
 import { placeOf, prunedAway } from '../../journal/order.ts';
@@ -16,9 +15,9 @@ import type {
   TransactionPart,
   TransactionPiece,
 } from '../../model/change.ts';
-import { ForeshadowError } from '../../model/errors.ts';
 import { ORIGIN, type Position, maxPosition, minPosition, parsePosition, position } from '../../model/position.ts';
 import type { TableName } from '../../model/schema.ts';
+import { FrameBytes, journalDamaged } from './frame-bytes.ts';
 import { type JournalFile, journalFailure, openJournalFile } from './journal-file.ts';
 import {
   type AdoptedRow,
@@ -65,6 +64,11 @@ interface Interned {
   prunedId: number;
 }
 
+interface Fetched {
+  readonly row: FrameRow;
+  readonly bytes: Buffer;
+}
+
 interface State {
   readonly head: Bookmark | null;
   readonly began: Position;
@@ -77,6 +81,7 @@ class SqliteJournal implements Journal {
   readonly #file: JournalFile;
   readonly #db: DatabaseSync;
   readonly #sql: Statements;
+  readonly #bytes: FrameBytes;
   readonly #tables = new Map<TableName, Interned>();
   #state: State;
   /** Whether a commit waits for the disk. */
@@ -89,8 +94,9 @@ class SqliteJournal implements Journal {
     this.#db = file.db;
     this.#sql = prepareStatements(file.db);
     const row = this.#sql.state.get() as unknown as StateRow | undefined;
-    if (row === undefined) throw new ForeshadowError('JOURNAL_ACCESS', `the journal ${file.path} is damaged: its state is gone`, DAMAGE);
+    if (row === undefined) throw journalDamaged(file.path, 'its state is gone');
     this.id = row.id;
+    this.#bytes = new FrameBytes(file.path, this.#sql);
     this.#state = {
       head: row.head === null ? null : { at: parsePosition(row.head), evidence: row.evidence ?? '' },
       began: row.began === null ? ORIGIN : parsePosition(row.began),
@@ -168,9 +174,9 @@ class SqliteJournal implements Journal {
       const from = [transactionText(transaction), at, Math.max(place, this.#state.firstId - 1), known.number] as const;
       const rows = this.#reading(() => this.#sql.spooled.all(...from, SPOOLED_FRAMES)) as unknown as SpooledRow[];
       if (rows.length === 0) return;
-      for (const { id, part, changes, ...row } of rows) {
+      for (const { id, part, changes, crc } of rows) {
         place = id;
-        const bytes = this.#checked(row, `a frame of ${table} in a transaction that came in pieces`);
+        const bytes = this.#reading(() => this.#bytes.of(id, crc, `a frame of ${table} in a transaction that came in pieces`));
         yield { place, block: { table, first: null, part, changes, bytes } };
       }
     }
@@ -201,15 +207,15 @@ class SqliteJournal implements Journal {
     for (;;) {
       const lost = known.floor > at || (known.floor === at && known.prunedId > id);
       if (id > 0 && (lost || this.#state.firstId !== firstId)) throw prunedAway(table, at, maxPosition(known.floor, this.#state.began));
-      const rows = this.#fetch(known.number, at, id, to);
-      if (rows.length === 0) return;
-      for (const row of rows) {
+      const fetched = this.#fetch(table, known.number, { at, id, to });
+      if (fetched.length === 0) return;
+      for (const { row, bytes } of fetched) {
         signal.throwIfAborted();
         at = row.last as Position;
         id = row.id;
         if (row.spool === null) within = null;
         else if (within?.transaction.at !== at) within = this.#adoptedAt(at);
-        yield this.#blockOf(table, row, within);
+        yield blockOf(table, row, bytes, within);
       }
     }
   }
@@ -251,7 +257,8 @@ class SqliteJournal implements Journal {
       if (found.size === wanted.size) break;
       const row = this.#reading(() => this.#sql.frame.get(id)) as unknown as (FrameRow & { name: TableName }) | undefined;
       if (row === undefined) continue;
-      for (const transaction of transactionsOf(this.#blockOf(row.name, row, null))) {
+      const bytes = this.#bytes.of(id, row.crc, `a frame of ${row.name} at ${row.last}`);
+      for (const transaction of transactionsOf(blockOf(row.name, row, bytes, null))) {
         if (transaction.at <= upTo && wanted.has(transaction.id)) found.add(transaction.id);
       }
       await nextTurn();
@@ -316,43 +323,30 @@ class SqliteJournal implements Journal {
     }
   }
 
-  #fetch(table: number, at: Position, id: number, to: Position): FrameRow[] {
+  /** With their bytes: before the next turn they may be pruned. */
+  #fetch(table: TableName, number: number, { at, id, to }: { at: Position; id: number; to: Position }): Fetched[] {
     return this.#reading(() => {
-      const rows: FrameRow[] = [];
-      let bytes = 0;
-      const frames = this.#sql.read.iterate(table, at, id, this.#state.firstId) as unknown as Iterable<FrameRow>;
+      const fetched: Fetched[] = [];
+      let size = 0;
+      const frames = this.#sql.read.iterate(number, at, id, this.#state.firstId) as unknown as Iterable<FrameRow>;
       for (const row of frames) {
         // In order, and beginnings rise with ends: no later frame can begin in range.
         if (row.first > to) break;
-        rows.push(row);
-        bytes += row.bytes.length;
-        if (bytes >= READ_AHEAD_BYTES || rows.length >= READ_AHEAD_FRAMES) break;
+        const bytes = this.#bytes.of(row.id, row.crc, `a frame of ${table} at ${row.last}`);
+        fetched.push({ row, bytes });
+        size += bytes.length;
+        if (size >= READ_AHEAD_BYTES || fetched.length >= READ_AHEAD_FRAMES) break;
       }
-      return rows;
+      return fetched;
     });
-  }
-
-  #blockOf(table: TableName, row: FrameRow, within: EndedTransaction | null): ChangeBlock {
-    const bytes = this.#checked(row, `a frame of ${table} at ${row.last}`);
-    return { table, first: row.first as Position, last: row.last as Position, changes: row.changes, bytes, within };
-  }
-
-  #checked({ bytes, crc }: Pick<FrameRow, 'bytes' | 'crc'>, what: string): Buffer {
-    const held = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    if (crc32(held) !== crc) throw this.#damaged(what);
-    return held;
   }
 
   #adoptedAt(at: Position): EndedTransaction {
     const row = this.#reading(() => this.#sql.adopted.get(at)) as unknown as AdoptedRow | undefined;
-    if (row === undefined) throw this.#damaged(`the transaction at ${at}`);
+    if (row === undefined) throw journalDamaged(this.#file.path, `the transaction at ${at}`);
     const dropped = new Set(row.dropped === '' ? [] : row.dropped.split(' ').map(Number));
     const id = BigInt(`0x${row.spool}`) as TransactionId;
     return { transaction: { id, at, committedAtMicros: BigInt(row.committed_micros) }, dropped };
-  }
-
-  #damaged(what: string): ForeshadowError {
-    return new ForeshadowError('JOURNAL_ACCESS', `the journal ${this.#file.path} is damaged: ${what}`, DAMAGE);
   }
 
   #adopt(ended: EndedTransaction, adopted: Map<TableName, number>): void {
@@ -373,8 +367,7 @@ class SqliteJournal implements Journal {
     const { lowest, highest } = idRange(block);
     const { first, last, changes, bytes, within } = block;
     const spool = within === null ? null : lowest;
-    this.#sql.insertFrame.run(id, table.number, first, last, changes, lowest, highest, spool, null, crc32(bytes));
-    this.#sql.insertBytes.run(id, bytes);
+    this.#sql.insertFrame.run(id, table.number, first, last, changes, lowest, highest, spool, null, this.#bytes.insert(id, bytes));
   }
 
   #insertSpooled(id: number, table: Interned, transaction: TransactionId, { first, part, changes, bytes, ...block }: OpenBlock): void {
@@ -382,8 +375,7 @@ class SqliteJournal implements Journal {
     // Whole transactions before it may stand in the same bytes.
     const named = { table: block.table, first: first ?? ORIGIN, last: ORIGIN, changes, bytes, within: null };
     const { lowest, highest } = first === null ? { lowest: spool, highest: spool } : idRange(named);
-    this.#sql.insertFrame.run(id, table.number, first, null, changes, lowest, highest, spool, part, crc32(bytes));
-    this.#sql.insertBytes.run(id, bytes);
+    this.#sql.insertFrame.run(id, table.number, first, null, changes, lowest, highest, spool, part, this.#bytes.insert(id, bytes));
   }
 
   /** `fresh` takes the tables that are new in a transaction: they are known only once it has committed. */
@@ -408,8 +400,10 @@ class SqliteJournal implements Journal {
       this.#db.exec('BEGIN IMMEDIATE');
       const result = work();
       this.#db.exec('COMMIT');
+      this.#bytes.ended(true);
       return result;
     } catch (error) {
+      this.#bytes.ended(false);
       if (this.#db.isOpen && this.#db.isTransaction) this.#db.exec('ROLLBACK');
       throw journalFailure(this.#file.path, 'write', error);
     }
@@ -424,9 +418,9 @@ class SqliteJournal implements Journal {
   }
 }
 
-const DAMAGE = {
-  remedy: 'Move the file away and start again: tracking begins anew, and the tables are resynced by comparison.',
-};
+function blockOf(table: TableName, row: FrameRow, bytes: Buffer, within: EndedTransaction | null): ChangeBlock {
+  return { table, first: row.first as Position, last: row.last as Position, changes: row.changes, bytes, within };
+}
 
 function idRange(block: ChangeBlock): { readonly lowest: string; readonly highest: string } {
   const ids = transactionIds(block);
