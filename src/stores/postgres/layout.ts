@@ -59,6 +59,9 @@ export interface StoredColumns {
   readonly began: CaptureNumber;
 }
 
+/** Types of a few bytes, always the same. */
+const SHORT = /^(smallint|integer|bigint|boolean|real|double precision|date|time|timestamp|uuid|money|oid)\b(?!.*\]$)/;
+
 /** Splits `schema.table` as tables of PostgreSQL are named; a name without a schema lies in `public`. */
 export function splitName(table: TableName): { schema: string; name: string } {
   const dot = table.indexOf('.');
@@ -171,10 +174,16 @@ export class Layout {
     return [...columns, SINCE].map((name) => `${name} = excluded.${name}`).join(', ');
   }
 
-  /** The images of two rows differ: types without equality, the scale of a numeric, the sign of a zero count. */
+  /**
+   * The images of two rows differ: types without equality, the scale of a numeric, the sign of a zero count. Long values are looked at
+   * only where the short ones are equal, for a record takes them in whole: fetched from where they lie out of line, and decompressed.
+   */
   differs(a: string, b: string, columns: readonly string[] = this.columns): string {
-    const row = (alias: string): string => `ROW(${columns.map((name) => `${alias}.${name}`).join(', ')})::record`;
-    return `${row(a)} OPERATOR(pg_catalog.*<>) ${row(b)}`;
+    const short = columns.filter((name) => this.#isShort(name));
+    const long = columns.filter((name) => !this.#isShort(name));
+    const row = (alias: string, names: readonly string[]): string => `ROW(${names.map((name) => `${alias}.${name}`).join(', ')})::record`;
+    const images = [short, long].filter((names) => names.length > 0);
+    return `(${images.map((names) => `${row(a, names)} OPERATOR(pg_catalog.*<>) ${row(b, names)}`).join(' OR ')})`;
   }
 
   /** Rows as of a capture, with the columns of the table; `where` is a condition on the alias `r`. */
@@ -204,6 +213,10 @@ export class Layout {
   /** How values of a column of the key are compared for equality. */
   operator(index: number): string {
     return this.#operators(index).equal;
+  }
+
+  #isShort(name: string): boolean {
+    return SHORT.test(this.segment.schema.columns[this.columns.indexOf(name)]?.type ?? '');
   }
 
   #operators(index: number): KeyOperators {
