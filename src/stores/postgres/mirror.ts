@@ -4,6 +4,7 @@ import { OWN_PREFIX, type TableName, type TableSchema } from '../../model/schema
 import { identifier, literal } from './connection.ts';
 import { guardDdl } from './guard.ts';
 import { insertedDdl, type PackedColumn } from './inserted.ts';
+import { storedAsTheyCome } from './storage.ts';
 import {
   FOREIGN_LITERAL,
   type KeyOperators,
@@ -142,6 +143,7 @@ function segmentDdl(layout: Layout, collatable: ReadonlySet<number>): string[] {
      ALTER TABLE ${layout.live} ${layout.key.map((name) => `ALTER ${name} SET NOT NULL`).join(', ')}`,
     ...keylessDefaults(layout),
     `CREATE TABLE ${layout.history} (${columns}, ${SINCE} bigint NOT NULL, ${UNTIL} bigint NOT NULL)`,
+    storedAsTheyCome(layout.history),
     `CREATE INDEX ON ${layout.history} (${key})`,
     `CREATE INDEX ON ${layout.history} USING brin (${UNTIL}) WITH (pages_per_range = 16, autosummarize = on)`,
     ...insertedDdl(layout, collatable),

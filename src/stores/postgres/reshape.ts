@@ -9,6 +9,7 @@ import { Layout, OWN_SCHEMA, qualified, type Segment, splitName, type StoredColu
 import { addSegment } from './mirror.ts';
 import { releaseIndexes } from './mirrored-indexes.ts';
 import { endSegment, liveLayout, segmentsIn, storeProgress } from './segments.ts';
+import { storedAsTheyCome } from './storage.ts';
 import { readOidShapes } from './type-oids.ts';
 import type { Wire } from './wire.ts';
 
@@ -149,7 +150,7 @@ function columnDdl(layout: Layout, plan: Plan): string[] {
       if (initial !== null) statements.push(`ALTER TABLE ${into} ALTER COLUMN ${column} DROP DEFAULT`);
     }
   }
-  return statements;
+  return [...statements, storedAsTheyCome(layout.history)];
 }
 
 /** Gives the live table the name that the primary's has now. */

@@ -1,6 +1,7 @@
 import { eachRow, RowList, type Rows } from '../../model/rows.ts';
 import { ABSENT, cellsOf, type KeyTuple } from '../../model/tuple.ts';
 import type { Layout } from './layout.ts';
+import { storedAsTheyCome } from './storage.ts';
 import type { Parameter, Wire } from './wire.ts';
 
 /** Rows to select from, by the columns' names in the live table. The parameters go with each statement that does. */
@@ -79,7 +80,9 @@ async function fill(wire: Wire, table: string, like: string, kind: 'rows' | 'pat
     const name = table.slice('pg_temp.'.length);
     const spare = staging.made.size < STAGES_MAX ? undefined : [...staging.made].find((each) => !staging.filled.has(each));
     const drop = spare === undefined ? '' : `DROP TABLE IF EXISTS ${spare}; `;
-    await wire.query(`${drop}CREATE TEMP TABLE IF NOT EXISTS ${name} ON COMMIT DELETE ROWS AS ${like} WITH NO DATA`);
+    await wire.query(
+      `${drop}CREATE TEMP TABLE IF NOT EXISTS ${name} ON COMMIT DELETE ROWS AS ${like} WITH NO DATA; ${storedAsTheyCome(table)}`,
+    );
     if (spare !== undefined) staging.made.delete(spare);
   }
   staging.made.delete(table);
