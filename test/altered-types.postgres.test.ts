@@ -85,35 +85,47 @@ async function alteredDown(down: string): Promise<void> {
   await follows();
 }
 
-test('labels of an enum are renamed, and change places', async () => {
-  await follows();
-  await altered(`ALTER TYPE mood RENAME VALUE 'sad' TO 'glum'`);
-  await alteredDown(
-    `ALTER TYPE mood RENAME VALUE 'glum' TO 'x'; ALTER TYPE mood RENAME VALUE 'ok' TO 'glum'; ALTER TYPE mood RENAME VALUE 'x' TO 'ok'; INSERT INTO by_mood VALUES ('glum', 3)`,
-  );
-  await altered(`ALTER TYPE mood ADD VALUE 'new' BEFORE 'happy'`);
-  await alteredDown(`INSERT INTO item VALUES (50, 'new', '{new}', 1); ALTER TYPE mood RENAME VALUE 'new' TO 'newer'`);
-  await stand();
-}, PATIENCE_MS);
+test(
+  'labels of an enum are renamed, and change places',
+  async () => {
+    await follows();
+    await altered(`ALTER TYPE mood RENAME VALUE 'sad' TO 'glum'`);
+    await alteredDown(
+      `ALTER TYPE mood RENAME VALUE 'glum' TO 'x'; ALTER TYPE mood RENAME VALUE 'ok' TO 'glum'; ALTER TYPE mood RENAME VALUE 'x' TO 'ok'; INSERT INTO by_mood VALUES ('glum', 3)`,
+    );
+    await altered(`ALTER TYPE mood ADD VALUE 'new' BEFORE 'happy'`);
+    await alteredDown(`INSERT INTO item VALUES (50, 'new', '{new}', 1); ALTER TYPE mood RENAME VALUE 'new' TO 'newer'`);
+    await stand();
+  },
+  PATIENCE_MS,
+);
 
-test('attributes of a composite come, go and are renamed', async () => {
-  await altered(`ALTER TYPE pair ADD ATTRIBUTE note text; INSERT INTO made VALUES (60, (1, 1, 'ok', 'n'), NULL, NULL)`);
-  await alteredDown(`ALTER TYPE pair DROP ATTRIBUTE gone`);
-  await altered(`ALTER TYPE nest ADD ATTRIBUTE k int`);
-  await alteredDown(
-    `ALTER TYPE pair RENAME ATTRIBUTE note TO remark; ALTER TYPE pair DROP ATTRIBUTE remark, ADD ATTRIBUTE r2 text; INSERT INTO by_pair VALUES ((9, 'glum', 'z'), 9)`,
-  );
-  await alteredDown(`ALTER TYPE pair RENAME ATTRIBUTE r2 TO r3; UPDATE made SET p.r3 = 'r'`);
-  expect(await queried(shaped, (kept.at(-1) as Kept).number, 'SELECT DISTINCT (p).r3 FROM public.made WHERE p IS NOT NULL')).toEqual([
-    ['r'],
-  ]);
-  await stand();
-}, PATIENCE_MS);
+test(
+  'attributes of a composite come, go and are renamed',
+  async () => {
+    await altered(`ALTER TYPE pair ADD ATTRIBUTE note text; INSERT INTO made VALUES (60, (1, 1, 'ok', 'n'), NULL, NULL)`);
+    await alteredDown(`ALTER TYPE pair DROP ATTRIBUTE gone`);
+    await altered(`ALTER TYPE nest ADD ATTRIBUTE k int`);
+    await alteredDown(
+      `ALTER TYPE pair RENAME ATTRIBUTE note TO remark; ALTER TYPE pair DROP ATTRIBUTE remark, ADD ATTRIBUTE r2 text; INSERT INTO by_pair VALUES ((9, 'glum', 'z'), 9)`,
+    );
+    await alteredDown(`ALTER TYPE pair RENAME ATTRIBUTE r2 TO r3; UPDATE made SET p.r3 = 'r'`);
+    expect(await queried(shaped, (kept.at(-1) as Kept).number, 'SELECT DISTINCT (p).r3 FROM public.made WHERE p IS NOT NULL')).toEqual([
+      ['r'],
+    ]);
+    await stand();
+  },
+  PATIENCE_MS,
+);
 
-test('what a domain lets pass becomes more', async () => {
-  await altered(`ALTER DOMAIN code DROP CONSTRAINT code_check; INSERT INTO domains VALUES (2, 'never', '{never}', ROW('never'))`);
-  await alteredDown(
-    `ALTER DOMAIN code ADD CONSTRAINT short CHECK (length(VALUE) < 3) NOT VALID; ALTER DOMAIN code SET DEFAULT 'x'; INSERT INTO domains VALUES (3, 'b', '{c}', NULL)`,
-  );
-  await stand();
-}, PATIENCE_MS);
+test(
+  'what a domain lets pass becomes more',
+  async () => {
+    await altered(`ALTER DOMAIN code DROP CONSTRAINT code_check; INSERT INTO domains VALUES (2, 'never', '{never}', ROW('never'))`);
+    await alteredDown(
+      `ALTER DOMAIN code ADD CONSTRAINT short CHECK (length(VALUE) < 3) NOT VALID; ALTER DOMAIN code SET DEFAULT 'x'; INSERT INTO domains VALUES (3, 'b', '{c}', NULL)`,
+    );
+    await stand();
+  },
+  PATIENCE_MS,
+);

@@ -30,7 +30,7 @@ afterEach(async () => {
 });
 
 function config(policy: string): ReturnType<typeof parseConfig> {
-  const text = `dataSet: shop\nprimary: "${primary.url}"\nshadow: "${shadow.url}"\ntables: ["public.*"]\npolicy: ${policy}\n`;
+  const text = `dataSet: indexed\nprimary: "${primary.url}"\nshadow: "${shadow.url}"\ntables: ["public.*"]\npolicy: ${policy}\n`;
   return parseConfig(text, join(directory, 'foreshadow.yaml'), {});
 }
 

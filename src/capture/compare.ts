@@ -111,6 +111,9 @@ export async function compareChunk(
     if (agree(schema, expected, row)) continue;
     unequal.push({ key: keyOfIdentity(identity), expected, found: row, rewritten: entry !== undefined });
   }
+  // What changed since may have been lost, or rows moved without a change: what is unequal then says nothing of the shadow.
+  const [event] = unequal.length === 0 ? [] : await parts.journal.events(schema.table, stand.position, fence.snapshot.end);
+  if (event !== undefined) return inconclusive(`not to be told since the capture: ${event.reason}`);
   return { compared: identities.size - witnessed, witnessed, unequal, through, inconclusive: null, unpaired: false };
 }
 
@@ -159,9 +162,6 @@ function consider(
 /** The journaled changes after the stand that the fence includes, or why they cannot be had. */
 async function overlaid(journal: Journal, schema: TableSchema, stand: Stand, fence: Fence, signal: AbortSignal): Promise<Pending | string> {
   const range = { after: stand.position, upTo: fence.snapshot.end };
-  // What changed may have been lost, or moved without a change: rows alone do not tell what the shadow should show.
-  const [event] = await journal.events(schema.table, range.after, range.upTo);
-  if (event !== undefined) return `not to be told since the capture: ${event.reason}`;
   const overlay = new Pending(schema, range.after, OVERLAY_LIMIT, { admits: (ref) => fence.snapshot.includes(ref) });
   try {
     await fold(journal.read(schema.table, range.after, range.upTo, signal), range, overlay);
