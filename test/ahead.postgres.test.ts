@@ -8,7 +8,8 @@ import { parseConfig } from '../src/app/config.ts';
 import type { LocalSystem } from '../src/app/local-system.ts';
 import { openSystem } from '../src/app/system.ts';
 import { foreshadow } from './command.ts';
-import { type TestDatabase, createDatabase } from './postgres.ts';
+import type { EmbeddedServer } from '../src/stores/postgres/embedded.ts';
+import { type TestDatabase, createDatabase, startServer } from './postgres.ts';
 
 /** Large transactions that are written to the shadow before they commit, and what may come between. */
 const { signal } = new AbortController();
@@ -17,6 +18,8 @@ const GIVEN_UP = 'a large transaction is written after its commit after all';
 
 let directory: string;
 let config: string;
+/** Its own: whoever makes a slot on the server waits for every transaction that is open there, and what is written ahead gives way. */
+let server: EmbeddedServer;
 let primary: TestDatabase;
 let shadow: TestDatabase;
 let system: LocalSystem;
@@ -27,8 +30,9 @@ let base = 0;
 
 beforeAll(async () => {
   directory = await mkdtemp(join(tmpdir(), 'foreshadow-ahead-'));
-  primary = await createDatabase();
-  shadow = await createDatabase();
+  server = await startServer({});
+  primary = await createDatabase({ server: server.url });
+  shadow = await createDatabase({ server: server.url });
   config = `dataSet: ahead\nprimary: "${primary.url}"\nshadow: "${shadow.url}"\ntables: ["public.*"]\n`;
   await writeFile(join(directory, 'foreshadow.yaml'), config, { mode: 0o600 });
   // The least there is: a few hundred rows do not fit.
@@ -45,6 +49,7 @@ afterAll(async () => {
   await system[Symbol.asyncDispose]();
   await primary[Symbol.asyncDispose]();
   await shadow[Symbol.asyncDispose]();
+  await server.stop();
   await rm(directory, { recursive: true, force: true });
 });
 
