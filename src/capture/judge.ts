@@ -254,7 +254,8 @@ export class Judge {
     const skipped = new Set(outcome.coverage.skipped.map(({ table }) => table));
     const still = Array.from(await suspects(catalog)).filter((table) => skipped.has(table));
     const found = [...outcome.differences, ...outcome.untold].map(({ schema }) => schema.table);
-    await catalog.write('suspect', Array.from(new Set([...still, ...found])));
+    const unconfirmed = Array.from(outcome.unconfirmed.keys(), ({ table }) => table);
+    await catalog.write('suspect', Array.from(new Set([...still, ...found, ...unconfirmed])));
   }
 
   async #diagnose(differences: ValidationOutcome['differences'], cut: CaptureRecord, signal: AbortSignal): Promise<DiagnosedDifference[]> {

@@ -39,6 +39,8 @@ export interface ValidationOutcome {
   readonly differences: readonly TableDifference[];
   /** Rows of the primary that are not there, of tables of which only inserts are tracked: no difference, and not as it should be. */
   readonly untold: readonly TableDifference[];
+  /** Tables where something differed that a second fence could neither confirm nor clear, and why. */
+  readonly unconfirmed: ReadonlyMap<TableSchema, string>;
   /** Differences found beyond those kept. */
   readonly more: number;
   readonly cursors: ReadonlyMap<TableSchema, Cursor>;
@@ -61,6 +63,7 @@ export class Validation {
   #witnessed = 0;
   #more = 0;
   readonly #untold: TableDifference[] = [];
+  readonly #unconfirmed = new Map<TableSchema, string>();
   #leftMs: number;
   #shareMs = 0;
 
@@ -87,12 +90,15 @@ export class Validation {
       skipped: this.#skipped,
       ...(insertOnly.length === 0 ? {} : { insertOnly }),
     };
-    return { coverage, differences: this.#differences, untold: this.#untold, more: this.#more, cursors: this.#cursors };
+    const found = { differences: this.#differences, untold: this.#untold, unconfirmed: this.#unconfirmed, more: this.#more };
+    return { coverage, ...found, cursors: this.#cursors };
   }
 
-  /** Of a table of which only inserts are tracked, an update looks like an insert that was missed. */
   #doubt(schema: TableSchema): string | null {
+    const unconfirmed = this.#unconfirmed.get(schema);
+    if (unconfirmed !== undefined) return unconfirmed;
     if (!this.#untold.some((each) => each.schema === schema)) return null;
+    // An update looks like an insert that was missed.
     return 'insert-only by policy, and the primary has rows that were not inserted as they are: they were updated there, or missed';
   }
 
@@ -151,7 +157,7 @@ export class Validation {
     return outcome;
   }
 
-  /** A difference that a later fence does not show was none. */
+  /** A difference that a later fence does not show was none, unless that fence cannot show it. */
   async #confirm(schema: TableSchema, unequal: readonly Unequal[], signal: AbortSignal): Promise<void> {
     const kept = schema.insertOnly === true ? this.#untold : this.#differences;
     const known = new Set(kept.filter((each) => each.schema === schema).map(({ key }) => key.toString('latin1')));
@@ -161,6 +167,10 @@ export class Validation {
       if (kept.length < DIFFERENCES_KEPT) kept.push({ ...each, schema });
       else if (kept === this.#differences) this.#more++;
     }
+    // Of what changed between the fences the later one shows what the journal says, and no longer what the shadow holds.
+    const changed = again.witnessed > again.unequal.filter(({ rewritten }) => rewritten).length;
+    const reason = again.inconclusive ?? (changed ? 'rows that differed changed before they could be compared again' : null);
+    if (reason !== null) this.#unconfirmed.set(schema, reason);
   }
 
   #chunk(schema: TableSchema, scope: CompareScope, signal: AbortSignal): Promise<CompareOutcome> {
