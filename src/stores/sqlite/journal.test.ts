@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { DatabaseSync } from 'node:sqlite';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { FOREVER, ORDERS, at, batchOf, piece, rowsIn } from '../../journal/batches.contract.ts';
+import { FOREVER, ORDERS, at, batchOf, eventAt, piece, rowsIn } from '../../journal/batches.contract.ts';
 import { describeJournal } from '../../journal/journal.contract.ts';
 import type { TransactionId } from '../../model/change.ts';
 import { commitEndOf } from '../../model/position.ts';
@@ -114,6 +114,24 @@ describe('the journal as a SQLite file', () => {
       expect(await rowsIn(first, ORDERS, at(10), at(1_000_000))).toEqual(expected);
       await first[Symbol.asyncDispose]();
     }
+  });
+
+  test('pruning that a crash cut off does not come back to less: what it deleted is not read as nothing', async () => {
+    let journal = await openSqliteJournal(path);
+    await journal.begin({ at: at(10), evidence: 'begun' });
+    for (let n = 10; n < 210; n++) {
+      const batch = batchOf(n, [{ end: n + 1, rows: { orders: [n + 1] } }], n === 19 ? { events: [eventAt(20)] } : {});
+      await journal.append(batch, '');
+    }
+    const cut = journal.prune(new Map([[ORDERS, at(200)]])).catch(() => undefined);
+    await journal[Symbol.asyncDispose]();
+    await cut;
+    journal = await openSqliteJournal(path);
+    await journal.prune(new Map([[ORDERS, at(25)]]));
+    await expect(rowsIn(journal, ORDERS, at(25), at(1000))).rejects.toMatchObject({ code: 'JOURNAL_GAP' });
+    await journal.prune(new Map([[ORDERS, at(205)]]));
+    expect(await rowsIn(journal, ORDERS, at(205), at(1000))).toEqual([206, 207, 208, 209, 210].map((n) => `${n}:${n}`));
+    await journal[Symbol.asyncDispose]();
   });
 
   test('a second process is kept out, and gets it as soon as the first has died', async () => {

@@ -272,7 +272,8 @@ class SqliteJournal implements Journal {
       const known = this.#tables.get(table);
       if (known === undefined) return [];
       const top = this.#reading(() => this.#sql.pruneTop.get(known.number, through, firstId)) as unknown as PruneRow | undefined;
-      return top === undefined ? [] : [{ known, floor: parsePosition(top.last), id: top.id }];
+      // A crash may have cut off the deletion up to a floor that is higher: what lies below it is not whole.
+      return top === undefined ? [] : [{ known, floor: maxPosition(known.floor, parsePosition(top.last)), id: top.id }];
     });
     if (tops.length === 0) return;
     // The floors go down first: from here on nobody can begin to read what is being deleted, nor after a crash half-way.
@@ -280,8 +281,8 @@ class SqliteJournal implements Journal {
       for (const { known, floor } of tops) this.#sql.setFloor.run(floor, known.number);
     });
     for (const { known, floor, id } of tops) {
+      known.prunedId = floor > known.floor ? id : Math.max(id, known.prunedId);
       known.floor = floor;
-      known.prunedId = id;
     }
     // What is begun anew meanwhile may count from lower.
     const belowId = this.#nextId;
