@@ -32,13 +32,17 @@ export async function applyAhead(wire: Wire, work: AheadWork, signal: AbortSigna
   };
   // The next rows are made while these are written.
   let writing = Promise.resolve();
-  for await (const rows of work.rows) {
+  try {
+    for await (const rows of work.rows) {
+      await writing;
+      signal.throwIfAborted();
+      writing = write(rows);
+      writing.catch(() => undefined);
+    }
+  } finally {
+    // Also where rows come no more: what is written after the transaction was rolled back would be written for good.
     await writing;
-    signal.throwIfAborted();
-    writing = write(rows);
-    writing.catch(() => undefined);
   }
-  await writing;
   await step.finish();
   const { from, to } = work.reached();
   await requireAt(wire, table, layout.segment.id, from);
