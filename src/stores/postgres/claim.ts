@@ -45,7 +45,10 @@ export class Claim {
     }
   }
 
-  /** Begins every write transaction, right after BEGIN, or with it: `first` is sent along. Throws FENCED. */
+  /**
+   * Begins every write transaction, right after BEGIN, or with it: `first` is sent along. Throws FENCED. The token is no key: a lock of
+   * keys alone would not keep a newer claim from writing it.
+   */
   async verify(wire: Wire, first = ''): Promise<void> {
     if (this.#token === null) {
       throw new ForeshadowError('FENCED', `The shadow at ${placeOf(this.#url)} is not claimed by this process`, {
@@ -53,7 +56,7 @@ export class Claim {
       });
     }
     if (this.#wire?.broken !== false) throw this.#fenced('the connection that held the claim was lost');
-    const results = await wire.query(`${first}; SELECT token FROM ${OWN_SCHEMA}.claim WHERE token = ${this.#token} FOR KEY SHARE`);
+    const results = await wire.query(`${first}; SELECT token FROM ${OWN_SCHEMA}.claim WHERE token = ${this.#token} FOR SHARE`);
     if (results.at(-1)?.rows.length !== 1) throw this.#fenced('another instance took it over');
   }
 

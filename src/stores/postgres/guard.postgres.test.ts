@@ -9,7 +9,7 @@ import { position } from '../../model/position.ts';
 import type { Generation, Progress } from '../../model/progress.ts';
 import type { TableName, TableSchema } from '../../model/schema.ts';
 import { type KeyTuple, packTuple, type Tuple } from '../../model/tuple.ts';
-import type { ApplyReport, Shadow } from '../../shadowing/shadow.ts';
+import type { ApplyReport, RowBatch, Shadow } from '../../shadowing/shadow.ts';
 import { openPostgresShadow } from './shadow.ts';
 
 const never = new AbortController().signal;
@@ -97,10 +97,11 @@ afterEach(async () => {
   await database[Symbol.asyncDispose]();
 });
 
-async function running(): Promise<number> {
-  const sql = `SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'`;
-  return (await database.run(sql)).length;
+async function sessions(condition: string): Promise<number> {
+  return (await database.run(`SELECT FROM pg_stat_activity WHERE datname = current_database() AND ${condition}`)).length;
 }
+
+const running = (): Promise<number> => sessions(`wait_event = 'PgSleep'`);
 
 const ordered = (rows: ReadonlyMap<number, number>): [number, number][] => [...rows].toSorted(([a], [b]) => a - b);
 
@@ -225,6 +226,36 @@ describe('the claim', () => {
       await expect(writer.catalog.write('parked', 1)).rejects.toMatchObject({ code: 'FENCED' });
       expect(ordered(await writer.rowsAt(1))).toEqual([[1, 1]]);
     } finally {
+      await next.shadow[Symbol.asyncDispose]();
+    }
+  });
+
+  test('lost with its connection, it is not had by the next before what was being written has come to its end', async () => {
+    await writer.apply(new Map([[1, 1]]));
+    const writing = Promise.withResolvers<void>();
+    const ended = Promise.withResolvers<void>();
+    async function* rows(): AsyncGenerator<RowBatch> {
+      yield { deletes: [], puts: [row(2, 2)], fresh: false };
+      writing.resolve();
+      await ended.promise;
+    }
+    const low = position(9n);
+    const progress = { ...writer.progress, low, high: low };
+    const works = [{ table: TABLE, rows: rows(), progress, state: { kind: 'live' as const }, savedThrough: NO_CAPTURE }];
+    const written = writer.shadow.apply(works, never);
+    await writing.promise;
+    await database.run(`SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+      WHERE application_name = 'foreshadow claim' AND datname = current_database()`);
+    const next = new Writer(await openPostgresShadow(database.url));
+    let claimed = false;
+    try {
+      const claiming = next.shadow.claim('the next').then(() => (claimed = true));
+      await expect.poll(async () => claimed || (await sessions(`wait_event_type = 'Lock'`)) > 0).toBe(true);
+      expect(claimed).toBe(false);
+      ended.resolve();
+      await Promise.all([claiming, written]);
+    } finally {
+      ended.resolve();
       await next.shadow[Symbol.asyncDispose]();
     }
   });
