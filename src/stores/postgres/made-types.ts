@@ -30,9 +30,17 @@ export async function makeTypes(wire: Wire, statements: readonly DdlStatement[])
   }
 }
 
+/** A name as SQL spells it: what stands in quotes may be anything. */
+const NAME = String.raw`((?:"(?:[^"]|"")+"|[^\s"])+)`;
+const LABELLED = new RegExp(String.raw`^CREATE TYPE ${NAME} AS ENUM \((.*)\)$`, 's');
+const MADE = new RegExp(String.raw`^CREATE (TYPE|DOMAIN) ${NAME} AS (?!ENUM |RANGE )(.+)$`, 's');
+/** A type as it should be, beside the one that stands. No other type has its name, in whatever schema. */
+const COMING_NAME = `${OWN_PREFIX}_coming`;
+const COMING = `${OWN_SCHEMA}.${COMING_NAME}`;
+
 /** An enum of an earlier run may lack labels that the primary's has by now. */
 async function addLabels(wire: Wire, sql: string): Promise<void> {
-  const match = /^\s*CREATE\s+TYPE\s+(.+?)\s+AS\s+ENUM\s*\((.*)\)\s*;?\s*$/is.exec(sql);
+  const match = LABELLED.exec(sql);
   if (match === null) return;
   const [, name, list] = match as unknown as [string, string, string];
   let before: string | null = null;
@@ -41,10 +49,6 @@ async function addLabels(wire: Wire, sql: string): Promise<void> {
     before = label;
   }
 }
-
-const MADE = /^CREATE (TYPE|DOMAIN) (.+?) AS (?!ENUM |RANGE )(.+)$/s;
-/** A type as it should be, beside the one that stands. */
-const COMING = `${OWN_SCHEMA}.coming`;
 
 /**
  * A composite whose attributes are others on the primary by now, or a domain of such. The type that stands belongs to the rows of earlier
@@ -73,7 +77,7 @@ async function renew(wire: Wire, object: string, sql: string): Promise<void> {
   }
   const aside = `type_${stands.oid}`;
   await wire.query(`ALTER TYPE ${type} RENAME TO ${aside}; ALTER TYPE ${stands.schema}.${aside} SET SCHEMA ${OWN_SCHEMA};
-    ALTER TYPE ${COMING} RENAME TO ${stands.name}; ALTER TYPE ${OWN_SCHEMA}.${stands.name} SET SCHEMA ${stands.schema}`);
+    ALTER TYPE ${COMING} SET SCHEMA ${stands.schema}; ALTER TYPE ${stands.schema}.${COMING_NAME} RENAME TO ${stands.name}`);
   const renamed = literal(JSON.stringify({ [type]: `${OWN_SCHEMA}.${aside}`, [`${type}[]`]: `${OWN_SCHEMA}.${aside}[]` }));
   await wire.query(
     `UPDATE ${OWN_SCHEMA}.segment SET types = (types::jsonb || jsonb_build_object('renamed', ${renamed}::jsonb || coalesce(types::jsonb -> 'renamed', '{}')))::text`,

@@ -54,8 +54,16 @@ export async function liveLayouts(wire: Wire, tables: readonly TableName[]): Pro
   return new Map((found?.rows ?? []).map((row) => [row[1] as TableName, new Layout(segmentOf(row))]));
 }
 
-/** Layouts of live segments by id, for each shadow's connection: an id is never used again, a live segment never changes. */
-const liveById = new WeakMap<Wire, Map<number, Layout>>();
+/**
+ * Layouts of live segments by id, for each shadow's connection: an id is never used again, and a live segment changes only where a type of its
+ * columns is put aside.
+ */
+let liveById = new WeakMap<Wire, Map<number, Layout>>();
+
+/** Types may have been put aside (`made-types.ts`). */
+export function forgetLayouts(): void {
+  liveById = new WeakMap();
+}
 
 /** Where tables stand, and their layouts. Reads the shapes only where this connection has not met them yet. */
 export async function storedProgress(

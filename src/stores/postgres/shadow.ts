@@ -33,6 +33,7 @@ import { reshapeSegment } from './reshape.ts';
 import { scriptRows } from './script.ts';
 import {
   changedTables,
+  forgetLayouts,
   liveLayout,
   liveLayouts,
   makeElements,
@@ -116,6 +117,7 @@ class PostgresShadow implements Shadow {
 
   async prepare(schema: DataSetSchema, progress: Progress): Promise<void> {
     const { missing, unguarded } = await this.#writer.write((wire) => prepareSchema(wire, schema));
+    forgetLayouts();
     const types: KnownTypes = new Map();
     for (const tables of sliced(missing, MADE_TOGETHER)) {
       await this.#writer.write((wire) => makeElements(wire, tables, progress, types));
