@@ -47,3 +47,21 @@ test('what was staged in a transaction stays to its end, however many tables it 
   expect(found?.rows).toEqual(layouts.map(() => ['1']));
   await wire.query('COMMIT');
 });
+
+test('what is staged of a table whose key was renamed has the names it has now', async () => {
+  await using database = await createDatabase();
+  const layout = layoutOf(1);
+  await database.run(`CREATE TABLE ${layout.history} (id int)`);
+  await using wire = await Wire.open(database.url, { side: 'shadow', purpose: 'test' });
+  const staged = async (name: string): Promise<unknown> => {
+    await wire.query('BEGIN');
+    await stageKeys(wire, { ...layout, key: [name] } as unknown as Layout, [key]);
+    const [found] = await wire.query(`SELECT ${name} FROM ${layout.gone}`);
+    await wire.query('COMMIT');
+    endStaging(wire, true);
+    return found?.rows;
+  };
+  expect(await staged('id')).toEqual([['7']]);
+  await database.run(`ALTER TABLE ${layout.history} RENAME id TO number`);
+  expect(await staged('number')).toEqual([['7']]);
+});

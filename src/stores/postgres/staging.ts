@@ -16,9 +16,10 @@ export interface RowSource {
  */
 const INLINE_CELLS_MAX = 600;
 
-/** The temporary tables of one session: which are there, the longest unused first, and which were filled in the present transaction. */
+/** The temporary tables of one session, and which were filled in the present transaction. */
 interface Staging {
-  readonly made: Set<string>;
+  /** Which are there, the longest unused first, and what each was made like. */
+  readonly made: Map<string, string>;
   readonly filled: Set<string>;
 }
 
@@ -73,20 +74,21 @@ export async function stageKeys(wire: Wire, layout: Layout, keys: Rows<KeyTuple>
 }
 
 async function fill(wire: Wire, table: string, like: string, kind: 'rows' | 'patches', rows: Rows, signal?: AbortSignal): Promise<void> {
-  const staging = stagings.get(wire) ?? { made: new Set(), filled: new Set() };
+  const staging = stagings.get(wire) ?? { made: new Map(), filled: new Set() };
   stagings.set(wire, staging);
   // Each statement is sent on its own only where it is needed: a small apply is made of round trips.
-  if (!staging.made.has(table)) {
+  if (staging.made.get(table) !== like) {
     const name = table.slice('pg_temp.'.length);
-    const spare = staging.made.size < STAGES_MAX ? undefined : [...staging.made].find((each) => !staging.filled.has(each));
-    const drop = spare === undefined ? '' : `DROP TABLE IF EXISTS ${spare}; `;
+    const spare = staging.made.size < STAGES_MAX ? undefined : [...staging.made.keys()].find((each) => !staging.filled.has(each));
+    // One that is there may be from before a transaction that was rolled back, or have the names that columns had.
+    const drop = [table, spare].filter((each) => each !== undefined).join(', ');
     await wire.query(
-      `${drop}CREATE TEMP TABLE IF NOT EXISTS ${name} ON COMMIT DELETE ROWS AS ${like} WITH NO DATA; ${storedAsTheyCome(table)}`,
+      `DROP TABLE IF EXISTS ${drop}; CREATE TEMP TABLE ${name} ON COMMIT DELETE ROWS AS ${like} WITH NO DATA; ${storedAsTheyCome(table)}`,
     );
     if (spare !== undefined) staging.made.delete(spare);
   }
   staging.made.delete(table);
-  staging.made.add(table);
+  staging.made.set(table, like);
   if (staging.filled.has(table)) await wire.query(`TRUNCATE ${table}`);
   staging.filled.add(table);
   await wire.copyRowsIn(`COPY ${table} FROM STDIN (FORMAT binary)`, kind, rows, signal);
