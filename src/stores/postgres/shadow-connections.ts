@@ -1,5 +1,6 @@
 import { DatabaseError } from 'pg';
 import { ForeshadowError, messageOf } from '../../model/errors.ts';
+import { Pulse } from '../../model/pulse.ts';
 import { Turns } from '../../model/turns.ts';
 import type { Claim } from './claim.ts';
 import { codeOf } from './connection.ts';
@@ -146,12 +147,13 @@ function serverFailure(wire: Wire, error: unknown): unknown {
 }
 
 const READERS_MAX = 4;
+const NEVER = new AbortController().signal;
 
 /** Connections that read, each in a snapshot of its own, beside the writer. */
 export class Readers implements AsyncDisposable {
   readonly #url: string;
   readonly #idle: Wire[] = [];
-  readonly #waiting: (() => void)[] = [];
+  readonly #freed = new Pulse();
   #open = 0;
 
   constructor(url: string) {
@@ -189,11 +191,7 @@ export class Readers implements AsyncDisposable {
   }
 
   async #take(signal?: AbortSignal): Promise<Wire> {
-    while (this.#open >= READERS_MAX && this.#idle.length === 0) {
-      await new Promise<void>((resolve) => {
-        this.#waiting.push(resolve);
-      });
-    }
+    while (this.#open >= READERS_MAX && this.#idle.length === 0) await this.#freed.next(signal ?? NEVER);
     signal?.throwIfAborted();
     for (let wire = this.#idle.pop(); wire !== undefined; wire = this.#idle.pop()) {
       if (!wire.broken) return wire;
@@ -206,7 +204,7 @@ export class Readers implements AsyncDisposable {
       return wire;
     } catch (error) {
       this.#open -= 1;
-      this.#waiting.shift()?.();
+      this.#freed.beat();
       throw error;
     }
   }
@@ -220,6 +218,6 @@ export class Readers implements AsyncDisposable {
     }
     if (wire.broken) this.#open -= 1;
     else this.#idle.push(wire);
-    this.#waiting.shift()?.();
+    this.#freed.beat();
   }
 }

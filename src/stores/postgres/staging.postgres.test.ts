@@ -55,7 +55,7 @@ test('what is staged of a table whose key was renamed has the names it has now',
   await using wire = await Wire.open(database.url, { side: 'shadow', purpose: 'test' });
   const staged = async (name: string): Promise<unknown> => {
     await wire.query('BEGIN');
-    await stageKeys(wire, { ...layout, key: [name] } as unknown as Layout, [key]);
+    await stageKeys(wire, Object.assign(layout, { key: [name] }), [key]);
     const [found] = await wire.query(`SELECT ${name} FROM ${layout.gone}`);
     await wire.query('COMMIT');
     endStaging(wire, true);
