@@ -62,6 +62,14 @@ export interface StoredColumns {
 /** Types of a few bytes, always the same. */
 const SHORT = /^(smallint|integer|bigint|boolean|real|double precision|date|time|timestamp|uuid|money|oid)\b(?!.*\]$)/;
 
+/** A type without its limits: a cast cuts off without a word what is too long for it, where writing it into the column fails. */
+function unlimited(type: string): string {
+  if (type.includes('"')) return type;
+  // Without theirs these two mean one character, one bit.
+  const open = type.replace(/^character\(\d+\)/, 'bpchar').replace(/^bit\(\d+\)/, 'pg_catalog."bit"');
+  return open.replace(/\(\d+(,-?\d+)?\)/, '');
+}
+
 /** Splits `schema.table` as tables of PostgreSQL are named; a name without a schema lies in `public`. */
 export function splitName(table: TableName): { schema: string; name: string } {
   const dot = table.indexOf('.');
@@ -159,7 +167,7 @@ export class Layout {
   columnCast(column: number, parameter: number): string {
     const { schema, types } = this.segment;
     const type = schema.columns[column]?.type ?? '';
-    return `$${parameter + 1}::${types.renamed?.[type] ?? type}`;
+    return `$${parameter + 1}::${types.renamed?.[type] ?? unlimited(type)}`;
   }
 
   keyParameters(key: KeyTuple): Parameter[] {

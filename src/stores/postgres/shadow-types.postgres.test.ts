@@ -172,3 +172,32 @@ test('a query speaks of types and functions as on the primary, and shows values 
     ['Ab', '1.0', 'glad', ['glad', "so'so", null], '1', '9007199254740993', '1.50', true, 0.5, '\\x01', [1, null]],
   ]);
 });
+
+test('a value too long for its column is refused, however few rows there are', async () => {
+  const types = ['varchar', 'char', 'bit', 'varbit'];
+  const tables = types.map(
+    (
+      type,
+    ) => `CREATE TABLE ${type}_3 (id int PRIMARY KEY, v ${type}(3), a ${type}(3)[]); CREATE TABLE ${type}_5 (id int PRIMARY KEY, v ${type}(5), a ${type}(5)[]);
+      INSERT INTO ${type}_5 VALUES (1, '10101', NULL), (2, NULL, '{10101}')`,
+  );
+  await source.run(tables.join('; '));
+  await using primary = await openPostgresPrimary({
+    url: source.url,
+    dataSet: 'types',
+    selection: { include: ['public.*'], exclude: [] },
+    journaled: () => Promise.resolve(new Set()),
+  });
+  const described = await primary.describe(never);
+  await shadow.prepare(described, progress(1n, 1));
+  for (const type of types) {
+    const [narrow, wide] = [3, 5].map(
+      (length) => described.tables.find(({ table }) => table === `public.${type}_${length}`) as TableSchema,
+    );
+    for (const row of await rowsIn(source.url, wide as TableSchema)) {
+      const rows = [{ deletes: [], puts: [row], fresh: false }];
+      const work = { table: (narrow as TableSchema).table, rows, progress: progress(2n, 1), savedThrough: NO_CAPTURE };
+      await expect(shadow.apply([{ ...work, state: { kind: 'live' } }], never)).rejects.toMatchObject({ code: 'QUERY_FAILED' });
+    }
+  }
+});
