@@ -122,7 +122,7 @@ describe('folding', () => {
     );
   });
 
-  test('the limit ends a fold between transactions, never within one', async () => {
+  test('the limit ends a fold between the transactions of a block', async () => {
     const writer = new BlockWriter(SCHEMA.table);
     const ends: Position[] = [];
     for (let number = 1; number <= 4; number++) {
@@ -134,6 +134,24 @@ describe('folding', () => {
     expect(pending.full).toBe(true);
     expect(pending.through).toBe(ends[1]);
     expect(pending.entries.size).toBe(20);
+  });
+
+  test.each([
+    ['one transaction', 1],
+    ['changes of one row', 40],
+  ])('the limit ends a fold that is asked for whole, however much %s comes to', async (_what, transactions) => {
+    const long = 'x'.repeat(10_000);
+    async function* blocks(): AsyncGenerator<ChangeBlock> {
+      for (let number = 0; number < 40; number++) {
+        const writer = new BlockWriter(SCHEMA.table);
+        transactionAt(writer, 1 + (number % transactions));
+        writer.update(row(transactions === 1 ? number : 1, 'value', long), null);
+        yield writer.take() as ChangeBlock;
+      }
+    }
+    const pending = new Pending(SCHEMA, ORIGIN, { changes: 1_000_000, bytes: 50_000 });
+    await fold(blocks(), { after: ORIGIN, upTo: position(100n) }, pending);
+    expect(pending.full).toBe(true);
   });
 
   test('a transaction larger than the limit comes in pieces that end with it', async () => {

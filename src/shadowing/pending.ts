@@ -219,8 +219,8 @@ export class Pending implements ChangeScanner {
 }
 
 /**
- * Folds blocks in (`after`, `upTo`] until they end or the limit is met. `pending.through` is then where the fold ends: `upTo` if all
- * of it went in.
+ * Folds blocks in (`after`, `upTo`] until they end, and `pending.through` is `upTo`, or the limit is met: `pending.full`, be it within a
+ * transaction, so that nobody holds all of one that is larger.
  */
 export async function fold(
   blocks: AsyncIterable<ChangeBlock>,
@@ -228,9 +228,12 @@ export async function fold(
   pending: Pending,
 ): Promise<Pending> {
   for await (const block of blocks) {
-    scanBlock(block, range.after, range.upTo, pending);
+    pending.full ||= pending.isOverLimit;
     if (pending.full) return pending;
+    pending.walkedBytes += block.bytes.length;
+    scanBlock(block, range.after, range.upTo, pending);
   }
+  if (pending.full) return pending;
   pending.through = range.upTo;
   return pending;
 }
