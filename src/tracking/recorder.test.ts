@@ -6,7 +6,7 @@ import { MemoryPrimary } from '../stores/memory/primary.ts';
 import type { Journal } from '../journal/journal.ts';
 import { Distinct } from '../model/distinct.ts';
 import type { Position } from '../model/position.ts';
-import { type History, slotLengths } from './history.ts';
+import { type Observation, type History, slotLengths } from './history.ts';
 import { Recorder } from './recorder.ts';
 import { Tracker } from './tracker.ts';
 
@@ -93,6 +93,21 @@ test('a history that cannot be written is told once; tracking goes on, and nothi
   await recorder.flush();
   expect(recorder.troubles).toEqual([]);
   expect(await counted()).toEqual({ [ITEMS]: [1, 1] });
+});
+
+test('time that was seen while the history could not be written is seen all the same', async () => {
+  const observedToMs = Date.now() - 5 * lengths.minuteMs;
+  const stood = { journal: journal.id, at: journal.head()?.at as Position, observedToMs };
+  await history.add({ counted: stood, observed: null, activity: [], load: [] });
+  const add = history.add.bind(history);
+  const observed: Observation['observed'][] = [];
+  history.add = (observation) => {
+    observed.push(observation.observed);
+    return observed.length <= 2 ? Promise.reject(new Error('no space left')) : add(observation);
+  };
+  const recorder = await track(() => primary.transaction([put(ITEMS, 1n, 'a')]));
+  while (observed.length <= 2) await recorder.flush();
+  expect(observed[2]?.fromMs).toBe(observedToMs);
 });
 
 test('a primary that cannot tell its load, and a history that cannot be read, stop nothing', async () => {

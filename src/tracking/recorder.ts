@@ -61,6 +61,8 @@ export class Recorder {
   #observedAtMs: number | null = null;
   #at: Position | null = null;
   #unwritten: SlotActivity[] = [];
+  /** Seen, as what is unwritten was counted. */
+  #unwrittenSeen: Observation['observed'] = null;
   #load: SlotLoad[] = [];
   #sample: { readonly sample: LoadSample; readonly atMs: number; readonly copying: boolean } | null = null;
   readonly #turns = new Turns();
@@ -142,11 +144,12 @@ export class Recorder {
   /** Writes down what was counted. A failure is told, and what failed is tried again with the next. */
   async flush(): Promise<void> {
     await this.#turns.take(async () => {
-      const observed = this.#observe();
+      const observed = joined(this.#unwrittenSeen, this.#observe());
       const activity = [...this.#unwritten, ...this.#activity.take()];
       const load = this.#load;
       this.#at = this.#activity.through ?? this.#at;
       this.#unwritten = [];
+      this.#unwrittenSeen = null;
       this.#load = [];
       const counted = this.#at === null ? null : { journal: this.#parts.journal.id, at: this.#at, observedToMs: this.#observedToMs };
       try {
@@ -155,7 +158,10 @@ export class Recorder {
       } catch (error) {
         this.#failed('history', error);
         if (activity.length > UNWRITTEN_MAX) this.#observedToMs = null;
-        else this.#unwritten = activity;
+        else {
+          this.#unwritten = activity;
+          this.#unwrittenSeen = observed;
+        }
       }
     });
   }
@@ -236,4 +242,10 @@ export class Recorder {
     this.#troubles.set(what, reason);
     this.#parts.log(level, what === 'history' ? 'activity cannot be written down' : 'the load of the primary is not known', { reason });
   }
+}
+
+/** One stretch of time, where the later begins where the earlier ended; else the later, and the earlier is a gap. */
+function joined(earlier: Observation['observed'], later: Observation['observed']): Observation['observed'] {
+  if (earlier === null || later === null) return later ?? earlier;
+  return earlier.untilMs === later.fromMs ? { fromMs: earlier.fromMs, untilMs: later.untilMs } : later;
 }
