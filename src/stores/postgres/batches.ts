@@ -246,6 +246,8 @@ export class Batches implements PgoutputVisitor {
     stream.dropped.add(subxid);
     stream.changed.delete(subxid);
     for (const { part, undo } of stream.undo.toReversed()) if (part === subxid) undo();
+    // Its locks are gone with it: whoever alters the table next must not be undone with the rest.
+    stream.undo = stream.undo.filter(({ part }) => part !== subxid);
     if (stream.inPieces) this.#ready.push({ kind: 'rolled-back', transaction: stream.id, part: subxid });
   }
 

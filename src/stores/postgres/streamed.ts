@@ -24,7 +24,7 @@ export interface Streamed extends Written {
   readonly events: (Noticed & { readonly part: TransactionPart; readonly among: boolean })[];
   /** Tables of which rows were changed. */
   readonly touched: Set<TableName>;
-  readonly undo: { readonly part: TransactionPart; readonly undo: () => void }[];
+  undo: { readonly part: TransactionPart; readonly undo: () => void }[];
 }
 
 export function newStreamed(xid: number, id: TransactionId): Streamed {
