@@ -4,7 +4,7 @@ import type { CaptureNumber, RowCounts, RowDifference, Seal } from '../model/cap
 import { type BothSchemas, changeOf, copiesOf } from '../model/copies.ts';
 import type { TableName } from '../model/schema.ts';
 import type { KeyTuple, Tuple } from '../model/tuple.ts';
-import type { Shadow } from '../shadowing/shadow.ts';
+import { GaveWay, type Shadow } from '../shadowing/shadow.ts';
 import type { RowLimit } from '../tracking/primary.ts';
 
 const LANES = 8;
@@ -67,12 +67,19 @@ export async function* rowsAt(shadow: Shadow, table: TableName, at: CaptureNumbe
   } while (after !== null);
 }
 
-/** The sums of a table as it reads at a capture: O(rows). */
+/** The sums of a table as it reads at a capture: O(rows). No order counts in them, so the rows come as they lie where the store can. */
 export async function sumsByReading(shadow: Shadow, table: TableName, at: CaptureNumber, signal: AbortSignal): Promise<Seal> {
-  const sums = new Sums();
   const schema = await shadow.schemaAt(table, at);
-  for await (const rows of rowsAt(shadow, table, at, signal)) for (const row of rows) sums.add(row, copiesOf(schema, row));
-  return sums.seal(table);
+  for (;;) {
+    const sums = new Sums();
+    try {
+      const slices = shadow.everyRow?.(table, at, signal) ?? rowsAt(shadow, table, at, signal);
+      for await (const rows of slices) for (const row of rows) sums.add(row, copiesOf(schema, row));
+      return sums.seal(table);
+    } catch (error) {
+      if (!(error instanceof GaveWay)) throw error;
+    }
+  }
 }
 
 /** The sums of a table at `to` from those at an earlier capture and the versions between: O(distinct rows changed). */

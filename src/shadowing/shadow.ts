@@ -84,6 +84,11 @@ export interface Shadow extends AsyncDisposable {
    */
   rows(table: TableName, at: CaptureNumber, after: KeyTuple | null, limit: RowLimit, signal: AbortSignal): Promise<RowChunk>;
   rowsByKey(table: TableName, at: CaptureNumber, keys: readonly KeyTuple[], signal: AbortSignal): Promise<Tuple[]>;
+  /**
+   * Every row of a table as of a capture, in no order: for stores where following the key through a large table costs far more. One snapshot,
+   * which gives up with `GaveWay` where it is in the way of whoever changes the table: what was read so far is of no use then.
+   */
+  everyRow?(table: TableName, at: CaptureNumber, signal: AbortSignal): AsyncIterable<readonly Tuple[]>;
   /** The schema the table had at a capture. */
   schemaAt(table: TableName, at: CaptureNumber): Promise<TableSchema | null>;
 
@@ -215,6 +220,11 @@ export interface RowBatch {
 /** The rows of a work, for the store that applies it. */
 export function rowsOf(work: ApplyWork, standing: StandingRows): RowSource {
   return typeof work.rows === 'function' ? work.rows(standing) : work.rows;
+}
+
+/** A long reading ended early, as somebody waited for it. It may begin again. */
+export class GaveWay extends Error {
+  override readonly name = 'GaveWay';
 }
 
 /** What was written ahead cannot become part of the table. Whatever was applied is rolled back. */

@@ -5,17 +5,18 @@ import { type Finding, ForeshadowError } from '../../model/errors.ts';
 import type { Element, ElementState, Progress } from '../../model/progress.ts';
 import type { DataSetSchema, TableName, TableSchema } from '../../model/schema.ts';
 import type { KeyTuple, Tuple } from '../../model/tuple.ts';
-import type {
-  AheadWork,
-  ApplyReport,
-  ApplyWork,
-  ForeignRow,
-  IndexOrder,
-  IndexReport,
-  QuerySlice,
-  ReplacedVersion,
-  RowVersion,
-  Shadow,
+import {
+  type AheadWork,
+  type ApplyReport,
+  type ApplyWork,
+  type ForeignRow,
+  GaveWay,
+  type IndexOrder,
+  type IndexReport,
+  type QuerySlice,
+  type ReplacedVersion,
+  type RowVersion,
+  type Shadow,
 } from '../../shadowing/shadow.ts';
 import type { RowChunk, RowLimit } from '../../tracking/primary.ts';
 import { applyAhead } from './ahead.ts';
@@ -47,7 +48,8 @@ import {
 import { checkShadow, MAJOR_VERSION } from './shadow-check.ts';
 import { Readers, Writer } from './shadow-connections.ts';
 import { postgresValues } from './values.ts';
-import { readDiff, readRows, readRowsByKey, readVersion } from './versions.ts';
+import { isInTheWay, readDiff, readEveryRow, readRows, readRowsByKey, readVersion } from './versions.ts';
+import type { Wire } from './wire.ts';
 
 /**
  * Opens the shadow of a PostgreSQL database, and its catalog. Nothing is made there before `claim`. `asVersion` treats the server as
@@ -66,6 +68,9 @@ export async function openPostgresShadow(url: string, asVersion?: number): Promi
  * connections together.
  */
 const MADE_TOGETHER = 100;
+
+/** How long one who changes a table may wait for a long reading of ours. */
+const IN_THE_WAY_MS = 1000;
 
 function* sliced<Item>(items: readonly Item[], size: number): Generator<readonly Item[]> {
   for (let at = 0; at < items.length; at += size) yield items.slice(at, at + size);
@@ -167,6 +172,20 @@ class PostgresShadow implements Shadow {
 
   rowsByKey(table: TableName, at: CaptureNumber, keys: readonly KeyTuple[], signal: AbortSignal): Promise<Tuple[]> {
     return this.#readers.read((wire) => readRowsByKey(wire, table, at, keys, signal), signal);
+  }
+
+  everyRow(table: TableName, at: CaptureNumber, signal: AbortSignal): AsyncIterable<readonly Tuple[]> {
+    return this.#readers.stream((wire) => this.#givingWay(wire, readEveryRow(wire, table, at, signal)), signal);
+  }
+
+  async *#givingWay<Slice>(reader: Wire, slices: AsyncIterable<Slice>): AsyncGenerator<Slice> {
+    let lookedMs = performance.now();
+    for await (const slice of slices) {
+      yield slice;
+      if (performance.now() - lookedMs < IN_THE_WAY_MS) continue;
+      if (await this.#catalogWriter.read((wire) => isInTheWay(wire, reader.processId))) throw new GaveWay('somebody changes the table');
+      lookedMs = performance.now();
+    }
   }
 
   async schemaAt(table: TableName, at: CaptureNumber): Promise<TableSchema | null> {

@@ -37,7 +37,7 @@ async function pageOfRows(
   signal: AbortSignal,
 ): Promise<RowChunk> {
   const where = after === null ? 'true' : layout.keyIsAfter('r');
-  const sql = `SELECT * FROM (${layout.asOf(at, where)}) v ORDER BY ${layout.keyList('v')} LIMIT ${limit.rows}`;
+  const sql = `SELECT * FROM (${layout.asOf(at, where, limit.rows)}) v ORDER BY ${layout.keyList('v')} LIMIT ${limit.rows}`;
   const parameters = after === null ? [] : layout.keyParameters(after);
   const leave = await leavingOids(wire, layout.segment.types.oids);
   const rows: Tuple[] = [];
@@ -58,6 +58,23 @@ async function pageOfRows(
   const last = rows.at(-1);
   const more = last !== undefined && (full || rows.length === limit.rows);
   return { rows, through: more ? keyTuple(last, layout.segment.schema.key) : null };
+}
+
+/** `Shadow.everyRow`, as they lie: no index is followed to them. */
+export async function* readEveryRow(wire: Wire, table: TableName, at: CaptureNumber, signal: AbortSignal): AsyncIterable<readonly Tuple[]> {
+  await wire.query(BEGIN_READING);
+  const layout = await layoutAt(wire, table, at);
+  const leave = await leavingOids(wire, layout.segment.types.oids);
+  for await (const rows of wire.select(layout.asOf(at), [], signal)) yield rows.map(leave);
+}
+
+/** Whether the transaction of a reader is in the way of one that changes tables. */
+export async function isInTheWay(wire: Wire, reader: number): Promise<boolean> {
+  const [found] = await wire.query(
+    `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND locktype = 'relation' AND mode = 'AccessExclusiveLock'
+       AND ${reader} = ANY (pg_blocking_pids(pid)))`,
+  );
+  return found?.rows[0]?.[0] === 't';
 }
 
 /** `Shadow.rowsByKey`. */
