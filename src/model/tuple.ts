@@ -101,13 +101,13 @@ export function identityOf(key: KeyTuple): Identity {
   return key.toString('latin1', 2) as Identity;
 }
 
-/** The identity of a row's key, without making the key's tuple: this is done for every change. */
-export function identityOfRow(row: Tuple, key: readonly number[]): Identity {
+/** The identity of a row's key, without making the key's tuple. `start`: where the row begins in the bytes. */
+export function identityOfRow(row: Buffer, key: readonly number[], start = 0): Identity {
   let identity = '';
   for (const index of key) {
-    const start = cellStart(row, index);
-    const length = row.readInt32BE(start);
-    identity += row.toString('latin1', start, start + 4 + (length > 0 ? length : 0));
+    const at = cellStart(row, index, start);
+    const length = row.readInt32BE(at);
+    identity += row.toString('latin1', at, at + 4 + (length > 0 ? length : 0));
   }
   return identity as Identity;
 }

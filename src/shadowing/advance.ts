@@ -1,5 +1,6 @@
 import type { ShapeChange, TableEvent, TransactionRef } from '../model/change.ts';
 import { captureNumber } from '../model/capture.ts';
+import { isKeyless } from '../model/copies.ts';
 import { ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
 import { type Position, positionBefore } from '../model/position.ts';
 import { COPY_BY_COMPARISON, COPY_FROM_NOTHING, type Element } from '../model/progress.ts';
@@ -14,6 +15,7 @@ import { Folds } from './folds.ts';
 import { type OpenChunk, Reads } from './reads.ts';
 import { Reshaper, isTaken, restarted } from './reshape.ts';
 import { RowsMissing } from './shadow.ts';
+import { Touched } from './touched.ts';
 import { type FoldTask, type Outcome, type StepTask, Write, type Written, inCaptureOf } from './write.ts';
 
 /** Copies that are being written beside the engine's turns, together. */
@@ -38,6 +40,8 @@ export class Advance {
   readonly #reads: Reads;
   readonly #writing = new Map<TableName, Writing>();
   readonly #apart = new Apart();
+  /** Of tables that are copied for the first time. */
+  readonly #touched = new Map<TableName, Touched>();
   readonly #repairs = new Map<TableName, Repair[]>();
   /** Where a table stood when the types in the shadow were last brought up to the primary's for it. */
   readonly #renewed = new Map<TableName, Position>();
@@ -188,9 +192,17 @@ export class Advance {
     const { table } = element.schema;
     const shows = task.chunk === null ? null : (ref: TransactionRef): boolean => task.chunk?.includes(ref) === true;
     const fold = await this.#folds.open(element, task.target, shows, signal);
-    const write = new Write(element, task, fold, this.#apart.has(table));
+    const write = new Write(element, task, fold, { alone: this.#apart.has(table), touched: this.#touchedOf(element) });
     if (fold.first.full) this.#folds.prepare(write.next, task.target, signal);
     return write;
+  }
+
+  /** Known only to the process that has copied all of the table so far. */
+  #touchedOf({ schema, state }: Element): Touched | null {
+    const { table } = schema;
+    if (state.kind !== 'copying' || !state.initial || isKeyless(schema)) this.#touched.delete(table);
+    else if (state.fresh) this.#touched.set(table, new Touched());
+    return this.#touched.get(table) ?? null;
   }
 
   /**

@@ -11,24 +11,32 @@ import {
   keyOfIdentity,
   keyTuple,
 } from '../model/tuple.ts';
-import type { Rows } from '../model/rows.ts';
+import { eachRow, RowList, type Rows } from '../model/rows.ts';
 import type { RowLimit, RowPack } from '../tracking/primary.ts';
 import type { Chunk } from './copy.ts';
 import type { Pending, PendingEntry } from './pending.ts';
 import { type RowBatch, RowsMissing, type StandingRows } from './shadow.ts';
+import type { Touched } from './touched.ts';
 
 /** Of a table that is emptied. */
 const PAGE: RowLimit = { rows: 20_000, bytes: 8 << 20 };
+
+/** What a table that is copied has beside its fold. */
+export interface CopiedWith {
+  readonly chunk: Chunk | null;
+  /** Null where it is not known which rows may stand in the shadow already. */
+  readonly touched: Touched | null;
+}
 
 /** The rows of a fold's pieces, each settled on what the ones before it left. */
 export async function* batchesOf(
   element: Element,
   pieces: AsyncIterable<Pending>,
-  chunk: Chunk | null,
+  { chunk, touched }: CopiedWith,
   standing: StandingRows,
 ): AsyncGenerator<RowBatch> {
   for await (const pending of pieces) {
-    const resolution = await resolve(standing, element, pending, chunk);
+    const resolution = await resolve(standing, element, pending, { chunk, touched });
     if (pending.truncated) yield* emptied(element.schema.key, standing);
     yield* toBatches(resolution);
   }
@@ -60,14 +68,14 @@ interface Growing extends Resolution {
   readonly deletes: KeyTuple[];
   readonly patches: Tuple[];
   readonly puts: Tuple[];
-  readonly inserts: Tuple[];
+  readonly inserts: RowList;
 }
 
 /**
  * Settles how each key of a fold is to be written, and adds the chunk's rows for keys the fold does not speak of. Where the shadow
  * may hold rows already, only differences are written. Throws `RowsMissing` where an incomplete image has nothing to inherit from.
  */
-async function resolve(standing: StandingRows, element: Element, pending: Pending, chunk: Chunk | null): Promise<Resolution> {
+async function resolve(standing: StandingRows, element: Element, pending: Pending, { chunk, touched }: CopiedWith): Promise<Resolution> {
   const { schema, state } = element;
   if (state.kind !== 'copying' && chunk === null) {
     if (pending.inserts !== null) return { deletes: [], patches: [], puts: [], inserts: pending.inserts, pack: null };
@@ -75,31 +83,36 @@ async function resolve(standing: StandingRows, element: Element, pending: Pendin
     if (settled !== null) return { ...settled, pack: null };
   }
   const bare = state.kind === 'copying' && state.fresh && pending.entries.size === 0 && (chunk === null || chunk.asked.size === 0);
-  const shown = chunk === null ? new Map<Identity, Tuple | null>() : bare ? chunk.rows : unpacked(chunk, schema.key);
+  const mayStand = (identity: Identity): boolean => touched === null || touched.has(identity) || chunk?.asked.has(identity) === true;
+  const free = new RowList();
+  const shown =
+    bare || chunk === null
+      ? (chunk?.rows ?? NOTHING)
+      : unpacked(chunk, schema.key, free, (identity) => pending.entries.has(identity) || mayStand(identity));
   // While a table is copied, what the primary had says nothing of what the shadow has.
   const isLive = state.kind !== 'copying' && chunk === null;
-  const wanted = new Set<Identity>();
+  const wanted = new Set(bare ? [] : Array.from(shown.keys()).filter((identity) => !pending.entries.has(identity) && mayStand(identity)));
   for (const [identity, entry] of pending.entries) {
+    touched?.add(identity);
     if (entry.kind === 'count') wanted.add(identity);
     else if (entry.kind === 'put' && entry.from !== null && !(isLive && entry.from === identity)) wanted.add(entry.from);
   }
-  if (!bare) for (const identity of shown.keys()) if (!pending.entries.has(identity)) wanted.add(identity);
-  const stands = new Map<Identity, Tuple>();
-  if (wanted.size > 0) {
-    for (const row of await standing.rowsByKey(Array.from(wanted, keyOfIdentity))) stands.set(identityOfRow(row, schema.key), row);
-  }
-  const resolution: Growing = { deletes: [], patches: [], puts: [], inserts: [], pack: bare ? (chunk?.pack ?? null) : null };
+  const stands = await standingAmong(wanted, schema.key, standing);
+  const resolution: Growing = { deletes: [], patches: [], puts: [], inserts: free, pack: bare ? (chunk?.pack ?? null) : null };
+  const insert = (row: Tuple): void => free.add(row, 0, row.length);
   const missing: KeyTuple[] = [];
   for (const [identity, entry] of pending.entries) {
     if (entry.kind === 'count') {
       count(resolution, element, chunk, identity, entry, pending.truncated ? null : (stands.get(identity) ?? null));
       continue;
     }
-    const free = isLive && !entry.stood;
+    const isFree = isLive && !entry.stood;
     if (entry.kind === 'delete') {
-      if (!free) resolution.deletes.push(keyOfIdentity(identity));
-    } else if (entry.from === null) (free ? resolution.inserts : resolution.puts).push(entry.row);
-    else if (isLive && entry.from === identity) resolution.patches.push(entry.row);
+      if (!isFree) resolution.deletes.push(keyOfIdentity(identity));
+    } else if (entry.from === null) {
+      if (isFree) insert(entry.row);
+      else resolution.puts.push(entry.row);
+    } else if (isLive && entry.from === identity) resolution.patches.push(entry.row);
     else {
       const base = baseOf(identity, entry.from, element, { shown, asked: chunk?.asked }, stands);
       if (base !== null) resolution.puts.push(fillAbsent(entry.row, base));
@@ -112,10 +125,20 @@ async function resolve(standing: StandingRows, element: Element, pending: Pendin
     const before = stands.get(identity);
     if (row === null) {
       if (before !== undefined) resolution.deletes.push(keyOfIdentity(identity));
-    } else if (before === undefined) resolution.inserts.push(row);
+    } else if (before === undefined) insert(row);
     else if (!before.equals(row)) resolution.puts.push(row);
   }
   return resolution;
+}
+
+async function standingAmong(
+  wanted: ReadonlySet<Identity>,
+  key: readonly number[],
+  standing: StandingRows,
+): Promise<ReadonlyMap<Identity, Tuple>> {
+  if (wanted.size === 0) return new Map();
+  const rows = await standing.rowsByKey(Array.from(wanted, keyOfIdentity));
+  return new Map(rows.map((row) => [identityOfRow(row, key), row]));
 }
 
 /**
@@ -156,10 +179,20 @@ function placeOf(identity: Identity, state: ElementState, chunk: Chunk | null): 
   return chunk !== null && (chunk.through === null || identity <= identityOf(chunk.through as KeyTuple)) ? 'chunk' : 'ahead';
 }
 
-function unpacked({ rows, pack }: Chunk, key: readonly number[]): ReadonlyMap<Identity, Tuple | null> {
+/** What a chunk shows for the keys that matter; its other rows go into `free`. */
+function unpacked(
+  { rows, pack }: Chunk,
+  key: readonly number[],
+  free: RowList,
+  matters: (identity: Identity) => boolean,
+): ReadonlyMap<Identity, Tuple | null> {
   if (pack === null) return rows;
   const all = new Map(rows);
-  for (const row of pack.tuples()) all.set(identityOfRow(row, key), row);
+  eachRow(pack.rows(), (bytes, start, end) => {
+    const identity = identityOfRow(bytes, key, start);
+    if (matters(identity)) all.set(identity, bytes.subarray(start, end) as Tuple);
+    else free.add(bytes, start, end);
+  });
   return all;
 }
 
@@ -177,6 +210,8 @@ function baseOf(
   const moved = trusted ? standing.get(from) : undefined;
   return moved ?? (chunk.asked?.has(identity) ? (chunk.shown.get(identity) ?? null) : null);
 }
+
+const NOTHING: ReadonlyMap<Identity, null> = new Map();
 
 const BATCH_ROWS = 100_000;
 

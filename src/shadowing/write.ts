@@ -8,6 +8,7 @@ import type { OpenFold } from './folds.ts';
 import type { Pending } from './pending.ts';
 import { batchesOf } from './resolve.ts';
 import type { ApplyWork, Conflict } from './shadow.ts';
+import type { Touched } from './touched.ts';
 
 /** What a step came to. A null element: the table is gone. */
 export interface Outcome {
@@ -53,7 +54,12 @@ export class Write implements AsyncDisposable {
   /** Folded in by what was taken so far. */
   changes = 0;
 
-  constructor(element: Element, task: FoldTask, fold: OpenFold, alone: boolean) {
+  constructor(
+    element: Element,
+    task: FoldTask,
+    fold: OpenFold,
+    { alone, touched }: { readonly alone: boolean; readonly touched: Touched | null },
+  ) {
     const { schema, progress, state } = element;
     const { first } = fold;
     const whole = !fold.goesOn && first.through === task.target;
@@ -71,7 +77,7 @@ export class Write implements AsyncDisposable {
     this.joins = !alone && !fold.goesOn && !first.full && first.changes <= SMALL_CHANGES;
     this.work = {
       table: schema.table,
-      rows: (standing) => batchesOf(element, this.#pieces(), this.chunk, standing),
+      rows: (standing) => batchesOf(element, this.#pieces(), { chunk: this.chunk, touched }, standing),
       progress: this.next.progress,
       state: this.next.state,
       savedThrough: task.savedThrough,

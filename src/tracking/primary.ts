@@ -1,5 +1,6 @@
 import type { Bookmark } from '../journal/journal.ts';
 import type { CaptureNumber } from '../model/capture.ts';
+import type { RowList } from '../model/rows.ts';
 import type { TrackedBatch, TransactionId, TransactionPart, TransactionPiece, TransactionRef } from '../model/change.ts';
 import type { Finding } from '../model/errors.ts';
 import type { Position } from '../model/position.ts';
@@ -123,7 +124,7 @@ export interface RowPack {
   /** What they are marked with: ready to be written for this capture. */
   readonly capture: CaptureNumber;
   /** Without the mark. Asked for once. */
-  tuples(): Tuple[];
+  rows(): RowList;
 }
 
 export interface PackedChunk {

@@ -166,7 +166,7 @@ export class BatchStep {
   async #run(batch: RowBatch, counts: Counts, signal: AbortSignal): Promise<readonly KeyTuple[]> {
     if (batch.pack) {
       if (await this.#copyPack(batch.pack, counts, signal)) return [];
-      return this.#run({ ...batch, puts: [...batch.puts, ...batch.pack.tuples()], pack: null }, counts, signal);
+      return this.#run({ ...batch, puts: [...batch.puts, ...batch.pack.rows()], pack: null }, counts, signal);
     }
     if (!this.#key.stands && (this.#noted || !batch.fresh || batch.deletes.length > 0)) await this.#key.need();
     const patches = batch.patches ?? [];

@@ -61,7 +61,7 @@ async function allPacked(snapshot: PrimarySnapshot, table: TableSchema, bytes: n
 function byKey(table: TableSchema, packs: readonly PackedChunk['pack'][]): Map<string, string> {
   const rows = new Map<string, string>();
   for (const pack of packs) {
-    const tuples = pack.tuples();
+    const tuples = Array.from(pack.rows());
     expect(tuples).toHaveLength(pack.count);
     for (const row of tuples) {
       const identity = identityOf(keyTuple(row, table.key));
@@ -131,7 +131,7 @@ describe('packs', () => {
       await using snapshot = await snapshotOf(table);
       ({ through } = await packed(snapshot, table, null, 10_000));
       expect(through).not.toBeNull();
-      const [row] = (await packed(snapshot, table, null, 10_000)).pack.tuples();
+      const [row] = (await packed(snapshot, table, null, 10_000)).pack.rows();
       expect(await snapshot.pack?.(table, keyTuple(row as Tuple, table.key), FIRST, 10_000, signal)).toBe('moved');
     }
     await database.run('VACUUM FULL mixed');

@@ -1,5 +1,5 @@
 import type { CaptureNumber } from '../../model/capture.ts';
-import type { Tuple } from '../../model/tuple.ts';
+import { RowList } from '../../model/rows.ts';
 import type { RowPack } from '../../tracking/primary.ts';
 import { withoutCopyHeader } from './copy-format.ts';
 import type { Wire } from './wire.ts';
@@ -25,17 +25,16 @@ export class CopyPack implements RowPack {
     this.bytes = bytes;
   }
 
-  tuples(): Tuple[] {
-    const rows: Tuple[] = [];
+  rows(): RowList {
+    const rows = new RowList();
     const all = Buffer.concat(this.messages);
-    for (let at = 0; at < all.length; ) {
+    for (let at = 0; rows.length < this.count; ) {
       const end = at + 1 + all.readInt32BE(at + 1);
       const body = all.subarray(at + 5, end);
-      const row = at === 0 ? withoutCopyHeader(body) : body;
+      const start = end - (at === 0 ? withoutCopyHeader(body) : body).length;
+      all.writeInt16BE(all.readInt16BE(start) - 1, start);
+      rows.add(all, start, end - MARK_BYTES);
       at = end;
-      if (rows.length === this.count) break;
-      row.writeInt16BE(row.readInt16BE(0) - 1, 0);
-      rows.push(row.subarray(0, row.length - MARK_BYTES) as Tuple);
     }
     return rows;
   }
