@@ -63,6 +63,8 @@ export class MemoryWorld {
   readonly store = new MemoryStore();
   readonly log: string[] = [];
   readonly policy: CapturePolicy;
+  /** Of the engines started from now on. */
+  foldEveryMs = 1;
 
   constructor(tables: readonly TableSchema[], policy: Partial<CapturePolicy> = {}) {
     this.primary = new MemoryPrimary(tables);
@@ -95,7 +97,7 @@ export class MemoryWorld {
       shadow,
       catalog,
       failpoint,
-      foldEveryMs: 1,
+      foldEveryMs: this.foldEveryMs,
       followsShape: () => true,
       lagToleranceMs: () => 60_000,
       log: (message: string) => this.log.push(message),

@@ -59,6 +59,8 @@ export class Engine {
   #failure: Error | null = null;
   /** Elements whose last step failed in a way that may pass: not tried before then. */
   readonly #rest = new Rest<TableName>();
+  /** Until then live changes gather, on the clock of `performance`. */
+  #gatherUntilMs = 0;
   #appliedRows = 0;
   /** Foreign writes that apply ran into. */
   readonly conflicts = new Conflicts();
@@ -122,7 +124,7 @@ export class Engine {
         const worked = await this.#round(signal);
         this.#settled.beat();
         if (worked && !this.#hurried()) await this.#urgent.next(signal, this.#parts.foldEveryMs);
-        else if (!worked && !this.#stirred) await this.#wake.next(signal, this.#rest.nextTryMs);
+        else if (!worked && !this.#stirred) await this.#wake.next(signal, this.#nextTryMs());
         // Woken, but only for elements that rest: not before the first of them may be tried again.
         else if (!worked && this.#rest.nextTryMs !== undefined) await this.#urgent.next(signal, Math.min(RETRY_MS, this.#rest.nextTryMs));
       }
@@ -314,6 +316,7 @@ export class Engine {
       if (step instanceof Write) writes.push(step);
       else if (step !== null) this.#rest.succeeded(table);
     }
+    if (writes.some(({ beside }) => !beside)) this.#gatherUntilMs = performance.now() + this.#parts.foldEveryMs;
     for (const group of grouped(writes)) {
       const tables = group.map(({ work }) => work.table);
       const written = await this.#attempt(tables, () => this.#advance.write(group, signal), signal);
@@ -413,19 +416,44 @@ export class Engine {
 
   /** The element whose oldest change comes first to the end of its tolerance; copies come last. */
   #order(): TableName[] {
+    const gather = this.#gathersMs() > 0;
     const waiting = Array.from(this.#elements.values()).filter(
       ({ schema, state }) =>
-        state.kind === 'copying' || this.#backlog.isDirty(schema.table) || this.#advance.hasRepair(schema.table) || this.#drain !== null,
+        state.kind === 'copying' ||
+        (this.#backlog.isDirty(schema.table) && !gather) ||
+        this.#advance.hasRepair(schema.table) ||
+        this.#drain !== null,
     );
     const deadlineMs = ({ schema: { table } }: Element): number =>
       (this.#backlog.waitingSinceMs(table) ?? Number.MAX_SAFE_INTEGER) + this.#parts.lagToleranceMs(table);
     return waiting.toSorted((a, b) => deadlineMs(a) - deadlineMs(b)).map(({ schema }) => schema.table);
   }
 
-  /** Whether there is reason not to let changes gather before the next fold. */
+  /** Whether there is reason not to rest after a round. */
   #hurried(): boolean {
-    if (this.#backlog.isLarge || (this.#drain !== null && this.#uncrossed(this.#drain).length > 0)) return true;
+    return this.#changesHurry() || this.#copies();
+  }
+
+  /** Whether there is reason not to let changes gather before the next fold. */
+  #changesHurry(): boolean {
+    return this.#backlog.isLarge || (this.#drain !== null && this.#uncrossed(this.#drain).length > 0);
+  }
+
+  #copies(): boolean {
     return Array.from(this.#elements.values()).some(({ state }) => state.kind === 'copying');
+  }
+
+  /** How long live changes still gather while the rounds go on for what is copied. */
+  #gathersMs(): number {
+    if (!this.#copies() || this.#changesHurry()) return 0;
+    return Math.max(0, this.#gatherUntilMs - performance.now());
+  }
+
+  /** When there is something to be done though nothing happens. */
+  #nextTryMs(): number | undefined {
+    const gathersMs = this.#gathersMs();
+    if (gathersMs === 0) return this.#rest.nextTryMs;
+    return Math.min(gathersMs, this.#rest.nextTryMs ?? gathersMs);
   }
 
   #heard(tracked: Tracked): void {

@@ -1,0 +1,36 @@
+import { setTimeout as pause } from 'node:timers/promises';
+import { expect, test } from 'vitest';
+import { ITEMS, MemoryWorld, NOTES, hex, item, put, quiet, read, running, tableSchema, tracked } from './memory-world.ts';
+
+test('changes of live tables gather while another is copied, and a capture does not wait for them', async () => {
+  const world = new MemoryWorld([tableSchema(ITEMS), tableSchema(NOTES)], { drainDeadlineMs: 200 });
+  world.primary.transaction([put(ITEMS, 1n, 'first'), put(NOTES, 1n, 'first')]);
+  await running(world, async (run) => void (await run.orchestrator.capture(quiet, run.signal)));
+  world.foldEveryMs = 60_000;
+  await running(world, async (run) => {
+    const held = Promise.withResolvers<void>();
+    const snapshot = world.primary.snapshot.bind(world.primary);
+    world.primary.snapshot = async (...of) => {
+      await held.promise;
+      return snapshot(...of);
+    };
+    let folds = 0;
+    const apply = run.shadow.apply.bind(run.shadow);
+    run.shadow.apply = async (works, signal) => {
+      if (works.some(({ table }) => table === ITEMS)) folds++;
+      return apply(works, signal);
+    };
+    await run.engine.resync([NOTES], run.signal);
+    for (let change = 1n; change <= 5n; change++) {
+      world.primary.transaction([put(ITEMS, change, 'second')]);
+      await tracked(world, run);
+      await pause(5);
+    }
+    expect(folds).toBeLessThanOrEqual(1);
+    world.primary.snapshot = snapshot;
+    held.resolve();
+    const { record } = await run.orchestrator.capture(quiet, run.signal);
+    const rows = hex([1n, 2n, 3n, 4n, 5n].map((id) => item(id, 'second')));
+    expect(await read(run.shadow, ITEMS, record.number, run.signal)).toEqual(rows);
+  });
+});
