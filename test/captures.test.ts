@@ -1,8 +1,10 @@
+import { setImmediate as otherWork } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
-import type { CaptureNumber } from '../src/model/capture.ts';
+import type { CaptureNumber, CaptureRecord } from '../src/model/capture.ts';
+import type { Progress } from '../src/model/progress.ts';
 import type { TableSchema } from '../src/model/schema.ts';
 import { rollback } from '../src/capture/rollback.ts';
-import { ITEMS, MemoryWorld, NOTES, hex, item, itemKey, put, quiet, read, running, tableSchema } from './memory-world.ts';
+import { ITEMS, MemoryWorld, NOTES, hex, item, itemKey, put, quiet, read, running, tableSchema, until } from './memory-world.ts';
 
 const ONE_ITEMS_TABLE: readonly TableSchema[] = [tableSchema(ITEMS)];
 const BOTH: readonly TableSchema[] = [tableSchema(ITEMS), tableSchema(NOTES)];
@@ -34,6 +36,34 @@ describe('captures of a primary in memory', () => {
         kept.push([record.number, hex(world.primary.rowsNow(ITEMS))]);
       }
       for (const [number, rows] of kept) expect(await read(shadow, ITEMS, number, signal)).toEqual(rows);
+    });
+  });
+
+  test('tables come to the position of a capture while it is written down, and none crosses before', async () => {
+    const world = new MemoryWorld(BOTH);
+    await running(world, async ({ orchestrator, catalog, engine, signal }) => {
+      await orchestrator.capture(quiet, signal);
+      const save = catalog.save.bind(catalog);
+      const writing = Promise.withResolvers<CaptureRecord>();
+      const written = Promise.withResolvers<void>();
+      catalog.save = async (record) => {
+        if (record.state === 'draining') {
+          writing.resolve(record);
+          await written.promise;
+        }
+        await save(record);
+      };
+      world.primary.transaction([put(ITEMS, 1n, 'one'), put(NOTES, 1n, 'one')]);
+      const capture = orchestrator.capture(quiet, signal);
+      const { position, number } = await writing.promise;
+      const progress = (): Progress[] => Array.from(engine.elements.values(), (element) => element.progress);
+      await until(() => progress().every(({ low }) => low === position), signal);
+      // Time for a crossing that should not be.
+      for (let turn = 0; turn < 20; turn++) await otherWork();
+      expect(progress().map((each) => each.capture)).toEqual([number, number]);
+      written.resolve();
+      expect((await capture).record).toMatchObject({ verdict: 'VALID', rows: { inserted: 2 } });
+      expect(progress().map((each) => each.capture)).toEqual([number + 1, number + 1]);
     });
   });
 

@@ -60,7 +60,7 @@ export class Orchestrator {
         await catalog.save(toState(record, 'aborted', { note: 'an error kept tables from stopping at its position' }));
         return false;
       }
-      engine.beginDrain(record.number, at);
+      await engine.beginDrain(record.number, at, Promise.resolve());
       return true;
     });
   }
@@ -171,18 +171,21 @@ export class Orchestrator {
   }
 
   /**
-   * Chooses C, a journal boundary past everything the shadow has applied, and makes it durable. While the engine stands still: an element
-   * that went past C before it knew of it would bring rows into the capture that no other table has.
+   * Chooses C, a journal boundary past everything the shadow has applied. While the engine stands still: an element that went past C before it
+   * knew of it would bring rows into the capture that no other table has. Elements come to C while it is made durable, and cross after that.
    */
-  #beginDrain(planned: CaptureRecord, certain: boolean): Promise<CaptureRecord> {
+  async #beginDrain(planned: CaptureRecord, certain: boolean): Promise<CaptureRecord> {
     const { engine, catalog, tracker } = this.#parts;
-    return engine.still(async () => {
+    const { draining, written } = await engine.still(() => {
       const position = maxPosition(tracker.head, engine.high);
-      const draining = toState(planned, 'draining', { position, note: certain ? null : 'the primary could not be asked' });
-      await catalog.save(draining);
-      engine.beginDrain(draining.number, position);
-      return draining;
+      const record = toState(planned, 'draining', { position, note: certain ? null : 'the primary could not be asked' });
+      const begun = engine.beginDrain(record.number, position, catalog.save(record));
+      // Told below.
+      begun.catch(() => undefined);
+      return Promise.resolve({ draining: record, written: begun });
     });
+    await written;
+    return draining;
   }
 
   async #finish(

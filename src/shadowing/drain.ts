@@ -8,14 +8,16 @@ import type { ApplyWork } from './shadow.ts';
 export interface Drain {
   readonly number: CaptureNumber;
   readonly at: Position;
+  /** Its position is durable: elements come to it before that, and cross only then. */
+  isWritten: boolean;
   /** Tables that cannot reach it, with the reason. */
   readonly leftOut: Map<TableName, string>;
   /** Tables that this process saw cross, in the shape they had then: what becomes of them afterwards is no matter of this capture. */
   readonly crossed: Map<TableName, TableSchema>;
 }
 
-export function newDrain(number: CaptureNumber, at: Position): Drain {
-  return { number, at, leftOut: new Map(), crossed: new Map() };
+export function newDrain(number: CaptureNumber, at: Position, isWritten = true): Drain {
+  return { number, at, isWritten, leftOut: new Map(), crossed: new Map() };
 }
 
 /** What an element that has everything up to the capture crosses with: no rows. */

@@ -140,11 +140,23 @@ export class Engine {
     }
   }
 
-  /** Begins to bring every element to exactly `at`. Elements that are not live are left out at once. */
-  beginDrain(number: CaptureNumber, at: Position): void {
-    this.#drain = newDrain(number, at);
-    this.#stir();
-    this.#urgent.beat();
+  /**
+   * Begins to bring every element to exactly `at`; none crosses before `written` resolves, and where it rejects nothing was begun. Elements
+   * that are not live are left out at once.
+   */
+  async beginDrain(number: CaptureNumber, at: Position, written: Promise<void>): Promise<void> {
+    const drain = newDrain(number, at, false);
+    this.#drain = drain;
+    this.#hurry();
+    try {
+      await written;
+      drain.isWritten = true;
+    } catch (error) {
+      if (this.#drain === drain) this.#drain = null;
+      throw error;
+    } finally {
+      this.#hurry();
+    }
   }
 
   /** Resolves when every element has crossed or is left out; after `deadlineMs` the rest is left out. */
@@ -202,8 +214,7 @@ export class Engine {
   /** Reads these keys from the primary again and brings the shadow's rows to equality with it. */
   async repair(table: TableName, keys: readonly KeyTuple[], signal: AbortSignal): Promise<void> {
     const done = this.#advance.requestRepair(table, keys);
-    this.#stir();
-    this.#urgent.beat();
+    this.#hurry();
     while (!done()) {
       if (this.#failure !== null) throw this.#failure;
       // Nothing is written to a halted table: its resync will bring these rows too.
@@ -300,7 +311,7 @@ export class Engine {
       await otherWork();
     }
     this.#advance.beginReads(signal);
-    if (this.#drain !== null) await this.#tryCross(this.#drain, signal);
+    if (this.#drain?.isWritten === true) await this.#tryCross(this.#drain, signal);
     return worked;
   }
 
@@ -459,6 +470,11 @@ export class Engine {
   #heard(tracked: Tracked): void {
     this.#backlog.add(tracked);
     this.#stir();
+  }
+
+  #hurry(): void {
+    this.#stir();
+    this.#urgent.beat();
   }
 
   #stir(): void {
