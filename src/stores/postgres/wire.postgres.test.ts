@@ -120,6 +120,20 @@ describe('wire', () => {
     expect((await wire.query('SELECT 1'))[0]?.rows).toEqual([['1']]);
   });
 
+  test('a cancel hits no neighbour of the statement that it was meant for', async () => {
+    await using wire = await open();
+    for (let i = 0; i < 40; i++) {
+      const stop = new AbortController();
+      const asked = [wire.query('SELECT pg_sleep(0.002)', stop.signal), wire.query('SELECT 1', stop.signal)].map((each) =>
+        each.catch(() => null),
+      );
+      const neighbour = wire.query('SELECT pg_sleep(0.02)');
+      const other = wire.query('SELECT pg_sleep(0.02)', new AbortController().signal);
+      setTimeout(() => stop.abort(new Error('enough')), i % 4);
+      await Promise.all([...asked, neighbour, other]);
+    }
+  });
+
   test('a connection ended by the server fails what waits and what follows, as unreachable', async () => {
     await using wire = await open();
     const sleeping = wire.query('SELECT pg_sleep(600)').catch((reason: unknown) => reason);

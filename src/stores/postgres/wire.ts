@@ -65,6 +65,8 @@ export class Wire implements AsyncDisposable {
   readonly #silence: Silence;
   /** Resolves when the last sender is done; the next one waits for it. */
   #sending: Promise<unknown> | null = null;
+  /** Resolves when all that this signal may cancel is answered, and no cancel request is on its way. */
+  #cancellable: { readonly signal: AbortSignal; readonly over: Promise<unknown> } | null = null;
 
   static async open(url: string, options: ConnectOptions, signal?: AbortSignal): Promise<Wire> {
     return new Wire(await connect(url, options, signal), url, options);
@@ -233,7 +235,8 @@ export class Wire implements AsyncDisposable {
   }
 
   /**
-   * Sends a request as soon as earlier senders are done; `until` keeps the way to the server for more that belongs to it.
+   * Sends a request as soon as earlier senders are done; `until` keeps the way to the server for more that belongs to it. A cancel request
+   * names no statement, and may come late: so nothing is sent behind what may be cancelled, but what is cancelled with it.
    * `sent` never rejects; `answered` does.
    */
   #submit(
@@ -259,7 +262,8 @@ export class Wire implements AsyncDisposable {
         this.#write(bytes);
       }
     };
-    const before = this.#sending;
+    const alone = this.#cancellable !== null && this.#cancellable.signal !== signal ? this.#cancellable.over : null;
+    const before = alone === null ? this.#sending : Promise.all([this.#sending, alone]);
     let sent: Promise<void> = Promise.resolve();
     if (before === null) go();
     else sent = before.then(go);
@@ -272,7 +276,17 @@ export class Wire implements AsyncDisposable {
     }
     const answered = request.answered.promise;
     answered.catch(() => undefined); // a caller that comes late to await it still gets the error
+    if (signal !== undefined) this.#mayCancel(signal, answered);
     return { sent, answered };
+  }
+
+  #mayCancel(signal: AbortSignal, answered: Promise<void>): void {
+    const earlier = this.#cancellable?.signal === signal ? this.#cancellable.over : null;
+    const cancellable = { signal, over: Promise.allSettled([earlier, answered]) };
+    this.#cancellable = cancellable;
+    void cancellable.over.then(() => {
+      if (this.#cancellable === cancellable) this.#cancellable = null;
+    });
   }
 
   async *#stream<Item extends Buffer>(
@@ -391,7 +405,7 @@ export class Wire implements AsyncDisposable {
     else request.answered.reject(request.signal?.aborted === true ? request.signal.reason : request.error);
   }
 
-  /** A cancel request names no statement, it hits the one that runs: so it waits until that is the aborted one. */
+  /** A cancel request hits what runs: so it waits until that is the aborted one. */
   #cancelFirst(): void {
     const request = this.#requests[0];
     if (request?.signal?.aborted === true && request.cancelling === null) void this.#cancel(request);
