@@ -19,7 +19,8 @@ import type { Shadow } from './shadow.ts';
  *
  * Why chunks may follow the places of rows (`pack`), not their keys. A row stays where it is until it changes. One that no change since the
  * copy began speaks of is in the one chunk that covers its place. One that moved was put by the fold that has the change that
- * moved it, be it met by two chunks or by none. Where no fold ever spoke of the table (`fresh`) no two chunks share a key.
+ * moved it, be it met by two chunks or by none. So a key that no fold of the copy spoke of comes with one chunk only, and its row stands
+ * nowhere before: only of the others something may stand (`Touched`; of none, where the copy is `fresh`).
  *
  * Why the next chunk may be read while one is applied. It is read as if that were done: for the `low` that will be E, from a snapshot that
  * includes all of the journal up to E, from where the chunk before ends. If the chunk before comes to nothing, low and frontier are
