@@ -2,7 +2,7 @@ import { setImmediate as otherWork } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
 import type { CaptureNumber, CaptureRecord } from '../src/model/capture.ts';
 import type { Progress } from '../src/model/progress.ts';
-import type { TableSchema } from '../src/model/schema.ts';
+import type { TableName, TableSchema } from '../src/model/schema.ts';
 import { rollback } from '../src/capture/rollback.ts';
 import { ITEMS, MemoryWorld, NOTES, hex, item, itemKey, put, quiet, read, running, tableSchema, until } from './memory-world.ts';
 
@@ -37,6 +37,28 @@ describe('captures of a primary in memory', () => {
       }
       for (const [number, rows] of kept) expect(await read(shadow, ITEMS, number, signal)).toEqual(rows);
     });
+  });
+
+  test('the catalog is asked and told no more often for many tables than for few', async () => {
+    const callsFor = async (tables: number): Promise<number> => {
+      const world = new MemoryWorld(Array.from({ length: tables }, (_, index) => tableSchema(`table ${index}` as TableName)));
+      let calls = 0;
+      await running(world, async ({ orchestrator, catalog, signal }) => {
+        await orchestrator.capture(quiet, signal);
+        const { read: readDocument, write } = catalog;
+        catalog.read = async (name) => {
+          calls++;
+          return readDocument.call(catalog, name);
+        };
+        catalog.write = async (name, value) => {
+          calls++;
+          await write.call(catalog, name, value);
+        };
+        expect((await orchestrator.capture(quiet, signal)).record.verdict).toBe('VALID');
+      });
+      return calls;
+    };
+    expect(await callsFor(12)).toBe(await callsFor(2));
   });
 
   test('tables come to the position of a capture while it is written down, and none crosses before', async () => {

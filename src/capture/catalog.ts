@@ -1,5 +1,5 @@
 import type { CaptureNumber, CaptureRecord, Seal } from '../model/capture.ts';
-import type { DataSetSchema, TableName } from '../model/schema.ts';
+import type { DataSetSchema } from '../model/schema.ts';
 
 /**
  * What is known of every capture, kept in the shadow. Each call is one durable transaction; when it resolves it survives a crash.
@@ -33,4 +33,4 @@ export type DocumentName =
   | 'parked' // {at, since} or null
   | 'unmirrored-indexes' // UnmirroredIndex[]: what policy asks for and the shadow cannot have
   | 'suspect' // tables that the next capture compares whole: something was wrong with them, or nobody watched
-  | `cursor:${TableName}`; // where the rolling validation of a table goes on
+  | 'cursors'; // by table, where its rolling validation goes on

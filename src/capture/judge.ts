@@ -53,6 +53,9 @@ export type OnPhase = (phase: string, table: string | null, done: number, total:
 
 const NO_ROWS: RowCounts = { inserted: 0, updated: 0, deleted: 0 };
 
+/** One document for all tables, so that a capture of thousands reads and writes it once. */
+type StoredCursors = Readonly<Partial<Record<TableName, StoredCursor>>>;
+
 interface StoredCursor {
   readonly shape: string;
   readonly pass: Cursor['pass'];
@@ -142,7 +145,7 @@ export class Judge {
         continue;
       }
       if (before === null || from === undefined) {
-        const seal = await sumsByReading(shadow, table, cut.number, signal);
+        const seal = await sumsByReading(shadow, table, cut.number, signal, schema);
         seals.push(seal);
         rows = { ...rows, inserted: rows.inserted + Number(seal.rows) };
         continue;
@@ -202,8 +205,9 @@ export class Judge {
     const schemas = byTable(await catalog.schema(cut.number));
     const earlierOf = byTable(before === null ? null : await catalog.schema(before.number));
     const changed = before === null ? null : await shadow.changedTables(Array.from(schemas.keys()), before.number, cut.number);
+    const cursors = await this.#storedCursors();
     for (const schema of schemas.values()) {
-      const cursor = await this.#cursor(schema);
+      const cursor = cursorOf(schema, cursors[schema.table]);
       const earlier = earlierOf.get(schema.table);
       // Keys of another kind cannot be asked for.
       const had = before !== null && earlier !== undefined && sameKey(earlier, schema);
@@ -234,18 +238,18 @@ export class Judge {
     for await (const slice of this.#parts.shadow.diff(table, from, to, signal)) yield slice.map(({ key }) => key);
   }
 
-  async #cursor({ table, shape }: TableSchema): Promise<Cursor> {
-    const stored = (await this.#parts.catalog.read(`cursor:${table}`)) as StoredCursor | null | undefined;
-    // A key of another shape means nothing in this one.
-    if (stored?.shape !== shape) return FROM_THE_START;
-    return { pass: stored.pass, after: stored.after === null ? null : (Buffer.from(stored.after, 'base64') as unknown as Cursor['after']) };
+  async #storedCursors(): Promise<StoredCursors> {
+    return ((await this.#parts.catalog.read('cursors')) as StoredCursors | null | undefined) ?? {};
   }
 
   async #keepCursors(cursors: ReadonlyMap<TableSchema, Cursor>): Promise<void> {
-    for (const [{ table, shape }, { pass, after }] of cursors) {
-      const stored: StoredCursor = { shape, pass, after: after?.toString('base64') ?? null };
-      await this.#parts.catalog.write(`cursor:${table}`, stored);
-    }
+    if (cursors.size === 0) return;
+    const now = Array.from(cursors, ([{ table, shape }, { pass, after }]): [TableName, StoredCursor] => [
+      table,
+      { shape, pass, after: after?.toString('base64') ?? null },
+    ]);
+    const present = Object.entries(await this.#storedCursors()).filter(([table]) => this.#parts.engine.elements.has(table as TableName));
+    await this.#parts.catalog.write('cursors', Object.fromEntries([...present, ...now]));
   }
 
   /** Tables that could not be compared stay suspect; those where something was found are looked at whole once more. */
@@ -281,6 +285,12 @@ export class Judge {
 
 function byTable(schema: DataSetSchema | null): ReadonlyMap<TableName, TableSchema> {
   return new Map(schema?.tables.map((table) => [table.table, table]));
+}
+
+function cursorOf({ shape }: TableSchema, stored: StoredCursor | undefined): Cursor {
+  // A key of another shape means nothing in this one.
+  if (stored?.shape !== shape) return FROM_THE_START;
+  return { pass: stored.pass, after: stored.after === null ? null : (Buffer.from(stored.after, 'base64') as unknown as Cursor['after']) };
 }
 
 function verdictOf(cut: CaptureRecord, outcome: ValidationOutcome | null): Verdict {

@@ -2,7 +2,7 @@ import { hash } from 'node:crypto';
 import { setImmediate as otherWork } from 'node:timers/promises';
 import type { CaptureNumber, RowCounts, RowDifference, Seal } from '../model/capture.ts';
 import { type BothSchemas, changeOf, copiesOf } from '../model/copies.ts';
-import type { TableName } from '../model/schema.ts';
+import type { TableName, TableSchema } from '../model/schema.ts';
 import type { KeyTuple, Tuple } from '../model/tuple.ts';
 import { GaveWay, type Shadow } from '../shadowing/shadow.ts';
 import type { RowLimit } from '../tracking/primary.ts';
@@ -67,9 +67,18 @@ export async function* rowsAt(shadow: Shadow, table: TableName, at: CaptureNumbe
   } while (after !== null);
 }
 
-/** The sums of a table as it reads at a capture: O(rows). No order counts in them, so the rows come as they lie where the store can. */
-export async function sumsByReading(shadow: Shadow, table: TableName, at: CaptureNumber, signal: AbortSignal): Promise<Seal> {
-  const schema = await shadow.schemaAt(table, at);
+/**
+ * The sums of a table as it reads at a capture: O(rows). No order counts in them, so the rows come as they lie where the store can.
+ * `known`: its schema, if at hand.
+ */
+export async function sumsByReading(
+  shadow: Shadow,
+  table: TableName,
+  at: CaptureNumber,
+  signal: AbortSignal,
+  known?: TableSchema,
+): Promise<Seal> {
+  const schema = known ?? (await shadow.schemaAt(table, at));
   for (;;) {
     const sums = new Sums();
     try {
