@@ -45,14 +45,15 @@ describe('captures of a primary in memory', () => {
       let calls = 0;
       await running(world, async ({ orchestrator, catalog, signal }) => {
         await orchestrator.capture(quiet, signal);
-        const { read: readDocument, write } = catalog;
+        const readDocument = catalog.read.bind(catalog);
+        const write = catalog.write.bind(catalog);
         catalog.read = async (name) => {
           calls++;
-          return readDocument.call(catalog, name);
+          return readDocument(name);
         };
         catalog.write = async (name, value) => {
           calls++;
-          await write.call(catalog, name, value);
+          await write(name, value);
         };
         expect((await orchestrator.capture(quiet, signal)).record.verdict).toBe('VALID');
       });
