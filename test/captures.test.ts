@@ -45,8 +45,7 @@ describe('captures of a primary in memory', () => {
       let calls = 0;
       await running(world, async ({ orchestrator, catalog, signal }) => {
         await orchestrator.capture(quiet, signal);
-        const readDocument = catalog.read.bind(catalog);
-        const write = catalog.write.bind(catalog);
+        const [readDocument, write] = [catalog.read.bind(catalog), catalog.write.bind(catalog)];
         catalog.read = async (name) => {
           calls++;
           return readDocument(name);

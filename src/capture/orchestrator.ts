@@ -85,12 +85,12 @@ export class Orchestrator {
     }
     const begunMs = performance.now();
     const appliedBefore = engine.appliedRows;
-    // An error may have left the last one half-way: elements that crossed for it wait for its cut.
-    await this.#recover(onPhase, lifetime);
     onPhase('asking the primary', null, 0, null);
     const reached = this.#reachNow(signal);
     // Told below, where its failure aborts what was planned.
     reached.catch(() => undefined);
+    // An error may have left the last one half-way: elements that crossed for it wait for its cut.
+    await this.#recover(onPhase, lifetime);
     const planned = await this.#plan();
     failpoint('planned');
     try {
