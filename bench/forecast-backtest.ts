@@ -1,6 +1,6 @@
 import { CHALLENGERS } from '../src/app/challengers.ts';
 import type { Challengers } from '../src/app/challengers.ts';
-import { medianOf } from '../src/prediction/forecasters/naive.ts';
+import { medianForecast } from '../src/prediction/forecasters/naive.ts';
 import type { Season } from '../src/prediction/forecasters/forecaster.ts';
 import { endMs, impute, slice } from '../src/prediction/series.ts';
 import type { Series } from '../src/prediction/series.ts';
@@ -67,11 +67,7 @@ export async function backtest(
     const history = impute(recent, plan.season.day);
     const points = new Map<string, Float64Array>([[OURS, forecast.point]]);
     const five = FIVE.flatMap((name) => forecast.each.get(name) ?? []);
-    if (five.length > 0)
-      points.set(
-        MEDIAN_OF_FIVE,
-        five[0]!.map((_, step) => medianOf(five.map((said) => said[step] as number))),
-      ); // biome-ignore lint: never empty
+    if (five.length > 0) points.set(MEDIAN_OF_FIVE, medianForecast(five));
     for (const [shown, name] of Object.entries(SINGLE)) points.set(shown, forecast.each.get(name) ?? forecast.point);
     for (const [name, said] of forecast.each) points.set(name, said);
     const uppers = new Map<string, Float64Array>([[OURS, forecast.upper]]);

@@ -1,4 +1,4 @@
-import { weightedMedian } from './forecasters/naive.ts';
+import { medianForecast, weightedMedian } from './forecasters/naive.ts';
 import { believable } from './forecasters/forecaster.ts';
 import type { Forecaster, Season } from './forecasters/forecaster.ts';
 import { dayNaive, FORECASTERS, HOURLY } from './forecasters/pool.ts';
@@ -73,6 +73,11 @@ interface Pending {
 }
 
 const SPOKEN = 'spoken';
+/**
+ * The plain median of all of ours is a voice like any other: of a series whose bursts nobody foresees, the one that was lucky lately is
+ * worse than the middle of all.
+ */
+const MEDIAN_OF_ALL = 'median of all';
 const TINY = 1e-9;
 
 /**
@@ -159,6 +164,7 @@ export class Track {
           Float64Array.from(places, (place) => believed[Math.max(0, place)] as number),
         );
     }
+    if (each.size > 2) each.set(MEDIAN_OF_ALL, medianForecast([...each.values()]));
     return each;
   }
 

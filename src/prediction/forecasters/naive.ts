@@ -63,6 +63,11 @@ export function weightedMedian(values: readonly number[], weights: readonly numb
   return values[order.at(-1) ?? -1] ?? Number.NaN;
 }
 
+/** Step by step the median of several forecasts, at least one. */
+export function medianForecast(each: readonly Float64Array[]): Float64Array {
+  return Float64Array.from(each[0] as Float64Array, (_, step) => medianOf(each.map((said) => said[step] as number)));
+}
+
 /** Sorts what it is given. NaN of nothing. */
 export function medianOf(values: number[]): number {
   values.sort((a, b) => a - b);
