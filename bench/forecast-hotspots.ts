@@ -5,7 +5,7 @@ import { Track } from '../src/prediction/track.ts';
 import { OURS } from './forecast-backtest.ts';
 import type { Spent } from './forecast-backtest.ts';
 import type { Edits } from './forecast-data.ts';
-import { mean } from './forecast-score.ts';
+import { mean, Parts, ratioLine } from './forecast-score.ts';
 import type { Line } from './forecast-score.ts';
 
 const HOUR_S = HOUR_MS / 1000;
@@ -28,23 +28,21 @@ export function activityOf({ seconds, rows, rowCount }: Edits): Activity {
   return activity;
 }
 
-/** Turns series of one start into activity; what was not observed counts as nothing. */
+/** Turns series of one start into activity; a series that ends before others was not observed from then on. */
 export function activityOfSeries(series: readonly Series[]): Activity {
-  const hours = series.reduce((least, { values }) => Math.min(least, values.length), Infinity);
-  return Array.from({ length: hours }, (_, hour) => Float64Array.from(series, ({ values }) => values[hour] as number));
+  const hours = series.reduce((most, { values }) => Math.max(most, values.length), 0);
+  return Array.from({ length: hours }, (_, hour) => Float64Array.from(series, ({ values }) => values[hour] ?? Number.NaN));
 }
 
 /** Recall of the hottest `k` of the next `period` hours, for periods from `testFrom` on that do not overlap more than by half. */
 export function recallLines(activity: Activity, period: number, testFrom: number, spent: Spent): Line[] {
   const model = new Hotspots({ period, day: DAY });
-  const scores = new Map<string, { ten: number[]; fifty: number[]; error: number; size: number }>();
+  const [ten, fifty] = [new Parts(), new Parts()];
   const every = Math.max(1, period >> 1);
   const fading = HALF_LIVES.map(() => new Float64Array((activity[0] as Float64Array).length));
   let advanceMs = 0;
   for (let hour = 0; hour + period <= activity.length; hour++) {
-    // A period with an hour that nobody observed is no truth.
-    const isTest = hour >= testFrom && (hour - testFrom) % every === 0;
-    if (isTest) {
+    if (hour >= testFrom && (hour - testFrom) % every === 0) {
       const came = sum(activity, hour, period);
       const said = new Map([
         [OURS, model.forecast()],
@@ -53,14 +51,12 @@ export function recallLines(activity: Activity, period: number, testFrom: number
         ['mean of 4 periods', sum(activity, hour - 4 * period, 4 * period)],
         ...HALF_LIVES.map((halfLife, scale) => [`half-life ${halfLife} h`, fading[scale] as Float64Array] as const),
       ]);
-      if (!came.some(Number.isNaN) || came.filter((value) => !Number.isNaN(value)).length * 2 > came.length) {
-        const known = came.map((value) => (Number.isNaN(value) ? 0 : value));
-        for (const [method, expected] of said) {
-          const score = scores.get(method) ?? { ten: [], fifty: [], error: 0, size: 0 };
-          score.ten.push(recallAt(10, expected, known));
-          score.fifty.push(recallAt(50, expected, known));
-          scores.set(method, score);
-        }
+      // Of a period in which nothing was modified there is nothing to find.
+      for (const [method, expected] of came.some((value) => value > 0) ? said : []) {
+        // Periods that overlap are no two witnesses: what begins within one period is one unit.
+        const unit = Math.floor((hour - testFrom) / period);
+        ten.add(method, unit, recallAt(10, expected, came));
+        fifty.add(method, unit, recallAt(50, expected, came));
       }
     }
     const begunMs = performance.now();
@@ -70,12 +66,7 @@ export function recallLines(activity: Activity, period: number, testFrom: number
   }
   const found = spent.get(HOTSPOTS) ?? { ms: 0, count: 0 };
   spent.set(HOTSPOTS, { ms: found.ms + advanceMs, count: found.count + activity.length });
-  const map = (of: (score: { ten: number[]; fifty: number[] }) => number[]) =>
-    new Map([...scores].map(([method, score]) => [method, mean(of(score).filter((value) => !Number.isNaN(value)))]));
-  return [
-    { what: `recall of 10, ${period} h`, of: map(({ ten }) => ten), isLess: false },
-    { what: `recall of 50, ${period} h`, of: map(({ fifty }) => fifty), isLess: false },
-  ];
+  return [ratioLine(`recall of 10, ${period} h`, ten, false), ratioLine(`recall of 50, ${period} h`, fifty, false)];
 }
 
 function fade(level: Float64Array, values: Float64Array, halfLife: number): void {
@@ -109,7 +100,7 @@ export function distinctLine(edits: Edits, hours: number, testFromHours: number)
   const values = Float64Array.from(sets, ({ size }) => size);
   const day = Math.max(1, Math.round(DAY / hours));
   const track = new Track({ season: { day, week: 7 * day }, steps: 1, zone: 'UTC', reach: 28 * day });
-  const sums = new Map<string, { error: number; size: number }>();
+  const parts = new Parts();
   for (let at = 1; at < count; at++) {
     const forecast = track.turn({ startMs: 0, stepMs: hours * HOUR_MS, values: values.slice(0, at) });
     if (at * hours < testFromHours) continue;
@@ -123,17 +114,11 @@ export function distinctLine(edits: Edits, hours: number, testFromHours: number)
       ['evenly spread', edits.rowCount * (1 - Math.exp(-rate))],
     ]);
     for (const [method, value] of said) {
-      const missed = sums.get(method) ?? { error: 0, size: 0 };
-      missed.error += Math.abs(value - (values[at] as number));
-      missed.size += values[at] as number;
-      sums.set(method, missed);
+      const came = values[at] as number;
+      parts.add(method, at, Math.abs(value - came), came);
     }
   }
-  return {
-    what: `distinct rows, ${hours} h: WAPE`,
-    of: new Map([...sums].map(([method, { error, size }]) => [method, error / size])),
-    isLess: true,
-  };
+  return ratioLine(`distinct rows, ${hours} h: WAPE`, parts, true);
 }
 
 /** What stands beside ours in the tables of hotspots. */

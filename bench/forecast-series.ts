@@ -5,8 +5,8 @@ import { DAY_MS } from '../src/prediction/series.ts';
 import type { Series } from '../src/prediction/series.ts';
 import { backtest, distance, OURS } from './forecast-backtest.ts';
 import type { Origin, Plan, Spent } from './forecast-backtest.ts';
-import type { Named } from './forecast-data.ts';
-import { mean, RIVALS } from './forecast-score.ts';
+import type { LeftOut, Named } from './forecast-data.ts';
+import { mean, middleLine, Parts, ratioLine, RIVALS } from './forecast-score.ts';
 import type { Line } from './forecast-score.ts';
 import { median } from './measuring.ts';
 import { say } from './recording.ts';
@@ -45,12 +45,22 @@ export function heavyOrigins(length: number, { testFrom, steps, every }: Plan, c
   return (test) => test % stride === 0 && test / stride < count;
 }
 
-/** Those with something in them: observed half of the time, and ever more than nothing before the first scored origin. */
-export function usable(all: readonly Named[], testFrom: (length: number) => number): Named[] {
-  return all.filter(({ series: { values } }) => {
-    const known = values.slice(0, testFrom(values.length)).filter((value) => !Number.isNaN(value));
-    return known.length * 2 > testFrom(values.length) && known.some((value) => value > 0);
+/** Those that can be scored. What cannot is noted, with the reason. */
+export function usable(all: readonly Named[], planOf: (series: Series) => Plan, leftOut: LeftOut): Named[] {
+  return all.filter(({ name, series }) => {
+    const reason = unusable(series, planOf(series));
+    if (reason !== null) leftOut.add(name, reason);
+    return reason === null;
   });
+}
+
+function unusable({ values }: Series, { testFrom, steps, every }: Plan): string | null {
+  const origins = Math.floor((values.length - steps - testFrom) / every) + 1;
+  if (origins < 1) return 'shorter than what has to be known before the first forecast that is scored, and a day';
+  const known = values.slice(0, testFrom).filter((value) => !Number.isNaN(value));
+  if (known.length * 2 <= testFrom) return 'observed less than half of the time before the first forecast that is scored';
+  if (!known.some((value) => value > 0)) return 'never more than nothing before the first forecast that is scored';
+  return null;
 }
 
 /** Every n-th by size before the first scored origin, so that all sizes are there. */
@@ -96,28 +106,23 @@ export function lightOnly(all: readonly Backtested[]): Backtested[] {
 
 /** WAPE over all, and the median over series of MASE, at one horizon. */
 export function errorLines(all: readonly Backtested[], methods: readonly string[], horizon: string, steps: number): Line[] {
-  const [wape, mase] = [new Map<string, number>(), new Map<string, number>()];
+  const missed = new Parts();
   for (const method of methods) {
-    let [error, size] = [0, 0];
-    const each: number[] = [];
-    for (const { origins } of all) {
-      const scaled: number[] = [];
-      for (const { points, came, scale } of origins) {
-        const missed = distance(points.get(method) as Float64Array, came, steps);
-        if (missed.count === 0) continue;
-        error += missed.error;
-        size += missed.size;
-        scaled.push(missed.error / missed.count / scale);
+    for (const [unit, { origins }] of all.entries()) {
+      for (const { points, came } of origins) {
+        const { error, size, count } = distance(points.get(method) as Float64Array, came, steps);
+        if (count > 0) missed.add(method, unit, error, size);
       }
-      if (scaled.length > 0) each.push(mean(scaled));
     }
-    if (each.length === 0) continue;
-    wape.set(method, error / size);
-    mase.set(method, median(each));
   }
   return [
-    { what: `WAPE ${horizon}`, of: wape, isLess: true },
-    { what: `median MASE ${horizon}`, of: mase, isLess: true },
+    ratioLine(`WAPE ${horizon}`, missed, true),
+    middleLine(
+      `median MASE ${horizon}`,
+      scaledErrors(all, methods, () => steps),
+      true,
+      median,
+    ),
   ];
 }
 
@@ -128,45 +133,43 @@ export function geometricLine(
   horizon: string,
   steps: (series: Backtested) => number,
 ): Line {
-  const of = new Map<string, number>();
-  for (const method of methods) {
-    const logs = all.map((each) => {
-      const scaled = each.origins.map(({ points, came, scale }) => {
-        const { error, count } = distance(points.get(method) as Float64Array, came, steps(each));
+  // What was foretold exactly has no logarithm: a ten-thousandth of the day's own variation is as good as exact.
+  const middle = (values: readonly number[]) => Math.exp(mean(values.map((value) => Math.log(Math.max(1e-4, value)))));
+  return middleLine(`gmMASE ${horizon}`, scaledErrors(all, methods, steps), true, middle);
+}
+
+/** Per method and series the mean error in multiples of the day's own variation. Series of which nothing came are left out of all. */
+function scaledErrors(
+  all: readonly Backtested[],
+  methods: readonly string[],
+  steps: (series: Backtested) => number,
+): Map<string, number[]> {
+  const of = (method: string) =>
+    all.map((series) => {
+      const scaled = series.origins.map(({ points, came, scale }) => {
+        const { error, count } = distance(points.get(method) as Float64Array, came, steps(series));
         return error / count / scale;
       });
-      return Math.log(mean(scaled.filter((value) => !Number.isNaN(value))));
+      return mean(scaled.filter((value) => !Number.isNaN(value)));
     });
-    of.set(method, Math.exp(mean(logs.filter((value) => Number.isFinite(value)))));
-  }
-  return { what: `gmMASE ${horizon}`, of, isLess: true };
+  return new Map(methods.map((method) => [method, of(method).filter((value) => !Number.isNaN(value))]));
 }
 
 /** How often the bound held, in percent, and its pinball loss. Beside the models' own: the most of the same hour in seven days. */
 export function upperLines(all: readonly Backtested[], day: number): { readonly coverage: Line; readonly loss: Line } {
-  const sums = new Map<string, { held: number; count: number; loss: number; origins: number }>();
-  for (const { origins } of all) {
+  const [held, lost] = [new Parts(), new Parts()];
+  for (const [unit, { origins }] of all.entries()) {
     for (const { uppers, came, history } of origins) {
       const said = new Map(uppers).set('most of 7 days', mostOfWeek(history, came.length, day));
       for (const [method, upper] of said) {
-        const sum = sums.get(method) ?? { held: 0, count: 0, loss: 0, origins: 0 };
         for (const [step, value] of came.entries()) {
-          if (Number.isNaN(value)) continue;
-          sum.count++;
-          if (value <= (upper[step] as number)) sum.held++;
+          if (!Number.isNaN(value)) held.add(method, unit, value <= (upper[step] as number) ? 100 : 0);
         }
-        sum.loss += pinball(upper, came, UPPER_SHARE);
-        sum.origins++;
-        sums.set(method, sum);
+        lost.add(method, unit, pinball(upper, came, UPPER_SHARE));
       }
     }
   }
-  const map = (of: (sum: { held: number; count: number; loss: number; origins: number }) => number) =>
-    new Map([...sums].map(([method, sum]) => [method, of(sum)]));
-  return {
-    coverage: { what: 'coverage %', of: map(({ held, count }) => (100 * held) / count), isLess: false },
-    loss: { what: 'pinball', of: map(({ loss, origins }) => loss / origins), isLess: true },
-  };
+  return { coverage: ratioLine('coverage %', held, false), loss: ratioLine('pinball', lost, true) };
 }
 
 function mostOfWeek(history: Float64Array, steps: number, day: number): Float64Array {
@@ -183,8 +186,8 @@ const RIGHT_WITHIN = 10;
 
 /** Of a day ahead, two hours are chosen by each method: how often that was right, in percent, and how much load there was above the least. */
 export function quietestLines(all: readonly Backtested[]): Line[] {
-  const sums = new Map<string, { right: number; excess: number; count: number }>();
-  for (const { origins } of all) {
+  const [right, above] = [new Parts(), new Parts()];
+  for (const [unit, { origins }] of all.entries()) {
     for (const { came, points, expected } of origins) {
       if (came.some(Number.isNaN)) continue;
       const [, least] = quietest(came);
@@ -192,20 +195,12 @@ export function quietestLines(all: readonly Backtested[]): Line[] {
       for (const [method, load] of [[OURS, expected] as const, ...said]) {
         const [at] = quietest(load);
         const excess = windowMean(came, at) - least;
-        const sum = sums.get(method) ?? { right: 0, excess: 0, count: 0 };
-        sum.right += excess <= RIGHT_WITHIN ? 1 : 0;
-        sum.excess += excess;
-        sum.count++;
-        sums.set(method, sum);
+        right.add(method, unit, excess <= RIGHT_WITHIN ? 100 : 0);
+        above.add(method, unit, excess);
       }
     }
   }
-  const map = (of: (sum: { right: number; excess: number; count: number }) => number) =>
-    new Map([...sums].map(([method, sum]) => [method, of(sum)]));
-  return [
-    { what: 'quietest window right %', of: map(({ right, count }) => (100 * right) / count), isLess: false },
-    { what: 'load above the least, points', of: map(({ excess, count }) => excess / count), isLess: true },
-  ];
+  return [ratioLine('quietest window right %', right, false), ratioLine('load above the least, points', above, true)];
 }
 
 function quietest(load: Float64Array): readonly [at: number, mean: number] {
@@ -225,13 +220,16 @@ function windowMean(load: Float64Array, at: number): number {
  * Load in percent of the most there ever is, which stands for a capacity that the trace does not tell; only of machines whose load varies by
  * five points before the first scored origin.
  */
-export function variable(all: readonly Named[], testFrom: (length: number) => number): Named[] {
+export function variable(all: readonly Named[], testFrom: (length: number) => number, leftOut: LeftOut): Named[] {
   return all.flatMap(({ name, series }) => {
     const known = series.values.slice(0, testFrom(series.values.length)).filter((value) => !Number.isNaN(value));
     const most = series.values.reduce((found, value) => (value > found ? value : found), 0);
     const middle = mean(known);
     const spread = Math.sqrt(mean(known.map((value) => (value - middle) ** 2)));
-    if (!((100 * spread) / most >= 5)) return [];
+    if (!((100 * spread) / most >= 5)) {
+      leftOut.add(name, 'load varies by less than five points');
+      return [];
+    }
     return { name, series: { ...series, values: series.values.map((value) => (100 * value) / most) } };
   });
 }

@@ -31,7 +31,8 @@ export interface Result {
 
 export interface Check {
   readonly what: string;
-  readonly passed: boolean;
+  /** Null where the data are too few to tell. */
+  readonly passed: boolean | null;
   readonly found: string;
 }
 
@@ -44,7 +45,7 @@ export async function record(result: Result): Promise<void> {
   await writeFile(join(RESULTS, `${result.name}.md`), text);
   await writeFile(join(RESULTS, `${result.name}.json`), `${JSON.stringify({ ...result, machine, ...when }, null, 1)}\n`);
   process.stdout.write(`\n${text}\n`);
-  if (result.checks.some(({ passed }) => !passed)) process.exitCode = 1;
+  if (result.checks.some(({ passed }) => passed === false)) process.exitCode = 1;
 }
 
 /** A directory of its own under the system's temporary one, removed afterwards: also where a run is ended by Ctrl-C or a deadline. */
@@ -60,8 +61,8 @@ export function say(text: string): void {
   process.stderr.write(`${new Date().toISOString().slice(11, 19)} ${text}\n`);
 }
 
-export function check(what: string, passed: boolean, found: string | number): Check {
-  say(`${passed ? 'ok    ' : 'FAILED'} ${what}: ${found}`);
+export function check(what: string, passed: boolean | null, found: string | number): Check {
+  say(`${passed === null ? 'open  ' : passed ? 'ok    ' : 'FAILED'} ${what}: ${found}`);
   return { what, passed, found: String(found) };
 }
 
@@ -130,7 +131,7 @@ function markdown(
   const parts = [`# ${title}`, `${date}, commit ${at}.`, method.join(' ')];
   for (const table of tables) parts.push(`## ${table.title}`, grid(table));
   if (checks.length > 0) {
-    const rows = checks.map(({ what, passed, found }) => [what, found, passed ? 'yes' : '**no**']);
+    const rows = checks.map(({ what, passed, found }) => [what, found, passed === null ? 'cannot be judged' : passed ? 'yes' : '**no**']);
     parts.push('## What it had to show', grid({ title: '', columns: ['what', 'found', 'reached'], rows }));
   }
   const pairs = {

@@ -61,6 +61,24 @@ describe('what a forecast rests on', () => {
     for (const [step, value] of forecast.point.entries()) expect(Math.abs(value - (truth[step] as number))).toBeLessThan(20);
   });
 
+  test('the plain median of all, where each is right in turn and nobody knows whose turn it is', () => {
+    const whole = series(600, (index) => daily(index) + noise(index));
+    let at = 200;
+    const inTurn = (place: number) => ({
+      name: `number ${place}`,
+      needs: () => 1,
+      forecast: (_: Float64Array, steps: number) => {
+        const off = [0, 60, -60][(at + place) % 3] as number;
+        return Float64Array.from({ length: steps }, (__, step) => Math.max(0, (whole.values[at + step] as number) + off));
+      },
+    });
+    const track = new Track({ ...SETTINGS, forecasters: [inTurn(0), inTurn(1), inTurn(2)] });
+    let forecast: Forecast | undefined;
+    for (; at < 500; at += 5) forecast = track.turn({ ...whole, values: whole.values.slice(0, at) });
+    expect(forecast?.voices[0]).toBe('median of all');
+    expect(forecast?.point).toEqual(whole.values.slice(495, 519));
+  });
+
   test('seasonal naive, where those that were believed turn out worse, or fail', () => {
     const whole = series(700, (index) => daily(index) + noise(index));
     let at = 200;
