@@ -57,9 +57,9 @@ export async function backtest(
   let test = 0;
   for (let at = plan.warmFrom; at + plan.steps <= series.values.length; at += plan.every) {
     const known = { ...series, values: series.values.slice(0, at) };
-    const begunMs = performance.now();
+    const begun = process.threadCpuUsage();
     const forecast = track.turn(known);
-    note(spent, OURS, performance.now() - begunMs);
+    note(spent, OURS, cpuMsSince(begun));
     if (at < plan.testFrom) continue;
     const came = series.values.slice(at, at + plan.steps);
     if (came.filter(Number.isNaN).length * 2 > came.length || forecast.basis === 'none') continue;
@@ -96,14 +96,20 @@ async function askAll(
 ): Promise<void> {
   for (const model of CHALLENGERS) {
     const question = { model, values: history.values, startMs: endMs(history), stepMs: history.stepMs, steps, season };
-    const { answer, elapsedMs } = await challengers.ask(question, AbortSignal.timeout(60_000));
-    note(spent, model, elapsedMs);
+    const { answer, cpuMs } = await challengers.ask(question, AbortSignal.timeout(60_000));
+    note(spent, model, cpuMs);
     // Where a challenger is silent it is given the seasonal naive, as the product would.
     const most = 3 * history.values.reduce((found, value) => Math.max(found, value), 0);
     const isUsable = answer !== null && answer.point.every((value) => Number.isFinite(value));
     points.set(model, isUsable ? answer.point.map((value) => Math.min(value, most)) : (points.get('seasonal naive') as Float64Array));
     if (isUsable && answer.upper !== null && answer.upper.every((value) => Number.isFinite(value))) uppers.set(model, answer.upper);
   }
+}
+
+/** What this thread computed: other processes on the machine do not count. */
+export function cpuMsSince(begun: NodeJS.CpuUsage): number {
+  const { user, system } = process.threadCpuUsage(begun);
+  return (user + system) / 1000;
 }
 
 function note(spent: Spent, who: string, ms: number): void {

@@ -2,7 +2,7 @@ import { Hotspots, recallAt } from '../src/prediction/hotspots.ts';
 import { HOUR_MS } from '../src/prediction/series.ts';
 import type { Series } from '../src/prediction/series.ts';
 import { Track } from '../src/prediction/track.ts';
-import { OURS } from './forecast-backtest.ts';
+import { cpuMsSince, OURS } from './forecast-backtest.ts';
 import type { Spent } from './forecast-backtest.ts';
 import type { Edits } from './forecast-data.ts';
 import { mean, Parts, ratioLine } from './forecast-score.ts';
@@ -59,9 +59,9 @@ export function recallLines(activity: Activity, period: number, testFrom: number
         fifty.add(method, unit, recallAt(50, expected, came));
       }
     }
-    const begunMs = performance.now();
+    const begun = process.threadCpuUsage();
     model.advance(activity[hour] as Float64Array);
-    advanceMs += performance.now() - begunMs;
+    advanceMs += cpuMsSince(begun);
     for (const [scale, halfLife] of HALF_LIVES.entries()) fade(fading[scale] as Float64Array, activity[hour] as Float64Array, halfLife);
   }
   const found = spent.get(HOTSPOTS) ?? { ms: 0, count: 0 };

@@ -163,7 +163,7 @@ function missing({ writes: ofWrites, cpu, loads: ofLoads, edits }: Traces, leftO
 
 function costs({ spent }: Run): ResultTable {
   const rows = [...spent].map(([who, { ms, count }]) => [who, shown(ms / count), count]);
-  return { title: 'What a forecast costs', columns: ['who', 'ms each', 'forecasts'], rows };
+  return { title: 'What a forecast costs', columns: ['who', 'CPU ms each', 'forecasts'], rows };
 }
 
 const { values: options } = parseArgs({

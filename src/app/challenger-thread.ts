@@ -5,9 +5,12 @@ import type { Question, Reply } from './challengers.ts';
 
 /** The thread in which challengers compute: one question, one reply, in order. */
 parentPort?.on('message', (question: Question) => {
-  const begunMs = performance.now();
-  // oxlint-disable-next-line unicorn/require-post-message-target-origin -- threads have no origins
-  const reply = (said: Pick<Reply, 'answer' | 'failure'>) => parentPort?.postMessage({ ...said, elapsedMs: performance.now() - begunMs });
+  const begun = process.threadCpuUsage();
+  const reply = (said: Pick<Reply, 'answer' | 'failure'>) => {
+    const { user, system } = process.threadCpuUsage(begun);
+    // oxlint-disable-next-line unicorn/require-post-message-target-origin -- threads have no origins
+    parentPort?.postMessage({ ...said, cpuMs: (user + system) / 1000 });
+  };
   try {
     reply({ answer: answer(question), failure: null });
   } catch (error) {

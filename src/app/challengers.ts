@@ -21,10 +21,11 @@ export interface Reply {
   /** Null where the model has nothing to say of such a series, or failed. */
   readonly answer: Answer | null;
   readonly failure: string | null;
-  readonly elapsedMs: number;
+  /** What it took of the thread; of one that took too long, the limit. */
+  readonly cpuMs: number;
 }
 
-const SILENT: Reply = { answer: null, failure: null, elapsedMs: 0 };
+const SILENT: Reply = { answer: null, failure: null, cpuMs: 0 };
 
 /**
  * Forecasters of kept libraries, in a thread of their own: they compute long, may trap, and print to standard output from C. Whatever
@@ -61,7 +62,7 @@ export class Challengers implements AsyncDisposable {
         settle(said);
       };
       const failed = (error: Error) => done({ ...SILENT, failure: error.message });
-      const late = () => done({ ...SILENT, failure: `took longer than ${this.#limitMs} ms`, elapsedMs: this.#limitMs });
+      const late = () => done({ ...SILENT, failure: `took longer than ${this.#limitMs} ms`, cpuMs: this.#limitMs });
       thread.on('message', done).on('error', failed);
       limit.addEventListener('abort', late);
       // oxlint-disable-next-line unicorn/require-post-message-target-origin -- threads have no origins
