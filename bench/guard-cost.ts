@@ -89,7 +89,7 @@ function batchOf(kind: Kind, puts: readonly Tuple[], keys: readonly KeyTuple[]):
 
 async function timeApply(shadow: Shadow, { schema, progress, state }: Element, batch: RowBatch): Promise<number> {
   const begunMs = performance.now();
-  await shadow.apply([{ table: schema.table, rows: [batch], progress, state, savedThrough: NO_CAPTURE }], FOREVER);
+  await shadow.apply([{ table: schema.table, rows: [batch], from: progress, progress, state, savedThrough: NO_CAPTURE }], FOREVER);
   return performance.now() - begunMs;
 }
 

@@ -372,7 +372,14 @@ async function reconcile(
       await shadow.retire(schema.table, now ?? null, COPY_FROM_NOTHING, restarted);
     } else if (lost) {
       options.log('warn', 'the journal was lost: the table is resynced by comparison', { table: schema.table });
-      const work = { table: schema.table, rows: [], progress: restarted, state: COPY_BY_COMPARISON, savedThrough: NO_CAPTURE };
+      const work = {
+        table: schema.table,
+        rows: [],
+        from: progress,
+        progress: restarted,
+        state: COPY_BY_COMPARISON,
+        savedThrough: NO_CAPTURE,
+      };
       await shadow.apply([work], signal);
     }
   }

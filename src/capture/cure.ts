@@ -99,7 +99,9 @@ async function halt(
       const element = elements.get(table);
       if (element === undefined) return [];
       const state = { kind: 'halted', reason } as const;
-      return [{ table, rows: [], progress: element.progress, state, savedThrough: parts.engine.savedThrough(element) }];
+      return [
+        { table, rows: [], from: element.progress, progress: element.progress, state, savedThrough: parts.engine.savedThrough(element) },
+      ];
     });
     await parts.engine.write(works, signal);
   });

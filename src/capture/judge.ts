@@ -278,7 +278,8 @@ export class Judge {
     const keep = (knownGood(records) ?? lastReadable(records))?.position ?? null;
     if (keep === null) return;
     if (signal.aborted) return;
-    const standing = Array.from(engine.elements.values());
+    // A shadow that lost what it had not flushed asks for it again.
+    const standing = await engine.still(async (elements) => Array.from(elements.values()));
     await journal.prune(new Map(standing.map(({ schema, progress }) => [schema.table, progress.low < keep ? progress.low : keep])));
   }
 }

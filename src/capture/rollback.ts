@@ -49,7 +49,7 @@ export async function rollback(parts: RollbackParts, to: CaptureRecord, signal: 
       else await shadow.retire(table, schema, COPY_FROM_NOTHING, progress);
       const rows = same ? goingBack(shadow, table, to.number, capture, signal) : wholeTable(shadow, table, to.number, signal);
       const savedThrough = element === undefined ? NO_CAPTURE : engine.savedThrough(element);
-      works.push({ table, rows, progress, state: { kind: 'live' }, savedThrough });
+      works.push({ table, rows, from: same ? element.progress : progress, progress, state: { kind: 'live' }, savedThrough });
     }
     const report = await engine.write(works, signal);
     parts.failpoint('rolled-back');

@@ -41,6 +41,7 @@ export type ErrorCode =
   | 'SEED_INVALID' // a file of activity or load that cannot be read as one
   | 'SHADOW_ACCESS'
   | 'SHADOW_IS_PRIMARY'
+  | 'SHADOW_MOVED' // it stands elsewhere than was thought: its elements are to be read again
   | 'SHADOW_OCCUPIED' // holds tables that are not ours
   | 'SHADOW_UNREACHABLE'
   | 'TABLE_HALTED'

@@ -406,7 +406,7 @@ export class Advance {
   #resync(element: Element, reason: string, signal: AbortSignal, at: Position = this.#parts.tracker.head): Promise<Outcome> {
     this.#parts.log('a table is resynced by comparison', { table: element.schema.table, reason });
     const progress = restarted(element.progress, at);
-    return this.#record({ ...element, state: COPY_BY_COMPARISON, progress }, signal);
+    return this.#record(element, { ...element, state: COPY_BY_COMPARISON, progress }, signal);
   }
 
   /** The table's shape may have changed: if it has, a new segment begins, to be copied afresh. */
@@ -427,12 +427,12 @@ export class Advance {
     const reason = messageOf(error);
     this.#parts.log('a table was halted', { table: element.schema.table, reason });
     this.#close(element.schema.table);
-    return this.#record({ ...element, state: { kind: 'halted', reason } }, signal);
+    return this.#record(element, { ...element, state: { kind: 'halted', reason } }, signal);
   }
 
-  async #record(element: Element, signal: AbortSignal): Promise<Outcome> {
-    const { schema, progress, state } = element;
-    await this.#parts.shadow.apply([{ table: schema.table, rows: [], progress, state, savedThrough: captureNumber(0) }], signal);
-    return { element, rows: 0, conflicts: [] };
+  async #record({ progress: from }: Element, next: Element, signal: AbortSignal): Promise<Outcome> {
+    const { schema, progress, state } = next;
+    await this.#parts.shadow.apply([{ table: schema.table, rows: [], from, progress, state, savedThrough: captureNumber(0) }], signal);
+    return { element: next, rows: 0, conflicts: [] };
   }
 }

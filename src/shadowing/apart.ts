@@ -5,7 +5,7 @@ import type { TableName } from '../model/schema.ts';
 export class Apart {
   /** Until it has succeeded. */
   readonly #suspect = new Set<TableName>();
-  /** Where a store could not be reached it is most likely nobody's fault: until one of them has succeeded. */
+  /** Where a store could not be reached, or has moved, it is most likely nobody's fault: until one of them has succeeded. */
   readonly #unlucky = new Set<TableName>();
 
   has(table: TableName): boolean {
@@ -14,7 +14,8 @@ export class Apart {
 
   /** A group failed. Returns whether it was for a reason that most likely is none of them. */
   blame(tables: readonly TableName[], error: unknown): boolean {
-    const unlucky = error instanceof ForeshadowError && (error.code === 'FENCED' || error.code.endsWith('_UNREACHABLE'));
+    const code = error instanceof ForeshadowError ? error.code : '';
+    const unlucky = code === 'FENCED' || code === 'SHADOW_MOVED' || code.endsWith('_UNREACHABLE');
     for (const table of tables) (unlucky ? this.#unlucky : this.#suspect).add(table);
     return unlucky;
   }

@@ -20,9 +20,14 @@ export function newDrain(number: CaptureNumber, at: Position, isWritten = true):
   return { number, at, isWritten, leftOut: new Map(), crossed: new Map() };
 }
 
+/** Elements that it still waits for. */
+export function uncrossed(elements: Iterable<Element>, { number, leftOut }: Drain): Element[] {
+  return Array.from(elements).filter(({ schema, progress }) => progress.capture <= number && !leftOut.has(schema.table));
+}
+
 /** What an element that has everything up to the capture crosses with: no rows. */
 export function crossing({ schema, state, progress }: Element, drain: Drain, savedThrough: CaptureNumber): ApplyWork {
   const low = maxPosition(progress.low, drain.at);
   const across = { ...progress, low, high: low, capture: captureNumber(drain.number + 1) };
-  return { table: schema.table, rows: [], progress: across, state, savedThrough };
+  return { table: schema.table, rows: [], from: progress, progress: across, state, savedThrough };
 }

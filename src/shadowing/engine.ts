@@ -13,10 +13,11 @@ import type { Tracked, Tracker } from '../tracking/tracker.ts';
 import { Advance } from './advance.ts';
 import { Ahead } from './ahead.ts';
 import { Conflicts } from './conflicts.ts';
-import { type Drain, crossing, newDrain } from './drain.ts';
+import { type Drain, crossing, newDrain, uncrossed } from './drain.ts';
 import { Backlog } from './lag.ts';
 import { Rest } from './rest.ts';
 import type { ApplyReport, ApplyWork, Shadow } from './shadow.ts';
+import { Stand } from './stand.ts';
 import { Write, type Written, grouped, isFull } from './write.ts';
 
 export interface EngineParts {
@@ -47,6 +48,7 @@ export class Engine {
   readonly #backlog: Backlog;
   readonly #ahead: Ahead;
   readonly #advance: Advance;
+  readonly #stand: Stand;
   readonly #turns = new Turns();
   readonly #wake = new Pulse();
   readonly #settled = new Pulse();
@@ -71,6 +73,7 @@ export class Engine {
     this.#elements = new Map(elements);
     this.#backlog = backlog;
     this.#lastCut = lastCut;
+    this.#stand = new Stand(parts, this.#elements, backlog);
     const stir = (): void => this.#stir();
     this.#ahead = new Ahead(parts, this, stir);
     this.#advance = new Advance(parts, backlog, this.#ahead, (table) => this.#elements.has(table), stir);
@@ -172,7 +175,8 @@ export class Engine {
       if (leftMs <= 0) {
         // Between turns, so that no element is half-way over.
         await this.#turns.take(async () => {
-          for (const table of this.#uncrossed(drain)) drain.leftOut.set(table, 'did not reach the capture before the drain deadline');
+          for (const { schema } of this.#uncrossed(drain))
+            drain.leftOut.set(schema.table, 'did not reach the capture before the drain deadline');
         });
         continue;
       }
@@ -197,16 +201,13 @@ export class Engine {
     return this.#drain;
   }
 
-  /** Resolves when every element that is not halted has everything up to `at`, copies included. */
+  /** Resolves when every element that is not halted has everything up to `at` for good, copies included. */
   async caughtUp(at: Position, signal: AbortSignal, onRound?: () => void): Promise<void> {
+    const isBehind = (): boolean => Array.from(this.#elements.values()).some((element) => this.#backlog.isBehind(element, at));
     for (;;) {
       if (this.#failure !== null) throw this.#failure;
       onRound?.();
-      const behind = Array.from(this.#elements.values()).some(
-        ({ state, progress, schema }) =>
-          state.kind === 'copying' || (state.kind === 'live' && this.#backlog.has(schema.table, progress.low, at)),
-      );
-      if (!behind) return;
+      if (!isBehind() && !(await this.#alone(async () => isBehind()))) return;
       await this.#settled.next(signal, 1000);
     }
   }
@@ -236,13 +237,7 @@ export class Engine {
     try {
       return await this.#parts.shadow.apply(works, signal);
     } finally {
-      // Whatever became of it: what is stored is the truth.
-      const stored = await this.#parts.shadow.elements();
-      for (const { table } of works) {
-        const element = stored.get(table);
-        if (element !== undefined) this.#elements.set(table, element);
-        this.#backlog.rewound(table, this.#parts.tracker.head);
-      }
+      await this.#stand.reload(new Set(works.map(({ table }) => table)));
       this.#stir();
     }
   }
@@ -301,7 +296,8 @@ export class Engine {
   async #round(signal: AbortSignal): Promise<boolean> {
     if (this.#parked && this.#drain === null) return false;
     let worked = false;
-    for (const order = this.#order().toReversed(); order.length > 0; ) {
+    if (this.#stand.isUncertain) await this.#orLater('asking where the shadow stands', () => this.#stand.reload(), signal);
+    for (const order = this.#order().toReversed(); order.length > 0 && !this.#stand.isUncertain; ) {
       if (signal.aborted) return false;
       const moved = await this.#turns.take(() => this.#turn(order, signal));
       worked ||= moved;
@@ -311,7 +307,8 @@ export class Engine {
       await otherWork();
     }
     this.#advance.beginReads(signal);
-    if (this.#drain?.isWritten === true) await this.#tryCross(this.#drain, signal);
+    const drain = this.#drain;
+    if (drain?.isWritten === true) await this.#orLater('crossing', () => this.#crossQuiet(drain, signal), signal);
     return worked;
   }
 
@@ -341,8 +338,10 @@ export class Engine {
 
   /** One element's trouble is not the others': it rests, longer each time, and they go on. Null: it was so. */
   #attempt<T>(tables: readonly TableName[], work: () => Promise<T>, signal: AbortSignal): Promise<T | null> {
-    const tell = (table: TableName, { code, message: reason }: ForeshadowError, waitMs: number): void =>
-      this.#parts.log('a table will be tried again', { table, code, reason, waitMs });
+    const tell = (table: TableName, error: ForeshadowError, waitMs: number): void => {
+      this.#stand.doubt(error);
+      this.#parts.log('a table will be tried again', { table, code: error.code, reason: error.message, waitMs });
+    };
     return this.#rest.attempt(tables, work, tell, signal);
   }
 
@@ -372,10 +371,11 @@ export class Engine {
     }
   }
 
-  /** A turn in which no copy is written beside it either. */
+  /** A turn in which no copy is written beside it either, and what the elements say is in the shadow for good. */
   #alone<T>(work: () => Promise<T>): Promise<T> {
     return this.#turns.take(async () => {
       this.#took(await this.#advance.settle(this.#elements));
+      if (await this.#stand.ascertain()) this.#stir();
       return work();
     });
   }
@@ -386,12 +386,14 @@ export class Engine {
     if (element !== null) this.#elements.set(element.schema.table, element);
   }
 
-  async #tryCross(drain: Drain, signal: AbortSignal): Promise<void> {
+  /** A turn for all elements. Fails it in a way that may pass, the next round comes a little later. */
+  async #orLater(what: string, work: () => Promise<void>, signal: AbortSignal): Promise<void> {
     try {
-      await this.#turns.take(() => this.#crossQuiet(drain, signal));
+      await this.#turns.take(work);
     } catch (error) {
       if (signal.aborted || !(error instanceof ForeshadowError && error.retry === 'later')) throw error;
-      this.#parts.log('crossing will be tried again', { code: error.code, reason: error.message, waitMs: RETRY_MS });
+      this.#stand.doubt(error);
+      this.#parts.log(`${what} will be tried again`, { code: error.code, reason: error.message, waitMs: RETRY_MS });
       await this.#urgent.next(signal, RETRY_MS);
       this.#stir();
     }
@@ -399,14 +401,12 @@ export class Engine {
 
   /** Elements that have everything up to the capture cross together, in one transaction without rows. */
   async #crossQuiet(drain: Drain, signal: AbortSignal): Promise<void> {
-    for (const table of this.#uncrossed(drain)) {
-      // It holds rows from beyond the capture: no other table has what belongs to them.
-      const ahead = (this.#elements.get(table) as Element).progress.high > drain.at;
-      if (ahead) drain.leftOut.set(table, 'stood past the position of the capture');
-    }
-    const quiet = this.#uncrossed(drain)
-      .map((table) => this.#elements.get(table) as Element)
-      .filter(({ schema, state, progress }) => state.kind === 'live' && !this.#backlog.has(schema.table, progress.low, drain.at));
+    // It holds rows from beyond the capture: no other table has what belongs to them.
+    for (const { schema, progress } of this.#uncrossed(drain))
+      if (progress.high > drain.at) drain.leftOut.set(schema.table, 'stood past the position of the capture');
+    const quiet = this.#uncrossed(drain).filter(
+      ({ schema, state, progress }) => state.kind === 'live' && !this.#backlog.has(schema.table, progress.low, drain.at),
+    );
     if (quiet.length === 0) return;
     const works = quiet.map((element) => crossing(element, drain, this.savedThrough(element)));
     await this.#parts.shadow.apply(works, signal);
@@ -419,10 +419,8 @@ export class Engine {
     this.#settled.beat();
   }
 
-  #uncrossed(drain: Drain): TableName[] {
-    return Array.from(this.#elements.values())
-      .filter(({ schema, progress }) => progress.capture <= drain.number && !drain.leftOut.has(schema.table))
-      .map(({ schema }) => schema.table);
+  #uncrossed(drain: Drain): Element[] {
+    return uncrossed(this.#elements.values(), drain);
   }
 
   /** The element whose oldest change comes first to the end of its tolerance; copies come last. */

@@ -72,6 +72,11 @@ export class Backlog {
     return waiting !== undefined && low < upTo && (waiting.newest > low || (waiting.event !== null && waiting.event > low));
   }
 
+  /** Whether an element that is not halted may lack anything up to `at`. */
+  isBehind({ schema, state, progress }: Element, at: Position): boolean {
+    return state.kind === 'copying' || (state.kind === 'live' && this.has(schema.table, progress.low, at));
+  }
+
   hasEvent(table: TableName, low: Position): boolean {
     const event = this.#tables.get(table)?.event ?? null;
     return event !== null && event > low;

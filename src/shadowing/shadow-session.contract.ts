@@ -76,6 +76,13 @@ export function noteDifference(parts: readonly (Tuple | null | undefined)[]): st
   return parts.map((part) => (part === null || part === undefined ? '-' : note(part))).join(' ');
 }
 
+/** Where a table stands, as whoever writes to it next has to say. */
+export async function groundOf(shadow: Shadow, table: TableName): Promise<ApplyWork['from']> {
+  const element = (await shadow.elements()).get(table);
+  if (element === undefined) throw new Error(`the shadow has no ${table}`);
+  return element.progress;
+}
+
 export interface Change {
   readonly deletes?: readonly KeyTuple[];
   readonly puts?: readonly Tuple[];
@@ -92,6 +99,8 @@ export class ShadowSession {
   /** The newest capture the element no longer writes for. */
   savedThrough: CaptureNumber = NO_CAPTURE;
   #clock = 1n;
+  /** Where the element stands while `progress` is of a generation that nothing was written in. */
+  #left: Progress | null = null;
 
   private constructor(fixture: ShadowFixture, schema: TableSchema) {
     this.fixture = fixture;
@@ -132,9 +141,11 @@ export class ShadowSession {
 
   async applyRows(rows: ApplyWork['rows'], signal: AbortSignal = never, state: ElementState = { kind: 'live' }): Promise<ApplyReport> {
     const progress = this.next();
-    const work = { table: this.schema.table, rows, progress, state, savedThrough: this.savedThrough };
+    const from = this.#left ?? this.progress;
+    const work = { table: this.schema.table, rows, from, progress, state, savedThrough: this.savedThrough };
     const report = await this.shadow.apply([work], signal);
     this.progress = progress;
+    this.#left = null;
     return report;
   }
 
@@ -144,11 +155,12 @@ export class ShadowSession {
     return { ...this.progress, low, high: low };
   }
 
-  /** An apply at a progress of the caller's choice, which is not remembered. */
-  async applyAt(progress: Progress, change: Change): Promise<ApplyReport> {
+  /** An apply at a progress of the caller's choice, which is not remembered; made for where the element stands, or for another place. */
+  async applyAt(progress: Progress, change: Change, from?: ApplyWork['from']): Promise<ApplyReport> {
     const work = {
       table: this.schema.table,
       rows: [batchOf(change)],
+      from: from ?? this.#left ?? this.progress,
       progress,
       state: { kind: 'live' as const },
       savedThrough: this.savedThrough,
@@ -176,11 +188,13 @@ export class ShadowSession {
   }
 
   nextGeneration(low: Position): void {
+    this.#left ??= this.progress;
     this.progress = { ...this.progress, generation: (this.progress.generation + 1) as Generation, low, high: low };
   }
 
   async retire(schema: TableSchema | null): Promise<void> {
     await this.shadow.retire(this.schema.table, schema, { kind: 'live' }, this.progress);
+    this.#left = null;
     if (schema !== null) this.schema = schema;
   }
 

@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { Catalog } from '../capture/catalog.ts';
 import { type CaptureNumber, NO_CAPTURE, captureNumber } from '../model/capture.ts';
-import type { ElementState } from '../model/progress.ts';
+import type { ElementState, Generation } from '../model/progress.ts';
 import type { Tuple } from '../model/tuple.ts';
 import { describeAhead } from './shadow-ahead.contract.ts';
 import { describeApply } from './shadow-apply.contract.ts';
@@ -78,6 +78,38 @@ function describeProgress(open: ShadowOpener): void {
       await s.apply({ puts: [s.row(1n, 'a')] });
       const behind = { ...s.progress, low: s.at(0n), high: s.at(0n) };
       await expect(s.applyAt(behind, { puts: [s.row(1n, 'b')] })).rejects.toMatchObject({ code: 'FENCED' });
+      expect(await s.live()).toEqual(notes([s.row(1n, 'a')]));
+    });
+
+    test('an apply that was made for another place is refused as a whole, and goes in where it belongs', async () => {
+      const s = current();
+      await s.apply({ puts: [s.row(1n, 'a')] });
+      const { progress } = s;
+      const next = s.next();
+      for (const from of [
+        { ...progress, low: s.at(1n), high: s.at(1n) },
+        { ...progress, high: next.high },
+        { ...next },
+        { ...progress, generation: (progress.generation + 1) as Generation },
+      ]) {
+        await expect(s.applyAt(next, { puts: [s.row(2n, 'b')] }, from)).rejects.toMatchObject({ code: 'SHADOW_MOVED', retry: 'later' });
+      }
+      expect(await s.live()).toEqual(notes([s.row(1n, 'a')]));
+      await s.applyAt(next, { puts: [s.row(2n, 'b')] }, progress);
+      await expect(s.applyAt(next, { puts: [s.row(3n, 'twice')] }, progress)).rejects.toMatchObject({ code: 'SHADOW_MOVED' });
+      expect(await s.live()).toEqual(notes([s.row(1n, 'a'), s.row(2n, 'b')]));
+    });
+
+    test('what was applied without waiting for the disk is there to be read, and to be flushed', async () => {
+      const s = current();
+      const work = { table: s.schema.table, state: { kind: 'live' as const }, savedThrough: NO_CAPTURE, unflushed: true };
+      const rows = [{ deletes: [], puts: [s.row(1n, 'a')], fresh: false }];
+      const progress = s.next();
+      await s.shadow.apply([{ ...work, rows, from: s.progress, progress }], never);
+      expect(await s.live()).toEqual(notes([s.row(1n, 'a')]));
+      await s.shadow.flush();
+      await s.restart();
+      expect((await s.shadow.elements()).get(s.schema.table)?.progress).toEqual(progress);
       expect(await s.live()).toEqual(notes([s.row(1n, 'a')]));
     });
 
@@ -433,7 +465,14 @@ function describeClaim(open: ShadowOpener): void {
       const other = await s.fixture.another();
       try {
         const works = [
-          { table: s.schema.table, rows: [], progress: s.progress, state: { kind: 'live' as const }, savedThrough: NO_CAPTURE },
+          {
+            table: s.schema.table,
+            rows: [],
+            from: s.progress,
+            progress: s.progress,
+            state: { kind: 'live' as const },
+            savedThrough: NO_CAPTURE,
+          },
         ];
         await expect(other.shadow.apply(works, never)).rejects.toMatchObject({ code: 'FENCED' });
       } finally {

@@ -1,6 +1,6 @@
 import type { CaptureNumber, RowDifference } from '../model/capture.ts';
 import type { ShapeChange } from '../model/change.ts';
-import type { Finding } from '../model/errors.ts';
+import { type Finding, ForeshadowError } from '../model/errors.ts';
 import type { Element, ElementState, Progress } from '../model/progress.ts';
 import type { Rows } from '../model/rows.ts';
 import type { DataSetSchema, IndexSchema, TableName, TableSchema } from '../model/schema.ts';
@@ -16,7 +16,11 @@ import type { RowChunk, RowLimit, RowPack, StoreKind } from '../tracking/primary
  * of capture N is: live rows with since <= N, and saved versions with since <= N < until.
  *
  * - Atomicity: `apply` is one transaction: rows, saved versions, states and progress together, or nothing.
- * - Idempotence: an `apply` whose progress lies below the stored one in the same generation is refused (FENCED).
+ * - Once: an `apply` says where its elements stood. Where they stand elsewhere it is refused (SHADOW_MOVED), and `elements` tells where;
+ *   whose progress would move back in its generation is refused too (FENCED).
+ * - Durability: what resolved is on the disk, but for an `apply` whose works are all `unflushed`: a crash of the store may lose such ones, the
+ *   last first, and never one that anything durable came after. Where that may have happened, whatever writes is refused (SHADOW_MOVED) until
+ *   `elements` was read.
  * - Foreign writes: a write by anybody else is stamped FOREIGN and saves the true version until FOREIGN; so no capture ever
  *   contains one, and every read below returns the true rows.
  * - Concurrency: one writer, which holds the claim. An `apply` may run beside others of other tables; reads may run beside all,
@@ -46,6 +50,9 @@ export interface Shadow extends AsyncDisposable {
 
   /** All or nothing, in order. */
   apply(works: readonly ApplyWork[], signal: AbortSignal): Promise<ApplyReport>;
+
+  /** Everything that was applied is on the disk when it resolves. Throws SHADOW_MOVED where some of it may be lost. */
+  flush(): Promise<void>;
 
   /**
    * Writes rows of a transaction of the primary that has not ended, in one of its own that nobody sees: while it runs everything else
@@ -166,9 +173,13 @@ export interface ApplyWork {
    * As a function it is given the table as it stands in that transaction.
    */
   readonly rows: RowSource | ((standing: StandingRows) => RowSource);
+  /** Where the element stands before it. */
+  readonly from: Pick<Progress, 'generation' | 'low' | 'high'>;
   /** Stored with the rows, which are written for `progress.capture`. */
   readonly progress: Progress;
   readonly state: ElementState;
+  /** It need not be on the disk when `apply` resolves. */
+  readonly unflushed?: boolean;
   /**
    * Versions of rows whose since is at or below this are saved before they are overwritten: the newest capture, cut or being
    * drained, that the element no longer writes for.
@@ -215,6 +226,30 @@ export interface RowBatch {
   readonly pack?: RowPack | null;
   /** None of the puts' keys should be in the table: they may be inserted without looking, and looked at only where that fails. */
   readonly fresh: boolean;
+}
+
+/** Throws where an element does not stand where an `apply` was made for, or would be put back. */
+export function requireGround({ table, from, progress }: Pick<ApplyWork, 'table' | 'from' | 'progress'>, stored: ApplyWork['from']): void {
+  const { generation, low, high } = stored;
+  if (generation !== from.generation || low !== from.low || high !== from.high) {
+    throw moved(
+      `${table} stands at ${low} (${high}) of generation ${generation} in the shadow, not at ${from.low} (${from.high}) of generation ${from.generation}`,
+    );
+  }
+  const behind = progress.low < low || progress.high < high;
+  if (progress.generation > generation || (progress.generation === generation && !behind)) return;
+  throw new ForeshadowError(
+    'FENCED',
+    `the progress of ${table} would move back from ${low} to ${progress.low} within generation ${generation}`,
+    {
+      remedy: 'Start Foreshadow again: it goes on from what the shadow holds.',
+    },
+  );
+}
+
+/** The shadow may stand elsewhere than was thought. */
+export function moved(message: string): ForeshadowError {
+  return new ForeshadowError('SHADOW_MOVED', message, { remedy: 'Nothing is to be done: it is asked where it stands.', retry: 'later' });
 }
 
 /** The rows of a work, for the store that applies it. */

@@ -78,8 +78,11 @@ export class Write implements AsyncDisposable {
     this.work = {
       table: schema.table,
       rows: (standing) => batchesOf(element, this.#pieces(), { chunk: this.chunk, touched }, standing),
+      from: progress,
       progress: this.next.progress,
       state: this.next.state,
+      // Where more waits the next fold takes it to the disk, or meets that it is lost. (How far a copy has come its place does not say.)
+      unflushed: first.full && state.kind === 'live' && this.chunk === null,
       savedThrough: task.savedThrough,
     };
   }

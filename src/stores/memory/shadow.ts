@@ -13,6 +13,7 @@ import {
   type QuerySlice,
   type RowBatch,
   type RowVersion,
+  requireGround,
   rowsOf,
   type Shadow,
 } from '../../shadowing/shadow.ts';
@@ -98,14 +99,18 @@ class MemoryShadow implements Shadow {
     signal.throwIfAborted();
     this.#claim.require();
     const reached = new Map<TableName, Progress>();
-    for (const { table, progress } of works) {
-      requireForward(table, reached.get(table) ?? this.#element(table).progress, progress);
-      reached.set(table, progress);
+    for (const work of works) {
+      const stored = reached.get(work.table) ?? this.#element(work.table).progress;
+      requireGround(work, stored);
+      requireForward(work.table, stored, work.progress);
+      reached.set(work.table, work.progress);
     }
     const report = { inserted: 0, updated: 0, deleted: 0, conflicts: [] as { table: TableName; key: KeyTuple }[] };
     for (const { work, batches } of staged) this.#write(work, batches, report);
     return report;
   }
+
+  async flush(): Promise<void> {}
 
   async applyAhead({ table, rows, capture, savedThrough, reached }: AheadWork, signal: AbortSignal): Promise<ApplyReport> {
     const segment = this.#live(table);
@@ -128,7 +133,7 @@ class MemoryShadow implements Shadow {
     if (keys.size < puts.length || [...keys].some((key) => taken.has(key))) throw new AheadInVain('a key is taken');
     refuseForeign();
     const report = { inserted: 0, updated: 0, deleted: 0, conflicts: [] as { table: TableName; key: KeyTuple }[] };
-    this.#write({ table, rows: [], progress: { ...to, capture }, state, savedThrough }, [{ deletes: [], puts, fresh: true }], report);
+    this.#write({ table, rows: [], from, progress: { ...to, capture }, state, savedThrough }, [{ deletes: [], puts, fresh: true }], report);
     return report;
   }
 

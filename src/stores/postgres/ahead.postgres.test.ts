@@ -37,8 +37,14 @@ test('what fails while rows are being written leaves nothing of them anywhere', 
   await shadow.claim('the test');
   await shadow.prepare({ tables: [SCHEMA], before: [], after: [] }, progress(1n, 1));
   const live = { kind: 'live' } as const;
-  await shadow.apply([{ table: T, rows: [], progress: progress(2n, 1), state: live, savedThrough: NO_CAPTURE }], never);
-  await shadow.apply([{ table: T, rows: [], progress: progress(3n, 2), state: live, savedThrough: captureNumber(1) }], never);
+  await shadow.apply(
+    [{ table: T, rows: [], from: progress(1n, 1), progress: progress(2n, 1), state: live, savedThrough: NO_CAPTURE }],
+    never,
+  );
+  await shadow.apply(
+    [{ table: T, rows: [], from: progress(2n, 1), progress: progress(3n, 2), state: live, savedThrough: captureNumber(1) }],
+    never,
+  );
   async function* rows(): AsyncGenerator<Tuple[]> {
     yield [row(1), row(2)];
     throw new Error('the source failed');

@@ -4,7 +4,15 @@ import type { TableName } from '../../model/schema.ts';
 import type { Rows } from '../../model/rows.ts';
 import { cellsOf, type Identity, identityOf, identityOfRow, type KeyTuple, keyTuple, type Tuple } from '../../model/tuple.ts';
 import { type CaptureNumber, FOREIGN } from '../../model/capture.ts';
-import { type ApplyReport, type ApplyWork, type RowBatch, RowsMissing, type StandingRows, rowsOf } from '../../shadowing/shadow.ts';
+import {
+  type ApplyReport,
+  type ApplyWork,
+  type RowBatch,
+  RowsMissing,
+  type StandingRows,
+  requireGround,
+  rowsOf,
+} from '../../shadowing/shadow.ts';
 import type { RowPack } from '../../tracking/primary.ts';
 import { codeOf } from './connection.ts';
 import { RowEnd } from './copy-format.ts';
@@ -54,7 +62,7 @@ export async function applyWorks(wire: Wire, works: readonly ApplyWork[], majorV
     if (from === undefined) {
       throw new ForeshadowError('TABLE_MISSING', `The shadow has no table ${work.table}`, { remedy: 'Prepare the shadow for it first.' });
     }
-    refuseMovingBack(work, from.progress);
+    requireGround(work, from.progress);
     const { layout } = from;
     stored.set(work.table, { layout, state: work.state, progress: work.progress });
     const key = new LiveKey(wire, layout, from.state);
@@ -88,17 +96,6 @@ export async function applyWorks(wire: Wire, works: readonly ApplyWork[], majorV
   }
   await storeProgress(wire, reached);
   return { ...counts, conflicts };
-}
-
-function refuseMovingBack(work: ApplyWork, stored: Pick<Progress, 'generation' | 'low' | 'high'>): void {
-  const { progress } = work;
-  const behind = progress.low < stored.low || progress.high < stored.high;
-  if (progress.generation > stored.generation || (progress.generation === stored.generation && !behind)) return;
-  throw new ForeshadowError(
-    'FENCED',
-    `Table ${work.table} of the shadow stands at ${stored.low} of generation ${stored.generation}, past ${progress.low} of generation ${progress.generation}`,
-    { remedy: 'Another instance has applied these changes; start this one again.' },
-  );
 }
 
 function standingByKey(key: LiveKey, standing: StandingRows): StandingRows {

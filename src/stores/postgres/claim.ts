@@ -13,12 +13,14 @@ const GRACE_MS = 1500;
 /**
  * The right to write to a shadow. It is an advisory lock on a connection of its own, so it dies with its process; and a token in
  * the shadow, which every write transaction locks for sharing: a newer claim waits until such transactions are over, and
- * none of the older claim begins after it.
+ * none of the older claim begins after it. Where the connection alone was lost, as by a restart of the server, the lock is taken again, as
+ * long as nobody had it meanwhile.
  */
 export class Claim {
   readonly #url: string;
   #wire: Wire | null = null;
   #token: string | null = null;
+  #renewing: Promise<void> | null = null;
 
   constructor(url: string) {
     this.#url = url;
@@ -55,7 +57,7 @@ export class Claim {
         remedy: 'Claim the shadow before writing to it.',
       });
     }
-    if (this.#wire?.broken !== false) throw this.#fenced('the connection that held the claim was lost');
+    if (this.#wire?.broken !== false) await (this.#renewing ??= this.#renew().finally(() => (this.#renewing = null)));
     const results = await wire.query(`${first}; SELECT token FROM ${OWN_SCHEMA}.claim WHERE token = ${this.#token} FOR SHARE`);
     if (results.at(-1)?.rows.length !== 1) throw this.#fenced('another instance took it over');
   }
@@ -64,6 +66,19 @@ export class Claim {
     await this.#wire?.close();
     this.#wire = null;
     this.#token = null;
+  }
+
+  async #renew(): Promise<void> {
+    const wire = await Wire.open(this.#url, { side: 'shadow', purpose: 'claim' });
+    try {
+      await this.#lock(wire);
+      const ours = `UPDATE ${OWN_SCHEMA}.claim SET process = pg_backend_pid() WHERE token = ${this.#token} RETURNING token`;
+      if ((await wire.query(ours)).at(-1)?.rows.length !== 1) throw this.#fenced('another instance took it over');
+      this.#wire = wire;
+    } catch (error) {
+      await wire.close();
+      throw error instanceof ForeshadowError && error.code === 'ALREADY_RUNNING' ? this.#fenced(error.message) : wire.failure(error);
+    }
   }
 
   #fenced(reason: string): ForeshadowError {

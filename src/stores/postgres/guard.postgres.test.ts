@@ -10,6 +10,7 @@ import type { Generation, Progress } from '../../model/progress.ts';
 import type { TableName, TableSchema } from '../../model/schema.ts';
 import { type KeyTuple, packTuple, type Tuple } from '../../model/tuple.ts';
 import type { ApplyReport, RowBatch, Shadow } from '../../shadowing/shadow.ts';
+import { groundOf } from '../../shadowing/shadow-session.contract.ts';
 import { openPostgresShadow } from './shadow.ts';
 
 const never = new AbortController().signal;
@@ -63,7 +64,8 @@ class Writer {
     this.#clock++;
     const batch = { deletes: deletes.map(key), puts: [...puts].map(([id, amount]) => row(id, amount)), fresh: false };
     const savedThrough = this.#capture === 1 ? NO_CAPTURE : captureNumber(this.#capture - 1);
-    const works = [{ table: TABLE, rows: [batch], progress: this.progress, state: { kind: 'live' as const }, savedThrough }];
+    const from = await groundOf(this.shadow, TABLE);
+    const works = [{ table: TABLE, rows: [batch], from, progress: this.progress, state: { kind: 'live' as const }, savedThrough }];
     const report = await this.shadow.apply(works, never);
     for (const id of deletes) this.model.delete(id);
     for (const [id, amount] of puts) this.model.set(id, amount);
@@ -241,7 +243,8 @@ describe('the claim', () => {
     }
     const low = position(9n);
     const progress = { ...writer.progress, low, high: low };
-    const works = [{ table: TABLE, rows: rows(), progress, state: { kind: 'live' as const }, savedThrough: NO_CAPTURE }];
+    const from = await groundOf(writer.shadow, TABLE);
+    const works = [{ table: TABLE, rows: rows(), from, progress, state: { kind: 'live' as const }, savedThrough: NO_CAPTURE }];
     const written = writer.shadow.apply(works, never);
     await writing.promise;
     await database.run(`SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity

@@ -6,6 +6,7 @@ import { COPY_FROM_NOTHING, type ElementState, type Generation, type Progress } 
 import type { TableName, TableSchema } from '../../model/schema.ts';
 import { type KeyTuple, packTuple, type Tuple } from '../../model/tuple.ts';
 import type { RowBatch, Shadow } from '../../shadowing/shadow.ts';
+import { groundOf } from '../../shadowing/shadow-session.contract.ts';
 import { openPostgresShadow } from './shadow.ts';
 
 const { signal } = new AbortController();
@@ -43,7 +44,8 @@ function progress(): Progress {
 }
 
 async function apply(state: ElementState, batches: readonly RowBatch[]): Promise<Awaited<ReturnType<Shadow['apply']>>> {
-  return shadow.apply([{ table: TABLE, rows: batches, progress: progress(), state, savedThrough: NO_CAPTURE }], signal);
+  const from = await groundOf(shadow, TABLE);
+  return shadow.apply([{ table: TABLE, rows: batches, from, progress: progress(), state, savedThrough: NO_CAPTURE }], signal);
 }
 
 const inserted = (...puts: Tuple[]): RowBatch => ({ deletes: [], puts, fresh: true });

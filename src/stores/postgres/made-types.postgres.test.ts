@@ -5,6 +5,7 @@ import { position } from '../../model/position.ts';
 import type { Generation, Progress } from '../../model/progress.ts';
 import type { DataSetSchema, TableSchema } from '../../model/schema.ts';
 import type { Tuple } from '../../model/tuple.ts';
+import { groundOf } from '../../shadowing/shadow-session.contract.ts';
 import type { Shadow } from '../../shadowing/shadow.ts';
 import { openPostgresPrimary } from './primary.ts';
 import { openPostgresShadow } from './shadow.ts';
@@ -50,7 +51,8 @@ async function rowsOf(sql: string): Promise<Tuple[]> {
 }
 
 async function put(table: TableSchema, clock: bigint, rows: Tuple[]): Promise<void> {
-  const work = { table: table.table, rows: [{ deletes: [], puts: rows, fresh: false }], progress: progress(clock) };
+  const from = await groundOf(shadow, table.table);
+  const work = { table: table.table, rows: [{ deletes: [], puts: rows, fresh: false }], from, progress: progress(clock) };
   await shadow.apply([{ ...work, state: { kind: 'live' }, savedThrough: NO_CAPTURE }], never);
 }
 

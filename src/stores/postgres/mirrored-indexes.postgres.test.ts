@@ -6,6 +6,7 @@ import { COPY_FROM_NOTHING, type ElementState, type Generation, type Progress } 
 import type { TableName, TableSchema } from '../../model/schema.ts';
 import { packTuple } from '../../model/tuple.ts';
 import type { IndexOrder, Shadow } from '../../shadowing/shadow.ts';
+import { groundOf } from '../../shadowing/shadow-session.contract.ts';
 import { openPostgresShadow } from './shadow.ts';
 
 const { signal } = new AbortController();
@@ -46,8 +47,9 @@ function progress(): Progress {
 
 async function put(state: ElementState, ids: readonly number[]): Promise<void> {
   const puts = ids.map((id) => packTuple([int4(id), int4(id)]));
+  const from = await groundOf(shadow, TABLE);
   await shadow.apply(
-    [{ table: TABLE, rows: [{ deletes: [], puts, fresh: false }], progress: progress(), state, savedThrough: NO_CAPTURE }],
+    [{ table: TABLE, rows: [{ deletes: [], puts, fresh: false }], from, progress: progress(), state, savedThrough: NO_CAPTURE }],
     signal,
   );
 }
@@ -88,7 +90,8 @@ afterEach(async () => {
 
 test('a table that is copied for the first time, or has another shape, keeps what it has', async () => {
   const nothing = { made: [], unmirrored: [], again: false };
-  await shadow.apply([{ table: TABLE, rows: [], progress: progress(), state: COPY_FROM_NOTHING, savedThrough: NO_CAPTURE }], signal);
+  const from = await groundOf(shadow, TABLE);
+  await shadow.apply([{ table: TABLE, rows: [], from, progress: progress(), state: COPY_FROM_NOTHING, savedThrough: NO_CAPTURE }], signal);
   expect(await mirror([order('btree (amount)')])).toEqual(nothing);
   await put({ kind: 'live' }, [1, 2]);
   expect(await mirror([{ ...order('btree (amount)'), shape: 'another' }])).toEqual(nothing);

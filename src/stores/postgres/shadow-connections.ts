@@ -2,6 +2,7 @@ import { DatabaseError } from 'pg';
 import { ForeshadowError, messageOf } from '../../model/errors.ts';
 import { Pulse } from '../../model/pulse.ts';
 import { Turns } from '../../model/turns.ts';
+import { moved } from '../../shadowing/shadow.ts';
 import type { Claim } from './claim.ts';
 import { codeOf } from './connection.ts';
 import { OWN_SCHEMA } from './layout.ts';
@@ -21,6 +22,8 @@ export class Writer implements AsyncDisposable {
   readonly #turns = new Turns();
   #pass: GuardPass = 'setting';
   #writing = 0;
+  /** Committed here last, while that may be lost: its answer is awaited, or it did not wait for the disk. */
+  #unsettled: Wire | null = null;
 
   constructor(url: string, purpose: string, claim: Claim) {
     this.#url = url;
@@ -28,14 +31,40 @@ export class Writer implements AsyncDisposable {
     this.#claim = claim;
   }
 
-  /** One transaction under the claim: durable when it resolves. All failures are ForeshadowErrors. */
-  write<T>(work: (wire: Wire) => Promise<T>, signal?: AbortSignal): Promise<T> {
-    return this.#write(async (wire) => {
-      const result = await work(wire);
-      signal?.throwIfAborted();
+  /**
+   * One transaction under the claim: durable when it resolves, or where it is `unflushed` with the next that is. All failures are
+   * ForeshadowErrors.
+   */
+  write<T>(work: (wire: Wire) => Promise<T>, signal?: AbortSignal, unflushed = false): Promise<T> {
+    const flushing = unflushed ? '; SET LOCAL synchronous_commit = off' : '';
+    return this.#write(
+      async (wire) => {
+        const result = await work(wire);
+        signal?.throwIfAborted();
+        this.#unsettled = wire;
+        await commit(wire);
+        if (!unflushed) this.#unsettled = null;
+        return result;
+      },
+      signal,
+      flushing,
+    );
+  }
+
+  /**
+   * What was committed is on the disk. Asked on the connection that committed it: a crash of the server in between would have ended that one.
+   */
+  async flush(): Promise<void> {
+    if (this.#unsettled === null) return;
+    await this.#write(async (wire) => {
       await commit(wire);
-      return result;
-    }, signal);
+      this.#unsettled = null;
+    });
+  }
+
+  /** Whoever relied on what may be lost has read what is there. */
+  forgive(): void {
+    if (this.#unsettled?.broken === true) this.#unsettled = null;
   }
 
   /** As `write`, of statements whose results do not matter: two round trips in all. */
@@ -49,13 +78,13 @@ export class Writer implements AsyncDisposable {
   }
 
   /** `work` ends with the commit. */
-  #write<T>(work: (wire: Wire) => Promise<T>, signal?: AbortSignal): Promise<T> {
+  #write<T>(work: (wire: Wire) => Promise<T>, signal?: AbortSignal, settings = ''): Promise<T> {
     this.#writing++;
     const written = this.#turns.take(async () => {
       signal?.throwIfAborted();
       const wire = await this.#open();
       try {
-        await this.#claim.verify(wire, `BEGIN; ${this.#settings()}`);
+        await this.#claim.verify(wire, `BEGIN; ${this.#settings()}${settings}`);
         const result = await work(wire);
         endStaging(wire, true);
         return result;
@@ -96,6 +125,7 @@ export class Writer implements AsyncDisposable {
 
   async #open(): Promise<Wire> {
     if (this.#wire?.broken === false) return this.#wire;
+    if (this.#unsettled !== null) throw moved('The connection to the shadow was lost, and with it what was on its way to the disk may be');
     const wire = await Wire.open(this.#url, { side: 'shadow', purpose: this.#purpose });
     this.#pass = await guardPass(wire);
     // A long reader of a live table must not stop all shadowing with it: what waits for its lock gives up and is tried again.

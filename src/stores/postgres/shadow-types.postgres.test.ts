@@ -6,6 +6,7 @@ import type { Generation, Progress } from '../../model/progress.ts';
 import type { DataSetSchema, TableSchema } from '../../model/schema.ts';
 import { keyTuple, type Tuple } from '../../model/tuple.ts';
 import type { Shadow } from '../../shadowing/shadow.ts';
+import { groundOf } from '../../shadowing/shadow-session.contract.ts';
 import { identifier } from './connection.ts';
 import { qualified } from './layout.ts';
 import { openPostgresPrimary } from './primary.ts';
@@ -88,7 +89,11 @@ async function apply(
     const keys = deletes.map((row) => keyTuple(row, table.key));
     const savedThrough = capture === 1 ? NO_CAPTURE : captureNumber(capture - 1);
     const rows = [{ deletes: keys, puts, fresh }];
-    await shadow.apply([{ table: table.table, rows, progress: progress(clock, capture), state: { kind: 'live' }, savedThrough }], never);
+    const from = await groundOf(shadow, table.table);
+    await shadow.apply(
+      [{ table: table.table, rows, from, progress: progress(clock, capture), state: { kind: 'live' }, savedThrough }],
+      never,
+    );
   }
 }
 
@@ -196,7 +201,8 @@ test('a value too long for its column is refused, however few rows there are', a
     );
     for (const row of await rowsIn(source.url, wide as TableSchema)) {
       const rows = [{ deletes: [], puts: [row], fresh: false }];
-      const work = { table: (narrow as TableSchema).table, rows, progress: progress(2n, 1), savedThrough: NO_CAPTURE };
+      const { table } = narrow as TableSchema;
+      const work = { table, rows, from: progress(1n, 1), progress: progress(2n, 1), savedThrough: NO_CAPTURE };
       await expect(shadow.apply([{ ...work, state: { kind: 'live' } }], never)).rejects.toMatchObject({ code: 'QUERY_FAILED' });
     }
   }

@@ -132,14 +132,17 @@ class PostgresShadow implements Shadow {
     }
   }
 
-  elements(): Promise<ReadonlyMap<TableName, Element>> {
-    return this.#readers.read(readElements);
+  async elements(): Promise<ReadonlyMap<TableName, Element>> {
+    const elements = await this.#readers.read(readElements);
+    for (const writer of [this.#writer, this.#second]) writer.forgive();
+    return elements;
   }
 
   async apply(works: readonly ApplyWork[], signal: AbortSignal): Promise<ApplyReport> {
     const writer = this.#writer.idle || !this.#second.idle ? this.#writer : this.#second;
     try {
-      return await writer.write((wire) => applyWorks(wire, works, this.#majorVersion, signal), signal);
+      const unflushed = works.every((work) => work.unflushed);
+      return await writer.write((wire) => applyWorks(wire, works, this.#majorVersion, signal), signal, unflushed);
     } catch (error) {
       for (const { table } of works) {
         const blamed = await this.#indexes.blame(table, error);
@@ -147,6 +150,10 @@ class PostgresShadow implements Shadow {
       }
       throw error;
     }
+  }
+
+  async flush(): Promise<void> {
+    for (const writer of [this.#writer, this.#second]) await writer.flush();
   }
 
   async applyAhead(work: AheadWork, signal: AbortSignal): Promise<ApplyReport> {

@@ -45,7 +45,19 @@ beforeEach(async () => {
   await shadow.prepare({ tables: [SCHEMA], before: [], after: [] }, { ...at, low: position(0n), high: position(0n) });
   const puts = Array.from({ length: ROWS }, (_, index) => row(index + 1));
   const rows = [{ deletes: [], puts, fresh: true }];
-  await shadow.apply([{ table: TABLE, rows, progress: at, state: { kind: 'live' }, savedThrough: NO_CAPTURE }], signal);
+  await shadow.apply(
+    [
+      {
+        table: TABLE,
+        rows,
+        from: { ...at, low: position(0n), high: position(0n) },
+        progress: at,
+        state: { kind: 'live' },
+        savedThrough: NO_CAPTURE,
+      },
+    ],
+    signal,
+  );
 });
 
 afterEach(async () => {

@@ -32,7 +32,7 @@ export async function applyWorks(db: DatabaseSync, works: readonly ApplyWork[], 
   const counts: Counts = { inserted: 0, updated: 0, deleted: 0, conflicts: [] };
   for (const work of works) {
     signal.throwIfAborted();
-    advanceElement(db, work.table, work.progress, work.state);
+    advanceElement(db, work);
     let writer: RowWriter | null = null;
     const standing = new VersionReader(db, layoutOf(liveSegment(db, work.table)));
     const at = work.progress.capture;

@@ -103,6 +103,7 @@ test('hidden identities are shown to nobody', async () => {
   const work = {
     table: schema.table,
     rows: [{ deletes: [], puts, fresh: true }],
+    from: s.progress,
     progress: s.progress,
     state: { kind: 'live' as const },
     savedThrough: one,

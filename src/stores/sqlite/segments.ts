@@ -5,6 +5,7 @@ import { parsePosition } from '../../model/position.ts';
 import type { Element, ElementState, Generation, Progress } from '../../model/progress.ts';
 import { type DataSetSchema, OWN_PREFIX, type TableName, type TableSchema } from '../../model/schema.ts';
 import type { KeyTuple } from '../../model/tuple.ts';
+import { type ApplyWork, requireGround } from '../../shadowing/shadow.ts';
 import { dropGuard, guardStands, guardStatements, sealStatements } from './guard.ts';
 import { type Layout, type Segment, createStatements, historyName, layoutOf, retiredNames } from './layout.ts';
 
@@ -62,10 +63,18 @@ function parseState(text: string): ElementState {
   return { ...state, frontier } as ElementState;
 }
 
-/** Stores how far an element is. Throws FENCED where that would move back within a generation, TABLE_MISSING without an element. */
-export function advanceElement(db: DatabaseSync, table: TableName, progress: Progress, state: ElementState): void {
+/**
+ * Stores how far an element is. Throws FENCED where that would move back within a generation, TABLE_MISSING without an element; the ground
+ * of an `apply` is asked for too.
+ */
+export function advanceElement(
+  db: DatabaseSync,
+  work: Pick<ApplyWork, 'table' | 'progress' | 'state'> & Partial<Pick<ApplyWork, 'from'>>,
+): void {
+  const { table, from, progress, state } = work;
   const before = readElements(db).get(table)?.progress;
   if (before === undefined) throw missingTable(table);
+  if (from !== undefined) requireGround({ table, from, progress }, before);
   const { generation, low, high, capture } = progress;
   const back = generation === before.generation && (low < before.low || high < before.high || capture < before.capture);
   if (generation < before.generation || back) {
@@ -151,7 +160,7 @@ function startSegment(db: DatabaseSync, schema: TableSchema, state: ElementState
  */
 export function retireTable(db: DatabaseSync, table: TableName, schema: TableSchema | null, state: ElementState, progress: Progress): void {
   const segment = liveSegment(db, table);
-  advanceElement(db, table, progress, state);
+  advanceElement(db, { table, progress, state });
   const layout = layoutOf(segment);
   const last = progress.capture - 1;
   for (const statement of dropGuard(segment.id)) db.exec(statement);

@@ -87,6 +87,9 @@ class SqliteShadow implements Shadow {
     return report;
   }
 
+  /** Whatever is written is flushed. */
+  async flush(): Promise<void> {}
+
   /** A change of columns rebuilds the table on the primary, and moves its rows: another segment begins. */
   async reshape(): Promise<boolean> {
     return false;
