@@ -34,9 +34,13 @@ export function activityOfSeries(series: readonly Series[]): Activity {
   return Array.from({ length: hours }, (_, hour) => Float64Array.from(series, ({ values }) => values[hour] ?? Number.NaN));
 }
 
-/** Recall of the hottest `k` of the next `period` hours, for periods from `testFrom` on that do not overlap more than by half. */
+/**
+ * Recall of the hottest 10 and 50 of the next `period` hours, where there are twice as many elements: for periods from `testFrom` on that do
+ * not overlap more than by half.
+ */
 export function recallLines(activity: Activity, period: number, testFrom: number, spent: Spent): Line[] {
   const model = new Hotspots({ period, day: DAY });
+  const elements = activity[0]?.length ?? 0;
   const [ten, fifty] = [new Parts(), new Parts()];
   const every = Math.max(1, period >> 1);
   const fading = HALF_LIVES.map(() => new Float64Array((activity[0] as Float64Array).length));
@@ -66,7 +70,9 @@ export function recallLines(activity: Activity, period: number, testFrom: number
   }
   const found = spent.get(HOTSPOTS) ?? { ms: 0, count: 0 };
   spent.set(HOTSPOTS, { ms: found.ms + advanceMs, count: found.count + activity.length });
-  return [ratioLine(`recall of 10, ${period} h`, ten, false), ratioLine(`recall of 50, ${period} h`, fifty, false)];
+  const lines = [ratioLine(`recall of 10, ${period} h`, ten, false), ratioLine(`recall of 50, ${period} h`, fifty, false)];
+  // Where most of all elements are named, whoever names them finds the hottest.
+  return lines.filter((_, index) => elements >= 2 * (index === 0 ? 10 : 50));
 }
 
 function fade(level: Float64Array, values: Float64Array, halfLife: number): void {

@@ -142,7 +142,8 @@ function hotspots({ edits, writes: machines }: Traces, { isQuick, spent, leftOut
     sections.push(section('Distinct rows of the next period', 'rows', distinct, HOTSPOT_METHODS));
   }
   const series = usable(machines, hourly, leftOut).map((each) => each.series);
-  if (series.length > 0) {
+  if (series.length > 0 && series.length < 20) leftOut.add('hotspots of machines', 'the hottest ten of fewer than twenty are no choice');
+  else if (series.length > 0) {
     say(`hotspots of ${series.length} machines`);
     const known = activityOfSeries(series);
     const lines = [1, 24].flatMap((period) => (isQuick && period > 1 ? [] : recallLines(known, period, testFrom(known.length), spent)));
