@@ -12,8 +12,6 @@ const WITHIN = 1.02;
 /** On fewer series or periods than this nothing is judged. */
 const UNITS_MIN = 5;
 const RESAMPLES = 1_000;
-/** What so large a share of the resamples show may be true although the data as they are do not show it. */
-const CHANCE = 0.05;
 
 /** One measure of several methods. */
 export interface Line {
@@ -110,8 +108,8 @@ export function checkLine(where: string, line: Line): Check {
 }
 
 /**
- * What has to hold of a line. Where it does not, and would in one of twenty folders made by drawing as many of the same series (or periods)
- * at random, these are too few or too unlike each other to tell: one machine may make most of what all of them write.
+ * What has to hold of a line. Where it does not it is told in how many of the folders made by drawing as many of the same series (or periods) at
+ * random it would: one machine may make most of what all of them write.
  */
 export function judge(
   title: string,
@@ -127,8 +125,7 @@ export function judge(
     const drawn = Array.from({ length: units }, () => next(units));
     if (holds((method) => over(method, drawn))) held++;
   }
-  if (held < CHANCE * RESAMPLES) return check(title, false, found);
-  return check(title, null, `${found}; holds in ${shown((100 * held) / RESAMPLES)} % of resamples`);
+  return check(title, false, `${found}; holds in ${shown((100 * held) / RESAMPLES)} % of resamples`);
 }
 
 export function mean(values: readonly number[] | Float64Array): number {

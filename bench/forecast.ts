@@ -194,8 +194,8 @@ await record({
   title: 'Forecasts of activity and load',
   method: [
     'Each series is gone through as it would have gone live: every forecast is made from a copy of the values before it, and what is known of a',
-    'method is the errors that had matured by then. What does not hold, but does in one of twenty folders drawn from the same series or periods with',
-    'replacement, cannot be judged; nor can what has fewer than five of them.',
+    'method is the errors that had matured by then. Where something does not hold it is told in how many folders, drawn from the same series or',
+    'periods with replacement, it would. What rests on fewer than five of them cannot be judged.',
   ],
   settings: { quick: options.quick },
   tables: [...sections.flatMap(({ tables }) => tables), ...(leftOut.rows.length > 0 ? [passedOver] : []), costs(run)],
