@@ -5,6 +5,7 @@ import type { Document } from 'yaml';
 import { ForeshadowError, messageOf } from '../model/errors.ts';
 import type { TableName } from '../model/schema.ts';
 import type { Selection } from '../model/selection.ts';
+import type { Ceiling } from './config-prediction.ts';
 import { configSchema } from './config-schema.ts';
 import type { ConfigDocument } from './config-schema.ts';
 import { pathText, plannedIn, problemsOf } from './config-problems.ts';
@@ -17,6 +18,7 @@ type IndexPolicy = 'none' | 'mirror';
 export interface TableRule {
   readonly pattern: string;
   readonly lagToleranceMs: number | null;
+  readonly lagToleranceMaxMs: number | null;
   readonly onSchemaChange: OnSchemaChange | null;
   readonly indexes: IndexPolicy | null;
   readonly insertOnly: boolean;
@@ -44,6 +46,8 @@ export interface Config {
   readonly selection: Selection;
   readonly policy: {
     readonly lagToleranceMs: number;
+    /** How far it may rise under load; null: it does not. */
+    readonly lagToleranceMaxMs: number | null;
     readonly conflict: 'primary-wins';
     readonly onSchemaChange: OnSchemaChange;
     readonly indexes: IndexPolicy;
@@ -52,8 +56,10 @@ export interface Config {
   };
   readonly journal: { readonly path: string };
   readonly captures: {
-    /** Null: only on demand. A null time zone is the machine's. */
+    /** Null: only on demand, or in a window. A null time zone is the machine's. */
     readonly schedule: { readonly cron: string; readonly timeZone: string | null } | null;
+    /** One capture a day between two times of day (`HH:MM`). */
+    readonly window: { readonly from: string; readonly to: string; readonly timeZone: string | null } | null;
     readonly validate: 'none' | 'changed' | 'full';
     readonly onInvalid: 'rollback' | 'repair' | 'halt';
   };
@@ -62,8 +68,23 @@ export interface Config {
     /** 24 hours, in earnest. */
     readonly dayMs: number;
     readonly prometheus: PrometheusRule | null;
+    readonly policy: PredictionPolicy;
+    readonly ceiling: CeilingRule;
+    /** Rows a second; null: what the stores were seen to move. */
+    readonly capacity: number | null;
   };
 }
+
+/** What moves ahead of captures while `start` runs. */
+export type PredictionPolicy = 'predictive' | 'quiet-first' | 'stream-everything';
+
+export interface CeilingRule {
+  readonly share: number;
+  /** Of resources that have one of their own. */
+  readonly of: ReadonlyMap<string, Ceiling>;
+}
+
+const CEILING_SHARE = 0.7;
 
 /**
  * Reads and checks a config. `env` fills `${NAME}`; a URL or password in it is never repeated in an error.
@@ -192,6 +213,7 @@ function resolved(document: ConfigDocument, path: string): Config {
   const perTable = Object.entries(policy.perTable).map(([pattern, each]) => ({
     pattern,
     lagToleranceMs: each.lagTolerance ?? null,
+    lagToleranceMaxMs: each.lagToleranceMax ?? null,
     onSchemaChange: each.onSchemaChange ?? null,
     indexes: each.indexes ?? null,
     insertOnly: each.insertOnly ?? false,
@@ -205,6 +227,7 @@ function resolved(document: ConfigDocument, path: string): Config {
     selection: selectionOf(document, perTable, path),
     policy: {
       lagToleranceMs: policy.lagTolerance,
+      lagToleranceMaxMs: policy.lagToleranceMax ?? null,
       conflict: policy.conflict,
       onSchemaChange: policy.onSchemaChange,
       indexes: policy.indexes,
@@ -213,10 +236,11 @@ function resolved(document: ConfigDocument, path: string): Config {
     journal: { path: resolve(directory, document.journal.path) },
     captures: {
       schedule: captures.schedule === undefined ? null : { cron: captures.schedule, timeZone: captures.timeZone ?? null },
+      window: windowRule(captures, basename(path)),
       validate: captures.validate,
       onInvalid: captures.onInvalid,
     },
-    prediction: { intervalMs: prediction.interval, dayMs: prediction.day, prometheus: prometheusRule(prediction.prometheus) },
+    prediction: predictionRule(prediction, captures.schedule !== undefined || captures.window !== undefined),
   };
 }
 
@@ -240,6 +264,29 @@ function selectionOf({ tables, policy, primary }: ConfigDocument, perTable: read
     });
   }
   return { ...selection, insertOnly: perTable.map(({ pattern, insertOnly }) => ({ pattern, asked: insertOnly })) };
+}
+
+function predictionRule({ policy, ceiling, ...rest }: ConfigDocument['prediction'], isScheduled: boolean): Config['prediction'] {
+  const isShare = typeof ceiling['share'] === 'number';
+  return {
+    intervalMs: rest.interval,
+    dayMs: rest.day,
+    prometheus: prometheusRule(rest.prometheus),
+    policy: policy ?? (isScheduled ? 'predictive' : 'stream-everything'),
+    ceiling: isShare
+      ? { share: ceiling['share'] as number, of: new Map() }
+      : { share: CEILING_SHARE, of: new Map(Object.entries(ceiling as Record<string, Ceiling>)) },
+    capacity: rest.capacity ?? null,
+  };
+}
+
+function windowRule({ schedule, window, timeZone }: ConfigDocument['captures'], file: string): Config['captures']['window'] {
+  if (window === undefined) return null;
+  const wrong = schedule !== undefined ? 'there is a schedule too' : window.from === window.to ? 'it ends when it begins' : null;
+  if (wrong === null) return { from: window.from, to: window.to, timeZone: timeZone ?? null };
+  throw new ForeshadowError('CONFIG_INVALID', `${file}: captures.window: ${wrong}`, {
+    remedy: schedule !== undefined ? 'Keep one of captures.schedule and captures.window.' : 'Write another time, such as to: "05:00".',
+  });
 }
 
 function prometheusRule(document: ConfigDocument['prediction']['prometheus']): PrometheusRule | null {
