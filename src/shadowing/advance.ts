@@ -8,7 +8,7 @@ import { type KeyTuple, identityOf } from '../model/tuple.ts';
 import type { Ahead } from './ahead.ts';
 import { type Chunk, type ChunkScope, goesOnFrom, rowsIn } from './copy.ts';
 import { Apart } from './apart.ts';
-import type { EngineParts } from './engine.ts';
+import type { EngineParts } from './parts.ts';
 import type { Backlog } from './lag.ts';
 import { Folds } from './folds.ts';
 import { type OpenChunk, Reads } from './reads.ts';

@@ -1,5 +1,4 @@
 import { setImmediate as otherWork } from 'node:timers/promises';
-import type { Journal } from '../journal/journal.ts';
 import { type CaptureNumber, captureNumber } from '../model/capture.ts';
 import { ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
 import { type Position, maxPosition } from '../model/position.ts';
@@ -8,32 +7,17 @@ import { Pulse } from '../model/pulse.ts';
 import type { TableName } from '../model/schema.ts';
 import type { KeyTuple } from '../model/tuple.ts';
 import { Turns } from '../model/turns.ts';
-import type { Primary } from '../tracking/primary.ts';
-import type { Tracked, Tracker } from '../tracking/tracker.ts';
+import type { Tracked } from '../tracking/tracker.ts';
 import { Advance } from './advance.ts';
 import { Ahead } from './ahead.ts';
 import { Conflicts } from './conflicts.ts';
 import { type Drain, crossing, newDrain } from './drain.ts';
-import { Backlog } from './lag.ts';
+import { Backlog, byDeadline } from './lag.ts';
+import type { EngineParts } from './parts.ts';
+import { Holding } from './holding.ts';
 import { Rest } from './rest.ts';
-import type { ApplyReport, ApplyWork, Shadow } from './shadow.ts';
+import type { ApplyReport, ApplyWork } from './shadow.ts';
 import { Write, type Written, grouped, isFull } from './write.ts';
-
-export interface EngineParts {
-  readonly primary: Primary;
-  readonly journal: Journal;
-  readonly tracker: Tracker;
-  readonly shadow: Shadow;
-  /** Names a place where a test may kill the process. */
-  readonly failpoint: (name: string) => void;
-  readonly log: (message: string, fields: Readonly<Record<string, unknown>>) => void;
-  /** The shortest time between two folds of live changes: longer means fewer writes of hot rows, and more lag. */
-  readonly foldEveryMs: number;
-  /** How old a table's changes may grow: the earliest deadline is served first. */
-  readonly lagToleranceMs: (table: TableName) => number;
-  /** Whether a table whose new shape asks for its rows to be read again is to be followed, or halted. */
-  readonly followsShape: (table: TableName) => boolean;
-}
 
 const RETRY_MS = 250;
 
@@ -62,6 +46,8 @@ export class Engine {
   #appliedRows = 0;
   /** Foreign writes that apply ran into. */
   readonly conflicts = new Conflicts();
+  /** The changed rows that are held back, and how to move them. */
+  readonly holding: Holding;
   readonly #stopListening: () => void;
 
   private constructor(parts: EngineParts, elements: ReadonlyMap<TableName, Element>, backlog: Backlog, lastCut: CaptureNumber) {
@@ -70,6 +56,7 @@ export class Engine {
     this.#backlog = backlog;
     this.#lastCut = lastCut;
     const stir = (): void => this.#stir();
+    this.holding = new Holding();
     this.#ahead = new Ahead(parts, this, stir);
     this.#advance = new Advance(parts, backlog, this.#ahead, (table) => this.#elements.has(table), stir);
     this.#stopListening = parts.tracker.onTracked((tracked) => this.#heard(tracked));
@@ -411,15 +398,12 @@ export class Engine {
       .map(({ schema }) => schema.table);
   }
 
-  /** The element whose oldest change comes first to the end of its tolerance; copies come last. */
   #order(): TableName[] {
     const waiting = Array.from(this.#elements.values()).filter(
       ({ schema, state }) =>
         state.kind === 'copying' || this.#backlog.isDirty(schema.table) || this.#advance.hasRepair(schema.table) || this.#drain !== null,
     );
-    const deadlineMs = ({ schema: { table } }: Element): number =>
-      (this.#backlog.waitingSinceMs(table) ?? Number.MAX_SAFE_INTEGER) + this.#parts.lagToleranceMs(table);
-    return waiting.toSorted((a, b) => deadlineMs(a) - deadlineMs(b)).map(({ schema }) => schema.table);
+    return byDeadline(waiting, this.#backlog, this.#parts.lagToleranceMs);
   }
 
   /** Whether there is reason not to let changes gather before the next fold. */
