@@ -4,7 +4,7 @@ import { LineCounter, isPair, isScalar, isSeq, parseDocument, visit } from 'yaml
 import type { Document } from 'yaml';
 import { ForeshadowError, messageOf } from '../model/errors.ts';
 import type { TableName } from '../model/schema.ts';
-import type { Selection } from '../model/selection.ts';
+import { type Selection, selects } from '../model/selection.ts';
 import type { Ceiling } from './config-prediction.ts';
 import { configSchema } from './config-schema.ts';
 import type { ConfigDocument } from './config-schema.ts';
@@ -85,6 +85,11 @@ export interface CeilingRule {
 }
 
 const CEILING_SHARE = 0.7;
+
+/** The first of the rules by table that matches one. */
+export function ruleFor({ perTable }: Pick<Config['policy'], 'perTable'>, table: TableName): TableRule | undefined {
+  return perTable.find(({ pattern }) => selects({ include: [pattern], exclude: [] }, table));
+}
 
 /**
  * Reads and checks a config. `env` fills `${NAME}`; a URL or password in it is never repeated in an error.
