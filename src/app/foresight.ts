@@ -100,7 +100,7 @@ export class Foresight {
   }
 }
 
-export function toleranceOf({ policy }: Config, table: TableName): number {
+function toleranceOf({ policy }: Config, table: TableName): number {
   return ruleFor(policy, table)?.lagToleranceMs ?? policy.lagToleranceMs;
 }
 

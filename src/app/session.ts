@@ -1,6 +1,6 @@
 import { hostname } from 'node:os';
 import type { Catalog } from '../capture/catalog.ts';
-import { suspects } from '../capture/judge.ts';
+import { type CapturePolicy, suspects } from '../capture/judge.ts';
 import { Orchestrator } from '../capture/orchestrator.ts';
 import { lastReadable, toState } from '../capture/states.ts';
 import type { Journal } from '../journal/journal.ts';
@@ -149,16 +149,7 @@ export class Session implements AsyncDisposable {
         { ...(await whereCapturesStand(stores.catalog)), parked: parked !== null && parked !== undefined },
         signal,
       );
-      const { validate, onInvalid } = config.captures;
-      const policy = {
-        validate,
-        onInvalid,
-        drainDeadlineMs: DRAIN_DEADLINE_MS,
-        // Of all that reads the primary, what nobody waits for gives way first.
-        get rollingBudgetMs(): number {
-          return foresight.steering?.copiesYield === true ? ROLLING_BUDGET_MS * YIELDING_SHARE : ROLLING_BUDGET_MS;
-        },
-      };
+      const policy = capturePolicy(config, foresight);
       const newcomers = new Newcomers({ ...stores, tracker, engine, log });
       const adopt = async (tables: readonly TableName[], within: AbortSignal): Promise<void> => {
         newcomers.want(tables);
@@ -236,6 +227,18 @@ export class Session implements AsyncDisposable {
     await this.#loops;
     await this.#resources.disposeAsync();
   }
+}
+
+function capturePolicy({ captures: { validate, onInvalid } }: Config, { steering }: Foresight): CapturePolicy {
+  return {
+    validate,
+    onInvalid,
+    drainDeadlineMs: DRAIN_DEADLINE_MS,
+    // Of all that reads the primary, what nobody waits for gives way first.
+    get rollingBudgetMs(): number {
+      return steering?.copiesYield === true ? ROLLING_BUDGET_MS * YIELDING_SHARE : ROLLING_BUDGET_MS;
+    },
+  };
 }
 
 /** Which secondary indexes policy asks for, and where those are written down that cannot be had. */
