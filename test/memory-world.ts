@@ -12,6 +12,7 @@ import { type Cell, type KeyTuple, type Tuple, packTuple } from '../src/model/tu
 import { newDrain } from '../src/shadowing/drain.ts';
 import { Newcomers } from '../src/shadowing/newcomers.ts';
 import { Engine } from '../src/shadowing/engine.ts';
+import type { HoldingParts } from '../src/shadowing/holding.ts';
 import type { Shadow } from '../src/shadowing/shadow.ts';
 import { openMemoryJournal } from '../src/stores/memory/journal.ts';
 import { type MemoryOperation, MemoryPrimary } from '../src/stores/memory/primary.ts';
@@ -63,6 +64,9 @@ export class MemoryWorld {
   readonly store = new MemoryStore();
   readonly log: string[] = [];
   readonly policy: CapturePolicy;
+  /** With it rows may be held back. */
+  holding: HoldingParts | null = null;
+  lagToleranceMs = 60_000;
 
   constructor(tables: readonly TableSchema[], policy: Partial<CapturePolicy> = {}) {
     this.primary = new MemoryPrimary(tables);
@@ -97,7 +101,8 @@ export class MemoryWorld {
       failpoint,
       foldEveryMs: 1,
       followsShape: () => true,
-      lagToleranceMs: () => 60_000,
+      lagToleranceMs: () => this.lagToleranceMs,
+      ...(this.holding === null ? {} : { holding: this.holding }),
       log: (message: string) => this.log.push(message),
     };
     const engine = await Engine.open(

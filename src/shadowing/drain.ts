@@ -18,6 +18,13 @@ export function newDrain(number: CaptureNumber, at: Position): Drain {
   return { number, at, leftOut: new Map(), crossed: new Map() };
 }
 
+/** Those of the elements that the capture waits for. */
+export function uncrossed(elements: Iterable<Element>, { number, leftOut }: Drain): TableName[] {
+  return Array.from(elements)
+    .filter(({ schema, progress }) => progress.capture <= number && !leftOut.has(schema.table))
+    .map(({ schema }) => schema.table);
+}
+
 /** What an element that has everything up to the capture crosses with: no rows. */
 export function crossing({ schema, state, progress }: Element, drain: Drain, savedThrough: CaptureNumber): ApplyWork {
   const low = maxPosition(progress.low, drain.at);

@@ -11,7 +11,7 @@ import type { Tracked } from '../tracking/tracker.ts';
 import { Advance } from './advance.ts';
 import { Ahead } from './ahead.ts';
 import { Conflicts } from './conflicts.ts';
-import { type Drain, crossing, newDrain } from './drain.ts';
+import { type Drain, crossing, newDrain, uncrossed } from './drain.ts';
 import { Backlog, byDeadline } from './lag.ts';
 import type { EngineParts } from './parts.ts';
 import { Holding } from './holding.ts';
@@ -56,9 +56,12 @@ export class Engine {
     this.#backlog = backlog;
     this.#lastCut = lastCut;
     const stir = (): void => this.#stir();
-    this.holding = new Holding();
+    this.holding = new Holding(parts, backlog, () => {
+      stir();
+      this.#urgent.beat();
+    });
     this.#ahead = new Ahead(parts, this, stir);
-    this.#advance = new Advance(parts, backlog, this.#ahead, (table) => this.#elements.has(table), stir);
+    this.#advance = new Advance(parts, { backlog, ahead: this.#ahead, holding: this.holding }, (table) => this.#elements.has(table), stir);
     this.#stopListening = parts.tracker.onTracked((tracked) => this.#heard(tracked));
   }
 
@@ -109,9 +112,11 @@ export class Engine {
         const worked = await this.#round(signal);
         this.#settled.beat();
         if (worked && !this.#hurried()) await this.#urgent.next(signal, this.#parts.foldEveryMs);
-        else if (!worked && !this.#stirred) await this.#wake.next(signal, this.#rest.nextTryMs);
+        else if (!worked && !this.#stirred) await this.#wake.next(signal, this.holding.nextDueMs(this.#rest.nextTryMs));
         // Woken, but only for elements that rest: not before the first of them may be tried again.
         else if (!worked && this.#rest.nextTryMs !== undefined) await this.#urgent.next(signal, Math.min(RETRY_MS, this.#rest.nextTryMs));
+        // What came is held back: more may gather before it is looked at again.
+        else if (!worked && this.holding.isOn && !this.#hurried()) await this.#urgent.next(signal, this.#parts.foldEveryMs);
       }
     } catch (error) {
       if (signal.aborted || isAbort(error)) return;
@@ -119,6 +124,7 @@ export class Engine {
       throw error;
     } finally {
       this.#stopListening();
+      this.holding.end(this.#failure ?? signal.reason);
       await this.#ahead[Symbol.asyncDispose]();
       await this.#advance.settle(this.#elements);
       this.#settled.beat();
@@ -170,14 +176,15 @@ export class Engine {
     return this.#drain;
   }
 
-  /** Resolves when every element that is not halted has everything up to `at`, copies included. */
+  /** Resolves when every element that is not halted has everything up to `at` that is not held back, copies included. */
   async caughtUp(at: Position, signal: AbortSignal, onRound?: () => void): Promise<void> {
     for (;;) {
       if (this.#failure !== null) throw this.#failure;
       onRound?.();
       const behind = Array.from(this.#elements.values()).some(
-        ({ state, progress, schema }) =>
-          state.kind === 'copying' || (state.kind === 'live' && this.#backlog.has(schema.table, progress.low, at)),
+        (element) =>
+          element.state.kind === 'copying' ||
+          (element.state.kind === 'live' && this.#backlog.has(element.schema.table, this.holding.reached(element), at)),
       );
       if (!behind) return;
       await this.#settled.next(signal, 1000);
@@ -274,9 +281,21 @@ export class Engine {
 
   async #round(signal: AbortSignal): Promise<boolean> {
     if (this.#parked && this.#drain === null) return false;
+    this.holding.callNext();
+    const order = this.#order().toReversed();
+    const yields = (table: TableName): boolean => this.holding.copiesYield && this.#elements.get(table)?.state.kind === 'copying';
+    const last = this.#drain === null ? order.filter(yields) : [];
+    const worked = await this.#serve(last.length === 0 ? order : order.filter((table) => !yields(table)), signal);
+    const copied = !worked && (await this.#serve(last, signal));
+    this.#advance.beginReads(signal);
+    if (this.#drain !== null) await this.#tryCross(this.#drain, signal);
+    return worked || copied;
+  }
+
+  /** Steps of all of these. Returns whether one moved. */
+  async #serve(order: TableName[], signal: AbortSignal): Promise<boolean> {
     let worked = false;
-    for (const order = this.#order().toReversed(); order.length > 0; ) {
-      if (signal.aborted) return false;
+    while (order.length > 0 && !signal.aborted) {
       const moved = await this.#turns.take(() => this.#turn(order, signal));
       worked ||= moved;
       if (!moved) continue;
@@ -284,9 +303,7 @@ export class Engine {
       // An embedded store answers without ever letting timers, sockets and signals have their turn.
       await otherWork();
     }
-    this.#advance.beginReads(signal);
-    if (this.#drain !== null) await this.#tryCross(this.#drain, signal);
-    return worked;
+    return worked && !signal.aborted;
   }
 
   /** Steps of as many elements, from the end of `order`, as go into one transaction, and that transaction. */
@@ -393,9 +410,7 @@ export class Engine {
   }
 
   #uncrossed(drain: Drain): TableName[] {
-    return Array.from(this.#elements.values())
-      .filter(({ schema, progress }) => progress.capture <= drain.number && !drain.leftOut.has(schema.table))
-      .map(({ schema }) => schema.table);
+    return uncrossed(this.#elements.values(), drain);
   }
 
   #order(): TableName[] {
@@ -408,8 +423,8 @@ export class Engine {
 
   /** Whether there is reason not to let changes gather before the next fold. */
   #hurried(): boolean {
-    if (this.#backlog.isLarge || (this.#drain !== null && this.#uncrossed(this.#drain).length > 0)) return true;
-    return Array.from(this.#elements.values()).some(({ state }) => state.kind === 'copying');
+    if (this.#backlog.isLarge || this.holding.isPressed || (this.#drain !== null && this.#uncrossed(this.#drain).length > 0)) return true;
+    return !this.holding.copiesYield && Array.from(this.#elements.values()).some(({ state }) => state.kind === 'copying');
   }
 
   #heard(tracked: Tracked): void {

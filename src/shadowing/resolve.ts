@@ -14,7 +14,7 @@ import {
 import type { Rows } from '../model/rows.ts';
 import type { RowLimit, RowPack } from '../tracking/primary.ts';
 import type { Chunk } from './copy.ts';
-import type { Pending, PendingEntry } from './pending.ts';
+import type { Folded, PendingEntry } from './pending.ts';
 import { type RowBatch, RowsMissing, type StandingRows } from './shadow.ts';
 
 /** Of a table that is emptied. */
@@ -23,7 +23,7 @@ const PAGE: RowLimit = { rows: 20_000, bytes: 8 << 20 };
 /** The rows of a fold's pieces, each settled on what the ones before it left. */
 export async function* batchesOf(
   element: Element,
-  pieces: AsyncIterable<Pending>,
+  pieces: AsyncIterable<Folded>,
   chunk: Chunk | null,
   standing: StandingRows,
 ): AsyncGenerator<RowBatch> {
@@ -67,17 +67,18 @@ interface Growing extends Resolution {
  * Settles how each key of a fold is to be written, and adds the chunk's rows for keys the fold does not speak of. Where the shadow
  * may hold rows already, only differences are written. Throws `RowsMissing` where an incomplete image has nothing to inherit from.
  */
-async function resolve(standing: StandingRows, element: Element, pending: Pending, chunk: Chunk | null): Promise<Resolution> {
-  const { schema, state } = element;
-  if (state.kind !== 'copying' && chunk === null) {
+async function resolve(standing: StandingRows, element: Element, pending: Folded, chunk: Chunk | null): Promise<Resolution> {
+  const { schema, state, progress } = element;
+  // While a table is copied, or rows of it went ahead of what is folded, what the primary had says nothing of what the shadow has.
+  const wentAhead = pending.high === null && progress.low < progress.high;
+  const isLive = state.kind !== 'copying' && chunk === null && !wentAhead;
+  if (isLive) {
     if (pending.inserts !== null) return { deletes: [], patches: [], puts: [], inserts: pending.inserts, pack: null };
-    const settled = pending.entries.settled();
+    const settled = pending.settled();
     if (settled !== null) return { ...settled, pack: null };
   }
   const bare = state.kind === 'copying' && state.fresh && pending.entries.size === 0 && (chunk === null || chunk.asked.size === 0);
   const shown = chunk === null ? new Map<Identity, Tuple | null>() : bare ? chunk.rows : unpacked(chunk, schema.key);
-  // While a table is copied, what the primary had says nothing of what the shadow has.
-  const isLive = state.kind !== 'copying' && chunk === null;
   const wanted = new Set<Identity>();
   for (const [identity, entry] of pending.entries) {
     if (entry.kind === 'count') wanted.add(identity);
@@ -103,6 +104,8 @@ async function resolve(standing: StandingRows, element: Element, pending: Pendin
     else {
       const base = baseOf(identity, entry.from, element, { shown, asked: chunk?.asked }, stands);
       if (base !== null) resolution.puts.push(fillAbsent(entry.row, base));
+      // Deleted further on, and that went ahead: what is folded next says so.
+      else if (wentAhead && chunk === null && entry.from === identity && pending.through < progress.high) continue;
       else missing.push(keyOfIdentity(identity));
     }
   }

@@ -1,0 +1,266 @@
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { ForeshadowError } from '../src/model/errors.ts';
+import { ORIGIN, type Position } from '../src/model/position.ts';
+import type { Progress } from '../src/model/progress.ts';
+import { type Identity, type Tuple, identityOf, identityOfRow } from '../src/model/tuple.ts';
+import type { MemoryOperation } from '../src/stores/memory/primary.ts';
+import {
+  ITEMS,
+  MemoryWorld,
+  NOTES,
+  type RunningWorld,
+  hex,
+  item,
+  itemKey,
+  live,
+  quiet,
+  read,
+  tableSchema,
+  tracked,
+} from './memory-world.ts';
+
+/** Rows that are held back: they wait, they go when they are called for, and whatever happens the shadow comes out right. */
+
+const TABLES = [ITEMS, NOTES];
+const HOLDING = { bytesMax: 64 << 20, patienceMs: 60_000, changed: () => undefined };
+
+interface Act {
+  readonly kind: 'write' | 'move' | 'hold' | 'flow' | 'ease' | 'capture' | 'restart' | 'crash';
+  readonly operations: readonly Drawn[];
+  readonly picks: readonly number[];
+}
+
+interface Drawn {
+  readonly table: number;
+  readonly kind: 'put' | 'patch' | 'delete' | 'move' | 'patch-move' | 'truncate';
+  readonly id: number;
+  readonly to: number;
+  readonly value: string;
+}
+
+const drawn: fc.Arbitrary<Drawn> = fc.record({
+  table: fc.nat(1),
+  kind: fc.constantFrom<Drawn['kind'][]>(
+    'put',
+    'put',
+    'put',
+    'put',
+    'patch',
+    'patch',
+    'patch',
+    'delete',
+    'delete',
+    'move',
+    'patch-move',
+    'truncate',
+  ),
+  id: fc.nat(7),
+  to: fc.nat(7),
+  value: fc.string({ maxLength: 12 }),
+});
+
+const acts: fc.Arbitrary<Act[]> = fc.array(
+  fc.record({
+    kind: fc.constantFrom<Act['kind'][]>(
+      'write',
+      'write',
+      'write',
+      'write',
+      'move',
+      'move',
+      'move',
+      'hold',
+      'flow',
+      'ease',
+      'capture',
+      'restart',
+      'crash',
+    ),
+    operations: fc.array(drawn, { minLength: 1, maxLength: 5 }),
+    picks: fc.array(fc.nat(20), { minLength: 1, maxLength: 6 }),
+  }),
+  { maxLength: 40, size: 'max' },
+);
+
+/** The primary's rows after each transaction, by table: what the shadow may show. */
+class Model {
+  readonly #states: { readonly at: Position; readonly tables: ReadonlyMap<string, ReadonlyMap<Identity, Tuple>> }[] = [];
+
+  note(world: MemoryWorld, at: Position): void {
+    const tables = TABLES.map(
+      (table) => [table, new Map(world.primary.rowsNow(table).map((row) => [identityOfRow(row, [0]), row]))] as const,
+    );
+    this.#states.push({ at, tables: new Map(tables) });
+  }
+
+  /** Each row of the shadow as it was at `low`, or at some moment from there to `high`. */
+  check(table: string, { low, high }: Progress, rows: readonly string[]): void {
+    const from = this.#states.findLastIndex(({ at }) => at <= low);
+    const possible = this.#states.slice(Math.max(0, from)).filter(({ at }, index) => index === 0 || at <= high);
+    const shown = new Map(rows.map((row) => [identityOfRow(Buffer.from(row, 'hex') as unknown as Tuple, [0]), row]));
+    const keys = new Set([...shown.keys(), ...possible.flatMap(({ tables }) => Array.from(tables.get(table)?.keys() ?? []))]);
+    for (const key of keys) {
+      const allowed = possible.map(({ tables }) => tables.get(table)?.get(key)?.toString('hex'));
+      expect(allowed).toContain(shown.get(key));
+    }
+  }
+}
+
+/** Of what was drawn, what a primary could do. */
+function operationsOf(world: MemoryWorld, drafts: readonly Drawn[]): MemoryOperation[] {
+  const touched = new Set<string>();
+  const standing = new Map(TABLES.map((table) => [table, new Set(world.primary.rowsNow(table).map((row) => identityOfRow(row, [0])))]));
+  return drafts.flatMap((draft): MemoryOperation[] => {
+    const table = TABLES[draft.table] as (typeof TABLES)[number];
+    const stands = standing.get(table) as Set<Identity>;
+    const [key, to] = [itemKey(BigInt(draft.id)), itemKey(BigInt(draft.to))];
+    const partial = draft.kind === 'patch' || draft.kind === 'patch-move';
+    const row = (id: number): Tuple => item(BigInt(id), draft.value, partial ? undefined : `long ${draft.value}`);
+    const isThere = stands.has(identityOf(key));
+    // Once in a transaction: this primary tells an insert from an update by what stood before it.
+    const names = [`${table} ${draft.id}`, ...(draft.kind === 'move' || draft.kind === 'patch-move' ? [`${table} ${draft.to}`] : [])];
+    if (draft.kind !== 'truncate' && names.some((name) => touched.has(name))) return [];
+    for (const name of draft.kind === 'truncate' ? [] : names) touched.add(name);
+    switch (draft.kind) {
+      case 'truncate':
+        stands.clear();
+        return [{ table, kind: 'truncate' }];
+      case 'put':
+      case 'patch':
+        if (partial && !isThere) return [];
+        stands.add(identityOf(key));
+        return [{ table, kind: 'put', row: row(draft.id) }];
+      case 'delete':
+        if (!stands.delete(identityOf(key))) return [];
+        return [{ table, kind: 'delete', key }];
+      default:
+        if (!isThere || stands.has(identityOf(to))) return [];
+        stands.delete(identityOf(key));
+        stands.add(identityOf(to));
+        return [{ table, kind: 'move', key, row: row(draft.to) }];
+    }
+  });
+}
+
+/** One world, what it went through, and what must hold of it after each step. */
+class Story {
+  readonly world = new MemoryWorld(
+    TABLES.map((table) => tableSchema(table)),
+    { validate: 'full' },
+  );
+  readonly #model = new Model();
+  readonly #progress = new Map<string, Progress>();
+  readonly #captures: { readonly number: number; readonly rows: ReadonlyMap<string, readonly string[]> }[] = [];
+  #run: RunningWorld | null = null;
+  #dying = false;
+
+  constructor() {
+    this.world.holding = HOLDING;
+    this.#model.note(this.world, ORIGIN);
+  }
+
+  get run(): RunningWorld {
+    return this.#run as RunningWorld;
+  }
+
+  async start(): Promise<void> {
+    this.#dying = false;
+    this.#run = await this.world.start((name) => {
+      // What ends the engine at once, without another write.
+      if (this.#dying && name === 'moved-ahead') throw new ForeshadowError('FENCED', 'died', { remedy: 'Start again.' });
+    });
+    this.run.engine.holding.hold(true);
+    await this.quiet();
+  }
+
+  async stop(): Promise<void> {
+    await this.#run?.stop();
+    this.#run = null;
+  }
+
+  /** Until everything is in the shadow, or held back. */
+  async quiet(): Promise<void> {
+    await tracked(this.world, this.run);
+    await this.run.engine.caughtUp(this.run.tracker.head, this.run.signal);
+  }
+
+  async act({ kind, operations, picks }: Act): Promise<void> {
+    const { engine, orchestrator, signal } = this.run;
+    const { holding } = engine;
+    const picked = (): number[] => picks.filter((at) => at < holding.rows.count).map((at) => holding.rows.at(at));
+    if (kind === 'write') {
+      const some = operationsOf(this.world, operations);
+      if (some.length > 0) this.#model.note(this.world, this.world.primary.transaction(some).at);
+      // Now and then several come before they are looked at.
+      if (operations.length > 1) await this.quiet();
+    } else if (kind === 'move') {
+      const rows = picked();
+      await holding.move(rows, signal);
+    } else if (kind === 'hold' || kind === 'flow') {
+      holding.hold(kind === 'hold');
+      await this.quiet();
+      if (kind === 'flow') expect(holding.rows.count).toBe(0);
+    } else if (kind === 'ease') holding.ease({ batchShare: picks[0] === 0 ? 0.00001 : 1, copiesYield: picks.length > 3 });
+    else if (kind === 'capture') {
+      const { record } = await orchestrator.capture(quiet, signal);
+      expect(record).toMatchObject({ verdict: 'VALID', absent: [] });
+      const rows = TABLES.map((table) => [table, hex(this.world.primary.rowsNow(table))] as const);
+      this.#captures.push({ number: record.number, rows: new Map(rows) });
+    } else if (kind === 'restart') {
+      await this.stop();
+      await this.start();
+    } else {
+      this.#dying = true;
+      const moved = await holding.move(picked(), signal).then(
+        () => true,
+        () => false,
+      );
+      await this.run.stop().catch((error: unknown) => {
+        if (moved || !(error instanceof Error && error.message === 'died')) throw error;
+      });
+      await this.start();
+    }
+  }
+
+  async check(): Promise<void> {
+    for (const table of TABLES) {
+      await this.run.engine.still(async (elements) => {
+        const progress = elements.get(table)?.progress as Progress;
+        const before = this.#progress.get(table);
+        this.#progress.set(table, progress);
+        expect(progress.high >= progress.low).toBe(true);
+        expect(before === undefined || (progress.low >= before.low && progress.high >= before.high)).toBe(true);
+        this.#model.check(table, progress, await live(this.run, table));
+      });
+    }
+  }
+
+  async end(): Promise<void> {
+    this.run.engine.holding.hold(false);
+    await this.quiet();
+    for (const table of TABLES) expect(await live(this.run, table)).toEqual(hex(this.world.primary.rowsNow(table)));
+    for (const { number, rows } of this.#captures) {
+      for (const table of TABLES) expect(await read(this.run.shadow, table, number as never, this.run.signal)).toEqual(rows.get(table));
+    }
+  }
+}
+
+test('whatever waits, moves, is captured or forgotten, the shadow shows what the primary had', { timeout: 60_000 }, async () => {
+  await fc.assert(
+    fc.asyncProperty(acts, async (all) => {
+      const story = new Story();
+      await story.start();
+      try {
+        for (const act of all) {
+          await story.act(act);
+          await story.check();
+        }
+        await story.end();
+      } finally {
+        await story.stop().catch(() => undefined);
+      }
+    }),
+    { numRuns: Number(process.env['HELD_RUNS'] ?? 40) },
+  );
+});
