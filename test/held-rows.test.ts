@@ -273,7 +273,7 @@ test('whatever waits, moves, is captured or forgotten, the shadow shows what the
 });
 
 /** A world of 20 items and as many notes, all in the shadow, whose changes are held back from here on. */
-async function holding(work: (world: MemoryWorld, run: RunningWorld) => Promise<void>, more: Partial<MemoryWorld> = {}): Promise<void> {
+async function heldBack(work: (world: MemoryWorld, run: RunningWorld) => Promise<void>, more: Partial<MemoryWorld> = {}): Promise<void> {
   const world = Object.assign(new MemoryWorld(TABLES.map((table) => tableSchema(table))), { holding: HOLDING }, more);
   for (const table of TABLES) world.primary.transaction(range(1, 20).map((id) => put(table, BigInt(id), 'one')));
   await running(world, async (run) => {
@@ -315,7 +315,7 @@ function handed({ shadow }: RunningWorld): string[] {
 }
 
 test('what moved early is not written again when a capture drains', async () => {
-  await holding(async (world, run) => {
+  await heldBack(async (world, run) => {
     const { rows } = run.engine.holding;
     for (const table of TABLES) world.primary.transaction(range(1, 20).map((id) => put(table, BigInt(id), 'two')));
     world.primary.transaction([{ table: ITEMS, kind: 'delete', key: itemKey(20n) }, put(NOTES, 21n, 'new')]);
@@ -335,7 +335,7 @@ test('what moved early is not written again when a capture drains', async () => 
 });
 
 test('rows go at their lag tolerance, though nobody calls for them', async () => {
-  await holding(
+  await heldBack(
     async (world, run) => {
       world.primary.transaction([put(ITEMS, 1n, 'two')]);
       await gathered(world, run);
@@ -347,7 +347,7 @@ test('rows go at their lag tolerance, though nobody calls for them', async () =>
 });
 
 test('everything moves as it comes once nobody decides any more', async () => {
-  await holding(
+  await heldBack(
     async (world, run) => {
       world.primary.transaction([put(ITEMS, 1n, 'two')]);
       await gathered(world, run);
@@ -363,7 +363,7 @@ test('everything moves as it comes once nobody decides any more', async () => {
 });
 
 test('over the bound the largest table makes room, and the others go on waiting', async () => {
-  await holding(
+  await heldBack(
     async (world, run) => {
       const { rows } = run.engine.holding;
       world.primary.transaction([put(NOTES, 1n, 'small')]);
@@ -381,7 +381,7 @@ test('over the bound the largest table makes room, and the others go on waiting'
 });
 
 test('a transaction too large to be held goes as a whole, and what was held before it first', async () => {
-  await holding(async (world, run) => {
+  await heldBack(async (world, run) => {
     run.engine.holding.ease({ batchShare: 0.00001, copiesYield: false });
     world.primary.transaction([put(ITEMS, 1n, 'two')]);
     await gathered(world, run);
@@ -395,7 +395,7 @@ test('a transaction too large to be held goes as a whole, and what was held befo
 });
 
 test('a live validation takes rows that went ahead for what they are, also where the primary does not show them yet', async () => {
-  await holding(async (world, run) => {
+  await heldBack(async (world, run) => {
     world.primary.transaction([put(ITEMS, 1n, 'two')]);
     const hidden = world.primary.transactionUnseen([put(ITEMS, 2n, 'two'), put(ITEMS, 30n, 'new')]);
     await gathered(world, run);

@@ -33,7 +33,9 @@ function refAt(end: number): TransactionRef {
 }
 
 /** Changes with the ends of their transactions, in a block for each. */
-async function* blocksOf(changes: readonly { readonly end: number; write(writer: BlockWriter): void }[]): AsyncGenerator<ChangeBlock> {
+async function* blocksOf(
+  changes: readonly { readonly end: number; readonly write: (writer: BlockWriter) => void }[],
+): AsyncGenerator<ChangeBlock> {
   for (const { end, write } of changes) {
     const writer = new BlockWriter(ITEMS);
     writer.transaction(refAt(end));
