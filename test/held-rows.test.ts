@@ -1,9 +1,12 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
+import { liveStand } from '../src/app/live-check.ts';
+import { FROM_THE_START, Validation } from '../src/capture/validate.ts';
 import { ForeshadowError } from '../src/model/errors.ts';
 import { ORIGIN, type Position } from '../src/model/position.ts';
 import type { Progress } from '../src/model/progress.ts';
 import { type Identity, type Tuple, identityOf, identityOfRow } from '../src/model/tuple.ts';
+import { rowsOf } from '../src/shadowing/shadow.ts';
 import type { MemoryOperation } from '../src/stores/memory/primary.ts';
 import {
   ITEMS,
@@ -14,10 +17,14 @@ import {
   item,
   itemKey,
   live,
+  put,
   quiet,
   read,
+  running,
+  shadowed,
   tableSchema,
   tracked,
+  until,
 } from './memory-world.ts';
 
 /** Rows that are held back: they wait, they go when they are called for, and whatever happens the shadow comes out right. */
@@ -263,4 +270,150 @@ test('whatever waits, moves, is captured or forgotten, the shadow shows what the
     }),
     { numRuns: Number(process.env['HELD_RUNS'] ?? 40) },
   );
+});
+
+/** A world of 20 items and as many notes, all in the shadow, whose changes are held back from here on. */
+async function heldBack(work: (world: MemoryWorld, run: RunningWorld) => Promise<void>, more: Partial<MemoryWorld> = {}): Promise<void> {
+  const world = Object.assign(new MemoryWorld(TABLES.map((table) => tableSchema(table))), { holding: HOLDING }, more);
+  for (const table of TABLES) world.primary.transaction(range(1, 20).map((id) => put(table, BigInt(id), 'one')));
+  await running(world, async (run) => {
+    await run.orchestrator.capture(quiet, run.signal);
+    run.engine.holding.hold(true);
+    await work(world, run);
+  });
+}
+
+function range(from: number, to: number): number[] {
+  return Array.from({ length: to - from + 1 }, (_, index) => from + index);
+}
+
+/** Until all is in the shadow, or held back. */
+async function gathered(world: MemoryWorld, run: RunningWorld): Promise<void> {
+  await tracked(world, run);
+  await run.engine.caughtUp(run.tracker.head, run.signal);
+}
+
+/** The keys of all rows that the shadow is handed from here on. */
+function handed({ shadow }: RunningWorld): string[] {
+  const keys: string[] = [];
+  const apply = shadow.apply.bind(shadow);
+  shadow.apply = (works, signal) =>
+    apply(
+      works.map((work) => ({
+        ...work,
+        async *rows(standing) {
+          for await (const batch of rowsOf(work, standing)) {
+            for (const key of batch.deletes) keys.push(`${work.table} ${identityOf(key)}`);
+            for (const row of [...(batch.patches ?? []), ...batch.puts]) keys.push(`${work.table} ${identityOfRow(row, [0])}`);
+            yield batch;
+          }
+        },
+      })),
+      signal,
+    );
+  return keys;
+}
+
+test('what moved early is not written again when a capture drains', async () => {
+  await heldBack(async (world, run) => {
+    const { rows } = run.engine.holding;
+    for (const table of TABLES) world.primary.transaction(range(1, 20).map((id) => put(table, BigInt(id), 'two')));
+    world.primary.transaction([{ table: ITEMS, kind: 'delete', key: itemKey(20n) }, put(NOTES, 21n, 'new')]);
+    await gathered(world, run);
+    expect([rows.count, run.engine.backlog.pendingRows(ITEMS)]).toEqual([41, 21]);
+    const keys = handed(run);
+    const early = rows.list().filter((_, index) => index % 3 === 0);
+    const bytes = early.reduce((sum, row) => sum + rows.bytes(row), 0);
+    expect(await run.engine.holding.move(early, run.signal)).toEqual({ rows: early.length, bytes });
+    const ahead = await run.engine.still(async (elements) => Array.from(elements.values(), ({ progress: { low, high } }) => low < high));
+    expect(ahead).toEqual([true, true]);
+    const { record } = await run.orchestrator.capture(quiet, run.signal);
+    expect(record).toMatchObject({ verdict: 'VALID', absent: [], rows: { inserted: 1, updated: 39, deleted: 1 } });
+    expect([keys.length, new Set(keys).size]).toEqual([41, 41]);
+    for (const table of TABLES) expect(await read(run.shadow, table, record.number, run.signal)).toEqual(hex(world.primary.rowsNow(table)));
+  });
+});
+
+test('rows go at their lag tolerance, though nobody calls for them', async () => {
+  await heldBack(
+    async (world, run) => {
+      world.primary.transaction([put(ITEMS, 1n, 'two')]);
+      await gathered(world, run);
+      await until(() => run.engine.holding.rows.count === 0 && !run.engine.backlog.isDirty(ITEMS), run.signal);
+      expect(await live(run, ITEMS)).toEqual(hex(world.primary.rowsNow(ITEMS)));
+    },
+    { lagToleranceMs: 50 },
+  );
+});
+
+test('everything moves as it comes once nobody decides any more', async () => {
+  await heldBack(
+    async (world, run) => {
+      world.primary.transaction([put(ITEMS, 1n, 'two')]);
+      await gathered(world, run);
+      await until(() => !run.engine.backlog.isDirty(ITEMS), run.signal);
+      world.primary.transaction([put(ITEMS, 1n, 'three')]);
+      await shadowed(world, run);
+      expect(await live(run, ITEMS)).toEqual(hex(world.primary.rowsNow(ITEMS)));
+      run.engine.holding.hold(true);
+      expect(run.engine.holding.isOn).toBe(true);
+    },
+    { holding: { ...HOLDING, patienceMs: 50 } },
+  );
+});
+
+test('over the bound the largest table makes room, and the others go on waiting', async () => {
+  await heldBack(
+    async (world, run) => {
+      const { rows } = run.engine.holding;
+      world.primary.transaction([put(NOTES, 1n, 'small')]);
+      await gathered(world, run);
+      for (const round of range(1, 5)) {
+        world.primary.transaction(range(1, 20).map((id) => put(ITEMS, BigInt(id), `${round}`.padEnd(1000, '.'))));
+        await gathered(world, run);
+      }
+      await until(() => !run.engine.backlog.isDirty(ITEMS), run.signal);
+      expect(rows.list().map((row) => rows.table(row))).toEqual([NOTES]);
+      expect(await live(run, ITEMS)).toEqual(hex(world.primary.rowsNow(ITEMS)));
+    },
+    { holding: { ...HOLDING, bytesMax: 20_000 } },
+  );
+});
+
+test('a transaction too large to be held goes as a whole, and what was held before it first', async () => {
+  await heldBack(async (world, run) => {
+    run.engine.holding.ease({ batchShare: 0.00001, copiesYield: false });
+    world.primary.transaction([put(ITEMS, 1n, 'two')]);
+    await gathered(world, run);
+    expect(run.engine.holding.rows.count).toBe(1);
+    world.primary.transactionInPieces([[put(ITEMS, 2n, 'two'), put(ITEMS, 3n, 'two')], [put(ITEMS, 4n, 'two')], [put(NOTES, 1n, 'two')]]);
+    await gathered(world, run);
+    await until(() => !run.engine.backlog.isDirty(ITEMS), run.signal);
+    expect(await live(run, ITEMS)).toEqual(hex(world.primary.rowsNow(ITEMS)));
+    expect(run.engine.holding.rows.list().map((row) => run.engine.holding.rows.table(row))).toEqual([NOTES]);
+  });
+});
+
+test('a live validation takes rows that went ahead for what they are, also where the primary does not show them yet', async () => {
+  await heldBack(async (world, run) => {
+    world.primary.transaction([put(ITEMS, 1n, 'two')]);
+    const hidden = world.primary.transactionUnseen([put(ITEMS, 2n, 'two'), put(ITEMS, 30n, 'new')]);
+    await gathered(world, run);
+    const { rows } = run.engine.holding;
+    const [, ...later] = rows.list().toSorted((a, b) => rows.sinceMs(a) - rows.sinceMs(b) || a - b);
+    await run.engine.holding.move(later, run.signal);
+    const validation = new Validation(
+      { primary: world.primary, journal: world.journal, tracker: run.tracker, shadow: run.shadow },
+      {
+        tables: [{ schema: tableSchema(ITEMS), changedKeys: null, cursor: FROM_THE_START }],
+        skipped: [],
+        stand: (table, work) => run.engine.still(() => work(liveStand(run, table))),
+        budgetMs: 0,
+        onProgress: quiet,
+      },
+    );
+    const outcome = validation.run(run.signal);
+    setTimeout(() => hidden.release(), 20);
+    expect(await outcome).toMatchObject({ differences: [], more: 0, coverage: { skipped: [] } });
+  });
 });

@@ -56,7 +56,7 @@ export async function checkLive(session: Session, progress: ProgressListener, si
 }
 
 /** The live state of an element: what is in up to its low, and some of it up to its high, under the number of the capture it works for. */
-function liveStand({ engine }: Session, table: TableName): Stand {
+export function liveStand({ engine }: Pick<Session, 'engine'>, table: TableName): Stand {
   const element = engine.elements.get(table);
   if (element === undefined) return { at: captureNumber(0), position: engine.high };
   return { at: element.progress.capture, position: element.progress.low, high: element.progress.high };
