@@ -22,8 +22,8 @@ const SCHEDULE = '0,30 * * * * *';
 const PEAK_RATE = 100;
 /** Of the transactions of the peak: above, nothing moves ahead. */
 const CEILING_SHARE = 0.8;
-/** Rows a second, were the primary idle: some two times what changes in a mean cycle. */
-const CAPACITY = 60;
+/** Rows a second at the most: some five times the rows that change in a mean cycle. */
+const CAPACITY = 120;
 const WARM_UP = 5;
 const STATUS_EVERY_MS = 500;
 /** Row counts of the shadow reach its statistics within a second. */

@@ -22,6 +22,13 @@ const prometheus = z
         expects: 'a name with its query, such as cpu: avg(1 - rate(node_cpu_seconds_total{mode="idle"}[5m]))',
       })
       .prefault({}),
+    forecast: queries
+      .meta({
+        description:
+          'Queries of one series each that forecast a load, by the name of the resource as `foreshadow history` shows it: asked for the two days to come, and taken instead of our own forecast where they answer.',
+        expects: 'a resource with its query, such as host.cpu: avg(instance:cpu:share offset 1w)',
+      })
+      .prefault({}),
     activity: queries
       .meta({
         description: 'Queries of one series each that give the changes a second of a table: for `foreshadow history --seed-prometheus`.',
@@ -98,6 +105,15 @@ export const prediction = z
         expects: '24h, or a multiple of 1440ms',
       })
       .prefault('24h'),
+    loadForecast: z
+      .string()
+      .min(1)
+      .meta({
+        description:
+          'A file with a forecast of load that somebody else made, a line `time,resource,value` for each point (as for `foreshadow history --seed`): read again when it changes, and taken instead of our own forecast where it says something.',
+        expects: 'a path, such as forecast.csv',
+      })
+      .optional(),
     prometheus: prometheus.optional(),
   })
   .meta({ expects: 'settings such as interval: 1m' });

@@ -43,6 +43,7 @@ describe('a config that is right', () => {
         intervalMs: 60_000,
         dayMs: 86_400_000,
         prometheus: null,
+        loadForecast: null,
         policy: 'stream-everything',
         ceiling: { share: 0.7, of: new Map() },
         capacity: null,

@@ -31,6 +31,8 @@ export interface PrometheusRule {
   /** Queries by the name of what they measure, and by table. */
   readonly load: ReadonlyMap<string, string>;
   readonly activity: ReadonlyMap<TableName, string>;
+  /** Forecasts of load, by resource. */
+  readonly forecast: ReadonlyMap<string, string>;
 }
 
 /** What `foreshadow.yaml` says, checked, with every path absolute and every duration in milliseconds. */
@@ -68,6 +70,8 @@ export interface Config {
     /** 24 hours, in earnest. */
     readonly dayMs: number;
     readonly prometheus: PrometheusRule | null;
+    /** A file with a forecast of load. */
+    readonly loadForecast: string | null;
     readonly policy: PredictionPolicy;
     readonly ceiling: CeilingRule;
     /** Rows a second; null: what the stores were seen to move. */
@@ -245,7 +249,7 @@ function resolved(document: ConfigDocument, path: string): Config {
       validate: captures.validate,
       onInvalid: captures.onInvalid,
     },
-    prediction: predictionRule(prediction, captures.schedule !== undefined || captures.window !== undefined),
+    prediction: predictionRule(prediction, captures.schedule !== undefined || captures.window !== undefined, directory),
   };
 }
 
@@ -271,12 +275,17 @@ function selectionOf({ tables, policy, primary }: ConfigDocument, perTable: read
   return { ...selection, insertOnly: perTable.map(({ pattern, insertOnly }) => ({ pattern, asked: insertOnly })) };
 }
 
-function predictionRule({ policy, ceiling, ...rest }: ConfigDocument['prediction'], isScheduled: boolean): Config['prediction'] {
+function predictionRule(
+  { policy, ceiling, ...rest }: ConfigDocument['prediction'],
+  isScheduled: boolean,
+  directory: string,
+): Config['prediction'] {
   const isShare = typeof ceiling['share'] === 'number';
   return {
     intervalMs: rest.interval,
     dayMs: rest.day,
     prometheus: prometheusRule(rest.prometheus),
+    loadForecast: rest.loadForecast === undefined ? null : resolve(directory, rest.loadForecast),
     policy: policy ?? (isScheduled ? 'predictive' : 'stream-everything'),
     ceiling: isShare
       ? { share: ceiling['share'] as number, of: new Map() }
@@ -296,12 +305,13 @@ function windowRule({ schedule, window, timeZone }: ConfigDocument['captures'], 
 
 function prometheusRule(document: ConfigDocument['prediction']['prometheus']): PrometheusRule | null {
   if (document === undefined) return null;
-  const { url, token, load, activity } = document;
+  const { url, token, load, activity, forecast } = document;
   return {
     url,
     token: token ?? null,
     load: new Map(Object.entries(load)),
     activity: new Map(Object.entries(activity) as [TableName, string][]),
+    forecast: new Map(Object.entries(forecast)),
   };
 }
 

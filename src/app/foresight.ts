@@ -7,6 +7,7 @@ import { slotLengths } from '../tracking/history.ts';
 import { Challengers } from './challengers.ts';
 import { type Config, type TableRule, ruleFor } from './config.ts';
 import { DueTimes } from './due-times.ts';
+import { GivenForecasts } from './given-forecasts.ts';
 import type { Learning } from './learning.ts';
 import { LoadOutlook } from './load-outlook.ts';
 import type { Log } from './local-system.ts';
@@ -25,6 +26,7 @@ export class Foresight {
   readonly due: DueTimes;
   /** Null: everything moves as it comes. */
   readonly steering: Steering | null;
+  readonly #given: GivenForecasts;
   readonly #config: Config;
   readonly #learning: Learning;
   readonly #log: Log;
@@ -32,13 +34,14 @@ export class Foresight {
 
   /** What it opens is closed with `resources`. */
   constructor(config: Config, learning: Learning, resources: AsyncDisposableStack, log: Log) {
-    const { dayMs, intervalMs, policy, ceiling, capacity } = config.prediction;
+    const { dayMs, intervalMs, policy, ceiling, capacity, prometheus, loadForecast: file } = config.prediction;
     const lengths = slotLengths(dayMs);
     this.#config = config;
     this.#learning = learning;
     this.#log = log;
     const challengers = resources.use(new Challengers());
-    this.outlook = new LoadOutlook({ history: learning.history, lengths, ceiling, challengers, now: Date.now });
+    this.#given = new GivenForecasts({ prometheus, file, lengths, now: Date.now });
+    this.outlook = new LoadOutlook({ history: learning.history, lengths, ceiling, challengers, given: this.#given, now: Date.now });
     this.due = new DueTimes(config.captures, lengths.minuteMs, (...ahead) => this.outlook.busyAhead(...ahead));
     this.steering =
       policy === 'stream-everything'
@@ -84,7 +87,7 @@ export class Foresight {
 
   /** Looks ahead until `signal` aborts. */
   run(engine: Engine, signal: AbortSignal): Promise<unknown> {
-    return Promise.all([this.outlook.run(signal), this.steering?.run(engine, signal)]);
+    return Promise.all([this.outlook.run(signal), this.#given.run(signal), this.steering?.run(engine, signal)]);
   }
 
   /** That it cannot be kept stops nothing. */

@@ -6,6 +6,7 @@ import type { Forecast } from '../prediction/track.ts';
 import { type History, type SlotLengths, type SlotSeries, slotStart } from '../tracking/history.ts';
 import type { CeilingRule } from './config.ts';
 import { CHALLENGERS, type Challengers, questionOf } from './challengers.ts';
+import type { GivenForecasts } from './given-forecasts.ts';
 import { DAY, EVERY, LEARNED, REACH, SEASON, zoneOf } from './forecast-report.ts';
 
 /** How far ahead load is forecast: as far as a capture may be. */
@@ -16,6 +17,8 @@ const REST = 4;
 const CHALLENGED_MS_MIN = 60_000;
 /** A resource whose busiest hour is not so many times as busy as its usual one says nothing of when the primary is busy. */
 const TELLING = 1.5;
+/** A given forecast of more times what was ever seen is not believed. */
+const ABSURD = 10;
 /** Those that are a share of a whole: their top is known. */
 const SHARES = new Set(['host.cpu', 'host.disk']);
 
@@ -25,6 +28,8 @@ export interface OutlookParts {
   readonly ceiling: CeilingRule;
   /** Null: none are asked. */
   readonly challengers: Pick<Challengers, 'ask'> | null;
+  /** What others forecast. */
+  readonly given?: Pick<GivenForecasts, 'slots' | 'troubles'>;
   readonly now: () => number;
   readonly newTrack?: () => Track;
 }
@@ -42,6 +47,7 @@ export class LoadOutlook {
   readonly #resources = new Map<string, Resource>();
   #reachedMs = Number.NEGATIVE_INFINITY;
   #trouble: string | null = null;
+  readonly #doubted = new Set<string>();
 
   constructor(parts: OutlookParts) {
     this.#parts = parts;
@@ -49,7 +55,12 @@ export class LoadOutlook {
 
   /** Why load is not forecast. */
   get troubles(): readonly string[] {
-    return this.#trouble === null ? [] : [`load is not forecast: ${this.#trouble}`];
+    const own = this.#trouble === null ? [] : [`load is not forecast: ${this.#trouble}`];
+    const doubted = Array.from(
+      this.#doubted,
+      (resource) => `the forecast of ${resource} that is given is beyond all belief: our own counts`,
+    );
+    return [...own, ...(this.#parts.given?.troubles ?? []), ...doubted];
   }
 
   /** The load that shadowing must not push a resource above; null where nothing is known by which to say what is too much. */
@@ -151,11 +162,23 @@ export class LoadOutlook {
 
   #slots(resource: string, which: 'upper' | 'expected', fromMs: number, slotMs: number, slots: number): Float64Array {
     const forecast = this.#resources.get(resource)?.forecast;
-    if (forecast === undefined) return new Float64Array(slots).fill(Number.NaN);
-    return Float64Array.from({ length: slots }, (_, slot) => {
+    const own = Float64Array.from({ length: slots }, (_, slot) => {
+      if (forecast === undefined) return Number.NaN;
       const step = Math.floor((fromMs + slot * slotMs - forecast.startMs) / forecast.stepMs);
       return forecast[which][step] ?? Number.NaN;
     });
+    const given = this.#parts.given?.slots(resource, fromMs, slotMs, slots) ?? null;
+    if (given === null || !this.#believes(resource, given)) return own;
+    return given.map((load, slot) => (Number.isNaN(load) ? (own[slot] as number) : load));
+  }
+
+  /** A forecast of many times what was ever seen is a mistake of somebody's, in a unit perhaps. */
+  #believes(resource: string, given: Float64Array): boolean {
+    const most = SHARES.has(resource) ? 1 : (this.#resources.get(resource)?.most ?? Number.NaN);
+    const isAbsurd = given.some((load) => load > ABSURD * most);
+    if (isAbsurd) this.#doubted.add(resource);
+    else this.#doubted.delete(resource);
+    return !isAbsurd;
   }
 }
 
