@@ -17,6 +17,7 @@ tables: ["*"]
 policy: { lagTolerance: 10m }
 captures: { schedule: "* * * * * *" }
 prediction:
+  policy: predictive
   interval: 100ms
   day: 24480ms
   capacity: 100

@@ -67,7 +67,7 @@ export const prediction = z
       .enum(['predictive', 'quiet-first', 'stream-everything'])
       .meta({
         description:
-          'What moves ahead of captures while `start` runs: what the plan says, rows that have been quiet longest first, or every change as it comes. Without it: predictive where captures have a schedule or a window, else stream-everything.',
+          'What moves ahead of captures while `start` runs: what the plan says, rows that have been quiet longest first, or every change as it comes. Without it: predictive where captures have a window, or a schedule with ten slots or more between them, else stream-everything.',
         expects: 'predictive, quiet-first or stream-everything',
       })
       .optional(),

@@ -44,18 +44,11 @@ describe('a config that is right', () => {
         dayMs: 86_400_000,
         prometheus: null,
         loadForecast: null,
-        policy: 'stream-everything',
+        policy: null,
         ceiling: { share: 0.7, of: new Map() },
         capacity: null,
       },
     });
-  });
-
-  test('plans ahead of captures that are due by themselves, unless it is told otherwise', () => {
-    const policyOf = (text: string) => parseConfig(`${MINIMAL}${text}`, '/data/foreshadow.yaml', {}).prediction.policy;
-    expect(policyOf('captures: { schedule: "0 * * * *" }\n')).toBe('predictive');
-    expect(policyOf('captures: { window: { from: "23:00", to: "05:00" } }\n')).toBe('predictive');
-    expect(policyOf('captures: { schedule: "0 * * * *" }\nprediction: { policy: quiet-first }\n')).toBe('quiet-first');
   });
 
   test('may say how busy the primary may be made, of each resource', () => {

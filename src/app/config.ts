@@ -72,7 +72,8 @@ export interface Config {
     readonly prometheus: PrometheusRule | null;
     /** A file with a forecast of load. */
     readonly loadForecast: string | null;
-    readonly policy: PredictionPolicy;
+    /** Null: as captures are due (`due-times.ts`). */
+    readonly policy: PredictionPolicy | null;
     readonly ceiling: CeilingRule;
     /** Rows a second; null: what the stores were seen to move. */
     readonly capacity: number | null;
@@ -249,7 +250,7 @@ function resolved(document: ConfigDocument, path: string): Config {
       validate: captures.validate,
       onInvalid: captures.onInvalid,
     },
-    prediction: predictionRule(prediction, captures.schedule !== undefined || captures.window !== undefined, directory),
+    prediction: predictionRule(prediction, directory),
   };
 }
 
@@ -275,18 +276,14 @@ function selectionOf({ tables, policy, primary }: ConfigDocument, perTable: read
   return { ...selection, insertOnly: perTable.map(({ pattern, insertOnly }) => ({ pattern, asked: insertOnly })) };
 }
 
-function predictionRule(
-  { policy, ceiling, ...rest }: ConfigDocument['prediction'],
-  isScheduled: boolean,
-  directory: string,
-): Config['prediction'] {
+function predictionRule({ policy, ceiling, ...rest }: ConfigDocument['prediction'], directory: string): Config['prediction'] {
   const isShare = typeof ceiling['share'] === 'number';
   return {
     intervalMs: rest.interval,
     dayMs: rest.day,
     prometheus: prometheusRule(rest.prometheus),
     loadForecast: rest.loadForecast === undefined ? null : resolve(directory, rest.loadForecast),
-    policy: policy ?? (isScheduled ? 'predictive' : 'stream-everything'),
+    policy: policy ?? null,
     ceiling: isShare
       ? { share: ceiling['share'] as number, of: new Map() }
       : { share: CEILING_SHARE, of: new Map(Object.entries(ceiling as Record<string, Ceiling>)) },

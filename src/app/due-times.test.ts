@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
-import { type BusyAhead, DueTimes } from './due-times.ts';
+import { parseConfig } from './config.ts';
+import { type BusyAhead, DueTimes, policyOf } from './due-times.ts';
 
 const MINUTE = 60_000;
 const captures = { validate: 'changed', onInvalid: 'rollback', schedule: null, window: null } as const;
@@ -75,4 +76,19 @@ describe('when captures are due', () => {
     expect(due.next(at('2026-10-24T23:59:00Z'))?.atMs).toBe(at('2026-10-24T23:59:00Z'));
     expect(due.next(at('2026-10-25T12:00:00Z'))?.atMs).toBe(at('2026-10-25T22:30:00Z'));
   });
+});
+
+const MINIMAL = 'dataSet: shop\nprimary: sqlite:shop.db\nshadow: sqlite:shadow.db\ntables: ["*"]\n';
+
+test.each([
+  ['', 'stream-everything'],
+  ['captures: { schedule: "0 * * * *" }', 'predictive'],
+  ['captures: { schedule: "*/10 * * * *" }', 'predictive'],
+  ['captures: { schedule: "*/5 * * * *" }', 'stream-everything'],
+  ['captures: { schedule: "*/5 * * * *" }\nprediction: { day: 12h, interval: 30s }', 'predictive'],
+  ['captures: { schedule: "* * * * *" }\nprediction: { policy: quiet-first }', 'quiet-first'],
+  ['captures: { window: { from: "23:00", to: "05:00" } }', 'predictive'],
+  ['captures: { window: { from: "23:00", to: "05:00" } }\nprediction: { policy: stream-everything }', 'stream-everything'],
+])('without another policy, what moves ahead is planned where there is time for it: %s', (settings, policy) => {
+  expect(policyOf(parseConfig(`${MINIMAL}${settings}\n`, '/data/foreshadow.yaml', {}))).toBe(policy);
 });

@@ -1,5 +1,6 @@
 import { Schedule, Windows } from '../capture/schedule.ts';
-import type { Config } from './config.ts';
+import { slotLengths } from '../tracking/history.ts';
+import type { Config, PredictionPolicy } from './config.ts';
 
 /** When the next capture is due by itself, and why then. */
 export interface Due {
@@ -65,6 +66,22 @@ export class DueTimes {
     const because = `the primary is forecast to be quietest then, at ${percent(least)} of its ceiling; in the window up to ${percent(most)}`;
     return { atMs: beginMs + quietest * this.#slotMs, because };
   }
+}
+
+/** Captures must be so many slots apart for anything to be planned ahead of them. */
+const CYCLE_SLOTS_MIN = 10;
+
+/** As the config says; if it does not, a plan where there is time for one. */
+export function policyOf({ captures: { schedule, window }, prediction }: Pick<Config, 'captures' | 'prediction'>): PredictionPolicy {
+  if (prediction.policy !== null) return prediction.policy;
+  if (window !== null) return 'predictive';
+  if (schedule === null) return 'stream-everything';
+  const times = new Schedule(schedule.cron, schedule.timeZone);
+  const first = times.next(new Date());
+  const second = first === null ? null : times.next(first);
+  if (first === null || second === null) return 'predictive';
+  const slotMs = Math.max(prediction.intervalMs, slotLengths(prediction.dayMs).minuteMs);
+  return second.getTime() - first.getTime() >= CYCLE_SLOTS_MIN * slotMs ? 'predictive' : 'stream-everything';
 }
 
 function percent(share: number): string {

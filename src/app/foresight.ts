@@ -5,8 +5,8 @@ import type { TableName } from '../model/schema.ts';
 import { messageOf } from '../model/errors.ts';
 import { slotLengths } from '../tracking/history.ts';
 import { Challengers } from './challengers.ts';
-import { type Config, type TableRule, ruleFor } from './config.ts';
-import { DueTimes } from './due-times.ts';
+import { type Config, type PredictionPolicy, type TableRule, ruleFor } from './config.ts';
+import { DueTimes, policyOf } from './due-times.ts';
 import { GivenForecasts } from './given-forecasts.ts';
 import type { Learning } from './learning.ts';
 import { LoadOutlook } from './load-outlook.ts';
@@ -22,6 +22,8 @@ const PATIENCE_MS_MIN = 10_000;
 
 /** What `start` looks ahead with: the load to come, the moments at which captures are due, and the loop that moves rows by both. */
 export class Foresight {
+  /** What moves ahead of captures. */
+  readonly policy: PredictionPolicy;
   readonly outlook: LoadOutlook;
   readonly due: DueTimes;
   /** Null: everything moves as it comes. */
@@ -34,8 +36,9 @@ export class Foresight {
 
   /** What it opens is closed with `resources`. */
   constructor(config: Config, learning: Learning, resources: AsyncDisposableStack, log: Log) {
-    const { dayMs, intervalMs, policy, ceiling, capacity, prometheus, loadForecast: file } = config.prediction;
+    const { dayMs, intervalMs, ceiling, capacity, prometheus, loadForecast: file } = config.prediction;
     const lengths = slotLengths(dayMs);
+    this.policy = policyOf(config);
     this.#config = config;
     this.#learning = learning;
     this.#log = log;
@@ -44,11 +47,11 @@ export class Foresight {
     this.outlook = new LoadOutlook({ history: learning.history, lengths, ceiling, challengers, given: this.#given, now: Date.now });
     this.due = new DueTimes(config.captures, lengths.minuteMs, (...ahead) => this.outlook.busyAhead(...ahead));
     this.steering =
-      policy === 'stream-everything'
+      this.policy === 'stream-everything'
         ? null
         : new Steering({
             settings: {
-              policy,
+              policy: this.policy,
               dayMs,
               intervalMs,
               capacity,

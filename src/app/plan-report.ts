@@ -1,6 +1,7 @@
 import type { Instruction } from '../prediction/instructions.ts';
 import type { KeptTurn } from '../tracking/history.ts';
 import type { Config, PredictionPolicy } from './config.ts';
+import { policyOf } from './due-times.ts';
 import type { Foresight } from './foresight.ts';
 import type { TurnDone } from './steering.ts';
 import { openHistory } from './stores.ts';
@@ -78,12 +79,12 @@ const INSTRUCTIONS_KEPT = 20;
 /** Slots shown of a plan: a day of minutes. */
 const SLOTS_SHOWN = 1440;
 
-export function planReport({ prediction }: Config, foresight: Foresight | null): PlanReport {
+export function planReport(config: Config, foresight: Foresight | null): PlanReport {
   const done = foresight?.steering?.last ?? null;
   const next = foresight?.due.next(Date.now()) ?? null;
   return {
     running: foresight !== null,
-    policy: prediction.policy,
+    policy: foresight?.policy ?? policyOf(config),
     turn: done === null ? null : turnReport(done),
     nextCapture: next === null ? null : { at: iso(next.atMs), because: next.because },
     tables: done === null ? [] : tablesOf(done),
