@@ -67,6 +67,8 @@ export class MemoryWorld {
   /** With it rows may be held back. */
   holding: HoldingParts | null = null;
   lagToleranceMs = 60_000;
+  /** Told of each engine before it begins. */
+  told: (engine: Engine) => void = () => {};
 
   constructor(tables: readonly TableSchema[], policy: Partial<CapturePolicy> = {}) {
     this.primary = new MemoryPrimary(tables);
@@ -120,6 +122,7 @@ export class MemoryWorld {
       await newcomers.adopt(signal);
     };
     const orchestrator = new Orchestrator({ ...parts, engine, adopt, policy: this.policy, lifetime: signal });
+    this.told(engine);
     const failures: unknown[] = [];
     const loops = [tracker.run(signal), engine.run(signal)].map((loop) => loop.catch((error: unknown) => failures.push(error)));
     const stop = async (): Promise<void> => {
