@@ -17,6 +17,7 @@ import {
   item,
   itemKey,
   live,
+  partOfItem,
   put,
   quiet,
   read,
@@ -123,7 +124,8 @@ function operationsOf(world: MemoryWorld, drafts: readonly Drawn[]): MemoryOpera
     const stands = standing.get(table) as Set<Identity>;
     const [key, to] = [itemKey(BigInt(draft.id)), itemKey(BigInt(draft.to))];
     const partial = draft.kind === 'patch' || draft.kind === 'patch-move';
-    const row = (id: number): Tuple => item(BigInt(id), draft.value, partial ? undefined : `long ${draft.value}`);
+    const row = (id: number): Tuple =>
+      partial ? partOfItem(BigInt(id), draft.value) : item(BigInt(id), draft.value, `long ${draft.value}`);
     const isThere = stands.has(identityOf(key));
     // Once in a transaction: this primary tells an insert from an update by what stood before it.
     const names = [`${table} ${draft.id}`, ...(draft.kind === 'move' || draft.kind === 'patch-move' ? [`${table} ${draft.to}`] : [])];
@@ -355,7 +357,7 @@ test('after a restart a row may be in either state, and nothing is read from the
       world.primary.transaction(operations);
       await gathered(world, run);
     };
-    const patch = (id: bigint, value: string): MemoryOperation => ({ table: ITEMS, kind: 'put', row: item(id, value, undefined) });
+    const patch = (id: bigint, value: string): MemoryOperation => ({ table: ITEMS, kind: 'put', row: partOfItem(id, value) });
     // The first waits. What is inserted, deleted and changed after it goes, and changes again, or does not.
     await write(put(ITEMS, 1n, 'waits'));
     await write(put(ITEMS, 30n, 'goes'));
