@@ -36,6 +36,7 @@ export interface OutlookParts {
 
 interface Resource {
   readonly track: Track;
+  readonly hours: number;
   forecast: Forecast;
   most: number;
   usual: number;
@@ -70,6 +71,11 @@ export class LoadOutlook {
     if (own !== undefined && 'load' in own) return own.load;
     const top = this.#topOf(resource);
     return top === null ? null : top * (own?.share ?? share);
+  }
+
+  /** Whether every hour of a day was seen, so that what is forecast is more than that all goes on as it does. */
+  knowsDay(resource: string): boolean {
+    return (this.#resources.get(resource)?.hours ?? 0) >= DAY || this.#parts.given?.slots(resource, this.#parts.now(), 1, 1) != null;
   }
 
   /** What is exceeded one time in ten in each slot from a moment on; NaN beyond what is forecast. */
@@ -138,7 +144,7 @@ export class LoadOutlook {
       .subarray(-REACH)
       .filter((value) => !Number.isNaN(value))
       .toSorted();
-    this.#resources.set(name, { track, forecast, most: seen.at(-1) ?? Number.NaN, usual: quantile(seen, 0.5) });
+    this.#resources.set(name, { track, hours: seen.length, forecast, most: seen.at(-1) ?? Number.NaN, usual: quantile(seen, 0.5) });
   }
 
   /** What models of kept libraries say of it: each is heard where it proved better. */

@@ -86,7 +86,7 @@ class World {
         toleranceMaxMs: () => 45 * this.slotMs,
         ...settings,
       },
-      outlook: { ceilingOf: () => 0.7, upper: (_, __, ___, slots) => new Float64Array(slots).fill(0.1) },
+      outlook: { ceilingOf: () => 0.7, knowsDay: (): boolean => true, upper: (_, __, ___, slots) => new Float64Array(slots).fill(0.1) },
       loadNow: () => new Map([['host.disk', this.load]]),
       due: (nowMs) => START + (Math.floor((nowMs - START) / this.cycleMs) + 1) * this.cycleMs,
       clock: { wallMs: () => this.wallMs, steadyMs: () => this.steadyMs },
@@ -218,11 +218,15 @@ describe('steering', () => {
       {
         outlook: {
           ceilingOf: () => 0.7,
+          knowsDay: (): boolean => true,
           upper: (_: string, __: number, ___: number, slots: number) => new Float64Array(slots).fill(Number.NaN),
         },
       },
     ],
-    ['nothing is known by which to say what is too much', { outlook: { ceilingOf: () => null, upper: () => new Float64Array(0) } }],
+    [
+      'nothing is known by which to say what is too much',
+      { outlook: { ceilingOf: () => null, knowsDay: (): boolean => true, upper: () => new Float64Array(0) } },
+    ],
   ])('plans on where %s', async (_, parts) => {
     const world = await new World({ parts }).run(4);
     expect(world.done.at(-1)?.turn).toMatchObject({ mode: 'planned', degraded: null });
@@ -252,6 +256,26 @@ describe('steering', () => {
     world.steadyMs -= 10 * 60_000;
     expect((await world.slot()).turn.degraded).toMatch(/the clock went back/);
     expect((await world.slot()).turn.mode).toBe('planned');
+  });
+
+  test('is quiet-first until every hour of a day of load was seen, unless it is far below its ceiling', async () => {
+    const upper = (_: string, __: number, ___: number, slots: number): Float64Array => new Float64Array(slots).fill(0.1);
+    const world = await new World({ parts: { outlook: { ceilingOf: () => 0.7, knowsDay: () => false, upper } } }).run(3);
+    expect((await world.slot()).turn).toMatchObject({
+      mode: 'quiet-first',
+      degraded: expect.stringMatching(/host\.disk has not been seen/),
+    });
+    expect(world.steering.troubles).toEqual([]);
+    world.load = 0.01;
+    expect((await world.slot()).turn.mode).toBe('planned');
+  });
+
+  test('a turn that comes late has the room of those it missed', async () => {
+    const world = new World({ settings: { policy: 'quiet-first', capacity: 2 / 60 } });
+    for (let slot = 0; slot < 20; slot++) await world.slot();
+    world.wallMs += 4 * world.slotMs;
+    world.steadyMs += 4 * world.slotMs;
+    expect([(await world.slot()).moved.rows, (await world.slot()).moved.rows]).toEqual([10, 2]);
   });
 
   test('plans nothing where no capture is ahead', async () => {

@@ -28,7 +28,7 @@ export interface SteeringSettings {
 
 export interface SteeringParts {
   readonly settings: SteeringSettings;
-  readonly outlook: Pick<LoadOutlook, 'ceilingOf' | 'upper'>;
+  readonly outlook: Pick<LoadOutlook, 'ceilingOf' | 'upper' | 'knowsDay'>;
   /** How busy each resource is now, our own copying left out. */
   readonly loadNow: () => ReadonlyMap<string, number>;
   /** When the next capture is due, by the clock on the wall; null: none is. */
@@ -71,6 +71,10 @@ const CYCLE_SLOTS = 2 * 1440;
 const MINUTE_MS = 60_000;
 /** Rows that are looked at before others have their turn: some milliseconds. */
 const ROWS_AT_ONCE = 2000;
+/** Room of slots that a late turn missed is made use of up to so many. */
+const LATE_SLOTS_MAX = 10;
+/** A load below this share of its ceiling does not have to be forecast for anything to be planned. */
+const FAR_SHARE = 0.1;
 const CPU = 'host.cpu';
 
 /**
@@ -95,6 +99,7 @@ export class Steering {
   #trouble: string | null = null;
   /** Capacity of slots past that was less than a whole row. */
   #spare = 0;
+  #roomAtMs = Number.POSITIVE_INFINITY;
   #cpu = { usedMs: 0, atMs: 0 };
 
   constructor(parts: SteeringParts) {
@@ -195,7 +200,7 @@ export class Steering {
     holding.ease({ batchShare: policy.batchShare, copiesYield: policy.copiesYield });
     const begunMs = clock.steadyMs();
     const moved = await holding.move(rows, signal);
-    this.#rate.learn(moved.rows, clock.steadyMs() - begunMs);
+    this.#rate.learn(moved.rows, clock.steadyMs() - begunMs, this.slotMs);
     const toleranceMs = policy.toleranceMs.map((each) => each / this.#scale);
     this.#last = { atMs, dueAtMs, turn: taken, inForce: policy, resources, tables: observed.elements, toleranceMs, waiting, moved, toWall };
     await keep(this.#last);
@@ -216,7 +221,7 @@ export class Steering {
     const most = Math.min(this.#rate.most(this.slotMs), (this.#parts.settings.capacity ?? Infinity) * (this.slotMs / 1000));
     const limits = { least: Math.min(most, forced.length), most };
     let taken = turn(policy, { ...when, limits, waiting: [], coming: dueAtMs === null ? [] : null });
-    const room = this.#wholeRows(taken.headroom.rows[0] ?? 0);
+    const room = this.#wholeRows(taken.headroom.rows[0] ?? 0, nowMs);
     const learning = this.#learning;
     if (learning === null) taken = { ...taken, degraded: null };
     this.#trouble = null;
@@ -224,7 +229,12 @@ export class Steering {
       try {
         learning.look(nowMs);
         const coming = this.#coming(learning, policy, when, dueAtMs);
-        if (coming !== null) {
+        const unseen = when.resources.find(
+          ({ name, measured, ceiling }) => measured > FAR_SHARE * ceiling && !this.#parts.outlook.knowsDay(name),
+        );
+        if (coming !== null && unseen !== undefined) {
+          taken = { ...taken, degraded: `${unseen.name} has not been seen for a whole day: nobody knows when there will be room` };
+        } else if (coming !== null) {
           const groups = await this.#grouped(learning, held, policy, when);
           taken = turn(policy, { ...when, limits, waiting: groups.waiting, coming });
           const calm = (row: number): number => learning.calm(rowOf(this.#placeOf(held.table(row)), held.identity(row)), nowMs, when.dueMs);
@@ -308,10 +318,13 @@ export class Steering {
     return Number.isFinite(share) ? share : 0;
   }
 
-  #wholeRows(rows: number): number {
-    this.#spare = Math.min(this.#spare + rows, rows + 1);
-    const whole = Math.floor(this.#spare);
-    this.#spare -= whole;
+  /** A turn that comes late has the room of the slots it missed too, as far as they are not long past. */
+  #wholeRows(rows: number, nowMs: number): number {
+    const slots = Math.min(LATE_SLOTS_MAX, Math.max(1, (nowMs - this.#roomAtMs) / this.#slotMs));
+    this.#roomAtMs = nowMs;
+    this.#spare = Math.min(this.#spare, 1) + rows * slots;
+    const whole = Math.floor(this.#spare + 1e-6);
+    this.#spare = Math.max(0, this.#spare - whole);
     return whole;
   }
 

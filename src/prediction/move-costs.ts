@@ -45,8 +45,9 @@ export class MoveRate {
   #rows = 0;
   #ms = 0;
 
-  learn(rows: number, ms: number): void {
-    if (rows < TELLING_ROWS || !(ms > 0)) return;
+  /** @param slotMs small moves that take longer tell something too: that the stores are slow. */
+  learn(rows: number, ms: number, slotMs: number): void {
+    if (rows === 0 || !(ms > 0) || (rows < TELLING_ROWS && ms < slotMs)) return;
     this.#rows = FADE * this.#rows + rows;
     this.#ms = FADE * this.#ms + ms;
   }
