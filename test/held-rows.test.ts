@@ -30,6 +30,8 @@ import {
 
 /** Rows that are held back: they wait, they go when they are called for, and whatever happens the shadow comes out right. */
 
+/** `HELD_RUNS=2000` for a long run. */
+const RUNS = Number(process.env['HELD_RUNS'] ?? 40);
 const TABLES = [ITEMS, NOTES];
 const HOLDING = { bytesMax: 64 << 20, patienceMs: 60_000, changed: () => undefined };
 
@@ -255,7 +257,9 @@ class Story {
   }
 }
 
-test('whatever waits, moves, is captured or forgotten, the shadow shows what the primary had', { timeout: 60_000 }, async () => {
+test('whatever waits, moves, is captured or forgotten, the shadow shows what the primary had', {
+  timeout: 60_000 + 1000 * RUNS,
+}, async () => {
   await fc.assert(
     fc.asyncProperty(acts, async (all) => {
       const story = new Story();
@@ -270,7 +274,7 @@ test('whatever waits, moves, is captured or forgotten, the shadow shows what the
         await story.stop().catch(() => undefined);
       }
     }),
-    { numRuns: Number(process.env['HELD_RUNS'] ?? 40) },
+    { numRuns: RUNS },
   );
 });
 
