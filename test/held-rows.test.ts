@@ -1,7 +1,9 @@
 import fc from 'fast-check';
 import { expect, test, vi } from 'vitest';
 import { liveStand } from '../src/app/live-check.ts';
+import { rollback } from '../src/capture/rollback.ts';
 import { FROM_THE_START, Validation } from '../src/capture/validate.ts';
+import type { CaptureRecord } from '../src/model/capture.ts';
 import { ForeshadowError } from '../src/model/errors.ts';
 import { ORIGIN, type Position } from '../src/model/position.ts';
 import type { Progress } from '../src/model/progress.ts';
@@ -393,6 +395,27 @@ test('after a restart a row may be in either state, and nothing is read from the
     expect(await live(run, ITEMS)).toEqual(hex(world.primary.rowsNow(ITEMS)));
   });
   expect(snapshot).not.toHaveBeenCalled();
+});
+
+test('a rollback takes back what went ahead too, and what waited is held no more', async () => {
+  await heldBack(async (world, run) => {
+    const { engine, shadow, catalog, signal } = run;
+    world.primary.transaction(range(1, 5).map((id) => put(ITEMS, BigInt(id), 'two')));
+    world.primary.transaction([put(ITEMS, 30n, 'new')]);
+    await gathered(world, run);
+    await go(run, [2, 4, 5]);
+    const record = (await catalog.list()).at(-1) as CaptureRecord;
+    engine.park(true);
+    expect(await rollback({ shadow, catalog, engine, failpoint: quiet }, record, signal)).toMatchObject({ proved: true });
+    expect(engine.holding.rows.count).toBe(0);
+    expect(await live(run, ITEMS)).toEqual(await read(shadow, ITEMS, record.number, signal));
+    engine.park(false);
+    await gathered(world, run);
+    expect(engine.holding.rows.count).toBe(6);
+    const { record: next } = await run.orchestrator.capture(quiet, signal);
+    expect(next).toMatchObject({ verdict: 'VALID', absent: [] });
+    expect(await read(shadow, ITEMS, next.number, signal)).toEqual(hex(world.primary.rowsNow(ITEMS)));
+  });
 });
 
 test('rows go at their lag tolerance, though nobody calls for them', async () => {
