@@ -1,7 +1,9 @@
 import fc from 'fast-check';
 import { expect, test, vi } from 'vitest';
 import { liveStand } from '../src/app/live-check.ts';
+import { rollback } from '../src/capture/rollback.ts';
 import { FROM_THE_START, Validation } from '../src/capture/validate.ts';
+import type { CaptureRecord } from '../src/model/capture.ts';
 import { ForeshadowError } from '../src/model/errors.ts';
 import { ORIGIN, type Position } from '../src/model/position.ts';
 import type { Progress } from '../src/model/progress.ts';
@@ -30,6 +32,8 @@ import {
 
 /** Rows that are held back: they wait, they go when they are called for, and whatever happens the shadow comes out right. */
 
+/** `HELD_RUNS=2000` for a long run. */
+const RUNS = Number(process.env['HELD_RUNS'] ?? 40);
 const TABLES = [ITEMS, NOTES];
 const HOLDING = { bytesMax: 64 << 20, patienceMs: 60_000, changed: () => undefined };
 
@@ -255,7 +259,9 @@ class Story {
   }
 }
 
-test('whatever waits, moves, is captured or forgotten, the shadow shows what the primary had', { timeout: 60_000 }, async () => {
+test('whatever waits, moves, is captured or forgotten, the shadow shows what the primary had', {
+  timeout: 60_000 + 1000 * RUNS,
+}, async () => {
   await fc.assert(
     fc.asyncProperty(acts, async (all) => {
       const story = new Story();
@@ -270,7 +276,7 @@ test('whatever waits, moves, is captured or forgotten, the shadow shows what the
         await story.stop().catch(() => undefined);
       }
     }),
-    { numRuns: Number(process.env['HELD_RUNS'] ?? 40) },
+    { numRuns: RUNS },
   );
 });
 
@@ -389,6 +395,27 @@ test('after a restart a row may be in either state, and nothing is read from the
     expect(await live(run, ITEMS)).toEqual(hex(world.primary.rowsNow(ITEMS)));
   });
   expect(snapshot).not.toHaveBeenCalled();
+});
+
+test('a rollback takes back what went ahead too, and what waited is held no more', async () => {
+  await heldBack(async (world, run) => {
+    const { engine, shadow, catalog, signal } = run;
+    world.primary.transaction(range(1, 5).map((id) => put(ITEMS, BigInt(id), 'two')));
+    world.primary.transaction([put(ITEMS, 30n, 'new')]);
+    await gathered(world, run);
+    await go(run, [2, 4, 5]);
+    const record = (await catalog.list()).at(-1) as CaptureRecord;
+    engine.park(true);
+    expect(await rollback({ shadow, catalog, engine, failpoint: quiet }, record, signal)).toMatchObject({ proved: true });
+    expect(engine.holding.rows.count).toBe(0);
+    expect(await live(run, ITEMS)).toEqual(await read(shadow, ITEMS, record.number, signal));
+    engine.park(false);
+    await gathered(world, run);
+    expect(engine.holding.rows.count).toBe(6);
+    const { record: next } = await run.orchestrator.capture(quiet, signal);
+    expect(next).toMatchObject({ verdict: 'VALID', absent: [] });
+    expect(await read(shadow, ITEMS, next.number, signal)).toEqual(hex(world.primary.rowsNow(ITEMS)));
+  });
 });
 
 test('rows go at their lag tolerance, though nobody calls for them', async () => {

@@ -222,6 +222,7 @@ export class Engine {
       for (const { table } of works) {
         const element = stored.get(table);
         if (element !== undefined) this.#elements.set(table, element);
+        this.holding.drop(table);
         this.#backlog.rewound(table, this.#parts.tracker.head);
       }
       this.#stir();

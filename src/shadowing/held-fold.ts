@@ -54,6 +54,8 @@ export class HeldFold implements Keeper {
   /** The row of an entry, and one more; 0: it has none. */
   #rowOf = new Int32Array(64);
   readonly #deletes = new Set<number>();
+  /** Where `low` must not lie: see `#bind`. In their order, and apart. */
+  #bound: { readonly from: bigint; readonly to: bigint }[] = [];
   /** Where the element stands with all that left the fold. */
   #progress: Progress;
   #through: Position;
@@ -153,6 +155,7 @@ export class HeldFold implements Keeper {
     for (const row of rows) this.#leave(row, true);
     this.#progress = progress;
     this.#truncated = false;
+    this.#bound = this.#bound.filter(({ to }) => to > commitEndOf(progress.low));
     this.#compact();
   }
 
@@ -174,8 +177,7 @@ export class HeldFold implements Keeper {
       row = rows.enter(this.#order, first, entry);
       this.#setRow(entry, row);
     } else this.#imageBytes -= rows.bytes(row);
-    // Its image needs that of the other to be made again: no restart may begin between the two.
-    if (older !== entry) rows.follow(this.#order, row, this.#at(older));
+    if (older !== entry) this.#bind(rows.end(this.#at(older)));
     const bytes = this.#entries.bytesOf(entry);
     rows.changed(row, this.#atMs, bytes);
     this.#imageBytes += bytes;
@@ -191,6 +193,7 @@ export class HeldFold implements Keeper {
       this.#rows.leave(this.#order, row);
     }
     this.#rowOf.fill(0);
+    this.#bound = [];
     this.#deletes.clear();
     this.#changes = 0;
     this.#imageBytes = 0;
@@ -216,7 +219,21 @@ export class HeldFold implements Keeper {
   /** Where `low` lies while this row is the oldest. */
   #lowBefore(row: number): Position {
     if (row === -1) return this.#through;
-    return maxPosition(this.#progress.low, position(this.#rows.end(row) - 1n));
+    let end = this.#rows.end(row) - 1n;
+    for (const { from, to } of this.#bound.toReversed()) if (end >= from && end < to) end = from - 1n;
+    return maxPosition(this.#progress.low, position(end));
+  }
+
+  /**
+   * The transaction makes an image that lacks columns whole with one that changed at `from`. A fold that began between the two could not
+   * make it again, and the row it came from may have gone ahead.
+   */
+  #bind(from: bigint): void {
+    const to = this.#end;
+    const first = this.#bound.findIndex((each) => each.to >= from);
+    const begins = this.#bound[first]?.from ?? from;
+    if (first !== -1) this.#bound.length = first;
+    this.#bound.push({ from: begins < from ? begins : from, to });
   }
 
   #at(entry: number): number {

@@ -132,20 +132,6 @@ export class HeldRows {
     return row;
   }
 
-  /** The row is written by what an earlier one says: it comes right after that, as if it had changed then, unless it did before. */
-  follow(order: HeldOrder, row: number, earlier: number): void {
-    if (this.end(earlier) >= this.end(row)) return;
-    this.#unlink(order, row);
-    this.#since[row] = this.sinceMs(earlier);
-    this.#end[row] = this.end(earlier);
-    const after = this.after(earlier);
-    this.#before[row] = earlier;
-    this.#after[row] = after;
-    this.#after[earlier] = row;
-    if (after === NONE) order.last = row;
-    else this.#before[after] = row;
-  }
-
   changed(row: number, atMs: number, bytes: number): void {
     this.#newest[row] = atMs;
     this.#bytes[row] = bytes;
@@ -158,7 +144,12 @@ export class HeldRows {
   }
 
   leave(order: HeldOrder, row: number): void {
-    this.#unlink(order, row);
+    const before = this.#before[row] as number;
+    const after = this.#after[row] as number;
+    if (before === NONE) order.first = after;
+    else this.#after[before] = after;
+    if (after === NONE) order.last = before;
+    else this.#before[after] = before;
     order.count--;
     const place = this.#place[row] as number;
     const last = this.#rows[--this.#count] as number;
@@ -166,15 +157,6 @@ export class HeldRows {
     this.#place[last] = place;
     this.#place[row] = NONE;
     this.#free.push(row);
-  }
-
-  #unlink(order: HeldOrder, row: number): void {
-    const before = this.#before[row] as number;
-    const after = this.#after[row] as number;
-    if (before === NONE) order.first = after;
-    else this.#after[before] = after;
-    if (after === NONE) order.last = before;
-    else this.#before[after] = before;
   }
 
   #numberOf(table: TableName): number {
