@@ -1,8 +1,8 @@
 import type { LocalSystem } from '../src/app/local-system.ts';
 import { countBuffersWithHeap } from '../src/app/memory.ts';
 import { messageOf } from '../src/model/errors.ts';
-import type { SystemAnswer, SystemOrder } from './system-processes.ts';
-import { caughtUp, type MeasuredCapture, measureCapture, openBenchSystem, type SystemPlaces } from './systems.ts';
+import type { SystemAnswer, SystemOrder, SystemReport } from './system-processes.ts';
+import { caughtUp, FOREVER, measureCapture, openBenchSystem, type SystemPlaces } from './systems.ts';
 
 /**
  * Foreshadow in a process of its own, so that what it takes is its own: forked by `startSystemProcess`, it says `ready` when its
@@ -24,7 +24,7 @@ async function obey(order: SystemOrder): Promise<void> {
   }
 }
 
-async function act(order: SystemOrder): Promise<MeasuredCapture | null> {
+async function act(order: SystemOrder): Promise<SystemReport> {
   switch (order) {
     case 'run':
       system = await openBenchSystem(JSON.parse(process.argv[2] ?? '') as SystemPlaces);
@@ -41,6 +41,12 @@ async function act(order: SystemOrder): Promise<MeasuredCapture | null> {
     case 'catch up':
       await caughtUp(running());
       return null;
+    case 'status':
+      return running().status(FOREVER);
+    case 'captures':
+      return running().captures(FOREVER);
+    case 'plan':
+      return running().plan(FOREVER);
     case 'stop':
       ending.abort();
       await system?.[Symbol.asyncDispose]();

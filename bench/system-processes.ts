@@ -1,10 +1,13 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { join } from 'node:path';
+import type { CaptureListing, StatusReport } from '../src/app/operations.ts';
+import type { PlanReport } from '../src/app/plan-report.ts';
 import type { MeasuredCapture, SystemPlaces } from './systems.ts';
 
-export type SystemOrder = 'run' | 'capture' | 'catch up' | 'stop';
+export type SystemOrder = 'run' | 'capture' | 'catch up' | 'status' | 'captures' | 'plan' | 'stop';
+export type SystemReport = MeasuredCapture | StatusReport | PlanReport | readonly CaptureListing[] | null;
 export type SystemAnswer =
-  | { readonly done: MeasuredCapture | null; readonly failed?: undefined }
+  | { readonly done: SystemReport; readonly failed?: undefined }
   | { readonly failed: string; readonly done?: undefined };
 
 /** A side in a process of its own, forked and ready to begin. */
@@ -23,12 +26,15 @@ export interface SystemProcess extends SideProcess {
   capture(): Promise<MeasuredCapture>;
   /** Nothing has waited for the shadow for half a second. */
   caughtUp(): Promise<void>;
+  status(): Promise<StatusReport>;
+  captures(): Promise<readonly CaptureListing[]>;
+  plan(): Promise<PlanReport>;
 }
 
 /** Orders are given one after the other. */
 export async function startSystemProcess(places: SystemPlaces): Promise<SystemProcess> {
   const side = await forkSide('system-process.ts', places);
-  const order = (text: SystemOrder): Promise<MeasuredCapture | null> =>
+  const order = (text: SystemOrder): Promise<SystemReport> =>
     new Promise((resolve, reject) => {
       const ended = (code: number | null): void => reject(new Error(`Foreshadow ended by itself with ${code}`));
       side.process.once('exit', ended);
@@ -44,6 +50,9 @@ export async function startSystemProcess(places: SystemPlaces): Promise<SystemPr
     run: async () => void (await order('run')),
     capture: async () => (await order('capture')) as MeasuredCapture,
     caughtUp: async () => void (await order('catch up')),
+    status: async () => (await order('status')) as StatusReport,
+    captures: async () => (await order('captures')) as readonly CaptureListing[],
+    plan: async () => (await order('plan')) as PlanReport,
   };
 }
 

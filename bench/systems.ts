@@ -17,10 +17,12 @@ export interface SystemPlaces {
   readonly schedule?: string;
   /** Whether the shadow has the primary's secondary indexes. */
   readonly mirrorIndexes?: boolean;
+  /** Settings of `prediction`, as they stand in a config. */
+  readonly prediction?: Readonly<Record<string, unknown>>;
 }
 
 /** The config as a user would write it, as text. */
-export function configText({ primary, shadow, tables, validate, schedule, mirrorIndexes }: SystemPlaces): string {
+export function configText({ primary, shadow, tables, validate, schedule, mirrorIndexes, prediction }: SystemPlaces): string {
   return [
     'dataSet: bench',
     `primary: ${JSON.stringify(primary)}`,
@@ -28,6 +30,7 @@ export function configText({ primary, shadow, tables, validate, schedule, mirror
     `tables: ${JSON.stringify(tables)}`,
     ...(mirrorIndexes === true ? ['policy: { indexes: mirror }'] : []),
     `captures: { validate: ${validate ?? 'changed'}${schedule === undefined ? '' : `, schedule: ${JSON.stringify(schedule)}`} }`,
+    ...(prediction === undefined ? [] : [`prediction: ${JSON.stringify(prediction)}`]),
     '',
   ].join('\n');
 }

@@ -14,8 +14,17 @@ export interface Ended {
 
 /** Runs a command of the checkout as a process of its own, in a directory with a config, with `--json`. */
 export function foreshadow(directory: string, parameters: readonly string[], failpoint?: string): Promise<Ended> {
+  return spawned(directory, [BIN, ...parameters, '--json'], failpoint);
+}
+
+/** Holds rows back and moves some, then takes a capture: `holding-process.ts`. */
+export function holding(directory: string, failpoint?: string): Promise<Ended> {
+  return spawned(directory, [join(import.meta.dirname, 'holding-process.ts')], failpoint);
+}
+
+function spawned(directory: string, parameters: readonly string[], failpoint?: string): Promise<Ended> {
   const env = { ...process.env, ...(failpoint === undefined ? {} : { FORESHADOW_FAILPOINT: failpoint }) };
-  const child = spawn(process.execPath, [BIN, ...parameters, '--json'], { cwd: directory, env, stdio: ['ignore', 'pipe', 'pipe'] });
+  const child = spawn(process.execPath, parameters, { cwd: directory, env, stdio: ['ignore', 'pipe', 'pipe'] });
   let out = '';
   let err = '';
   child.stdout.on('data', (chunk: Buffer) => (out += chunk.toString()));

@@ -2,7 +2,7 @@ import { appendFile, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { foreshadow, succeeds } from './command.ts';
+import { foreshadow, holding, succeeds } from './command.ts';
 import { type TestDatabase, createDatabase, serverVersion } from './postgres.ts';
 
 /** As `crash.sqlite.test.ts`, on PostgreSQL, where claim, slot and commits in flight die with their connections. */
@@ -66,6 +66,23 @@ test.each(['appended', 'acknowledged', 'applied', 'crossed', 'sealed'])('killed 
   await holds(report['number']);
   const slots = await primary.run(`SELECT count(*)::int AS n FROM pg_replication_slots WHERE database = current_database()`);
   expect(slots).toEqual([{ n: 1 }]);
+});
+
+test.each(['moved-ahead', 'moved-ahead:2', 'draining', 'applied'])('killed while rows are held back, at %s', async (failpoint) => {
+  await succeeds(directory, ['capture']);
+  // Large values that do not change are absent from the log: rows that wait, or went ahead, keep them.
+  await primary.run(`UPDATE items SET value = 'cold' WHERE id <= 100;
+    UPDATE items SET value = 'hot' WHERE id % 2 = 0;
+    DELETE FROM items WHERE id = 7;
+    UPDATE items SET long = repeat('y', 3000) WHERE id > 280;
+    INSERT INTO notes (note) SELECT 'held' FROM generate_series(1, 50)`);
+  expect(await holding(directory, failpoint)).toMatchObject({ killed: true });
+  const ahead = await shadow.run('SELECT table_name FROM _foreshadow.progress WHERE low < high');
+  expect(ahead.length > 0).toBe(failpoint !== 'applied');
+  await write(2);
+  const report = await succeeds(directory, ['capture']);
+  expect(report).toMatchObject({ verdict: 'VALID', differences: [] });
+  await holds(report['number']);
 });
 
 test('killed between the copy and its indexes, and again while one is made', async () => {

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { foreshadow, succeeds } from './command.ts';
+import { foreshadow, holding, succeeds } from './command.ts';
 import { contents } from './workload.ts';
 
 /**
@@ -92,6 +92,48 @@ describe('killed during a later capture', () => {
     }>;
     expect(new Set(all.map(({ number }) => number)).size).toBe(all.length);
     for (const each of all) expect(['sealed', 'aborted']).toContain(each.state);
+  });
+});
+
+/** Tables of the shadow in which later changes are than some that are not. */
+function ahead(): string[] {
+  const shadow = new DatabaseSync(join(directory, 'shadow.db'), { readOnly: true });
+  try {
+    return shadow
+      .prepare('SELECT tbl FROM _foreshadow_element WHERE low < high')
+      .all()
+      .map(({ tbl }) => String(tbl));
+  } finally {
+    shadow.close();
+  }
+}
+
+/** Between cold rows and hot ones: some are in the shadow, older changes of others are not. */
+const AHEAD = ['moved-ahead', 'moved-ahead:3', 'draining', 'applied', 'crossed'];
+
+describe('killed while rows are held back', () => {
+  test.each(AHEAD)('at %s', async (failpoint) => {
+    const first = await done(['capture']);
+    const then = contents(primary, SHAPES);
+    write(1);
+    expect(await holding(directory, failpoint)).toMatchObject({ killed: true });
+    expect(ahead().length > 0).toBe(failpoint.startsWith('moved-ahead') || failpoint === 'draining');
+    write(2);
+    const report = await done(['capture']);
+    expect(report).toMatchObject({ verdict: 'VALID', differences: [] });
+    expect(await restored(report['number'] as number)).toEqual(contents(primary, SHAPES));
+    expect(await restored(first['number'] as number)).toEqual(then);
+  });
+
+  test('and not killed', async () => {
+    await done(['capture']);
+    write(1);
+    const { out, err } = await holding(directory);
+    const { held, moved, capture, verdict } = JSON.parse(out || `"${err}"`) as Record<string, number>;
+    expect(verdict).toBe('VALID');
+    expect(held).toBeGreaterThan(300);
+    expect(moved).toBe(Math.ceil((held as number) / 2));
+    expect(await restored(capture as number)).toEqual(contents(primary, SHAPES));
   });
 });
 

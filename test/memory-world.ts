@@ -8,10 +8,11 @@ import type { Journal } from '../src/journal/journal.ts';
 import { type CaptureNumber, NO_CAPTURE, captureNumber } from '../src/model/capture.ts';
 import type { Generation } from '../src/model/progress.ts';
 import type { TableName, TableSchema } from '../src/model/schema.ts';
-import { type Cell, type KeyTuple, type Tuple, packTuple } from '../src/model/tuple.ts';
+import { type KeyTuple, type Tuple, packTuple } from '../src/model/tuple.ts';
 import { newDrain } from '../src/shadowing/drain.ts';
 import { Newcomers } from '../src/shadowing/newcomers.ts';
 import { Engine } from '../src/shadowing/engine.ts';
+import type { HoldingParts } from '../src/shadowing/holding.ts';
 import type { Shadow } from '../src/shadowing/shadow.ts';
 import { openMemoryJournal } from '../src/stores/memory/journal.ts';
 import { type MemoryOperation, MemoryPrimary } from '../src/stores/memory/primary.ts';
@@ -43,9 +44,13 @@ export function tableSchema(table: TableName, shape = 'v1'): TableSchema {
   };
 }
 
-export function item(id: bigint, value: string | null, long: string | null | undefined = 'long'): Tuple {
-  const cell: Cell = long === undefined ? undefined : memoryCell(long);
-  return packTuple([memoryCell(id), memoryCell(value), cell]);
+export function item(id: bigint, value: string | null, long: string | null = 'long'): Tuple {
+  return packTuple([memoryCell(id), memoryCell(value), memoryCell(long)]);
+}
+
+/** What an update that leaves the long column alone sends of a row. */
+export function partOfItem(id: bigint, value: string): Tuple {
+  return packTuple([memoryCell(id), memoryCell(value), undefined]);
 }
 
 export function itemKey(id: bigint): KeyTuple {
@@ -65,6 +70,11 @@ export class MemoryWorld {
   readonly policy: CapturePolicy;
   /** Of the engines started from now on. */
   foldEveryMs = 1;
+  /** With it rows may be held back. */
+  holding: HoldingParts | null = null;
+  lagToleranceMs = 60_000;
+  /** Told of each engine before it begins. */
+  told: (engine: Engine) => void = () => {};
 
   constructor(tables: readonly TableSchema[], policy: Partial<CapturePolicy> = {}) {
     this.primary = new MemoryPrimary(tables);
@@ -99,7 +109,8 @@ export class MemoryWorld {
       failpoint,
       foldEveryMs: this.foldEveryMs,
       followsShape: () => true,
-      lagToleranceMs: () => 60_000,
+      lagToleranceMs: () => this.lagToleranceMs,
+      ...(this.holding === null ? {} : { holding: this.holding }),
       log: (message: string) => this.log.push(message),
     };
     const engine = await Engine.open(
@@ -117,6 +128,7 @@ export class MemoryWorld {
       await newcomers.adopt(signal);
     };
     const orchestrator = new Orchestrator({ ...parts, engine, adopt, policy: this.policy, lifetime: signal });
+    this.told(engine);
     const failures: unknown[] = [];
     const loops = [tracker.run(signal), engine.run(signal)].map((loop) => loop.catch((error: unknown) => failures.push(error)));
     const stop = async (): Promise<void> => {

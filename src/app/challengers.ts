@@ -2,6 +2,8 @@ import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { Turns } from '../model/turns.ts';
 import type { Season } from '../prediction/forecasters/forecaster.ts';
+import { impute, slice, toLocal } from '../prediction/series.ts';
+import type { Series } from '../prediction/series.ts';
 import type { Answer } from './challenger-models.ts';
 
 export const CHALLENGERS = ['MSTL', 'Prophet', 'ARIMA'] as const;
@@ -23,6 +25,17 @@ export interface Reply {
   readonly failure: string | null;
   /** What it took of the thread; of one that took too long, the limit. */
   readonly cpuMs: number;
+}
+
+/** What to ask of a series with gaps, by the clock of a zone. */
+export function questionOf(
+  model: ChallengerName,
+  series: Series,
+  { steps, reach, season, zone }: { readonly steps: number; readonly reach: number; readonly season: Season; readonly zone: string },
+): Question {
+  const recent = slice(series, Math.max(0, series.values.length - reach));
+  const { values, startMs, stepMs } = impute(toLocal(recent, zone), season.day);
+  return { model, values: values.slice(), startMs, stepMs, steps, season };
 }
 
 const SILENT: Reply = { answer: null, failure: null, cpuMs: 0 };

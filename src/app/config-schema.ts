@@ -1,61 +1,12 @@
 import { Cron } from 'croner';
 import { z } from 'zod';
+import { duration } from './config-duration.ts';
+import { prediction } from './config-prediction.ts';
 
 /**
  * The one description of `foreshadow.yaml`: types, JSON Schema, reference page and error messages all come from here.
  * `expects` completes the sentence "write …" in a remedy.
  */
-
-const MS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000, w: 604_800_000 } as const;
-type DurationUnit = keyof typeof MS;
-
-const UNIT_WORDS: Readonly<Record<string, DurationUnit>> = {
-  millisecond: 'ms',
-  milliseconds: 'ms',
-  msec: 'ms',
-  sec: 's',
-  secs: 's',
-  second: 's',
-  seconds: 's',
-  min: 'm',
-  mins: 'm',
-  minute: 'm',
-  minutes: 'm',
-  hr: 'h',
-  hrs: 'h',
-  hour: 'h',
-  hours: 'h',
-  day: 'd',
-  days: 'd',
-  week: 'w',
-  weeks: 'w',
-};
-
-/** Milliseconds of `15m`, `1.5h`, `500ms`; or what should have been written. */
-export function parseDuration(text: string): { readonly ms: number } | { readonly problem: string; readonly remedy: string } {
-  const parts = /^\s*(\d+(?:\.\d+)?)\s*([\p{L}]*)\s*$/u.exec(text);
-  if (parts === null) return { problem: `"${text}" is not a duration`, remedy: 'write a number with ms, s, m, h, d or w, such as 15m' };
-  const amount = parts[1] as string;
-  const unit = parts[2] as string;
-  if (Object.hasOwn(MS, unit)) {
-    const ms = Math.round(Number(amount) * MS[unit as DurationUnit]);
-    if (text === text.trim() && !/\s/.test(text)) return { ms };
-  }
-  const meant = Object.hasOwn(MS, unit) ? unit : (UNIT_WORDS[unit.toLowerCase()] ?? null);
-  if (meant !== null) return { problem: `"${text}" is not a duration`, remedy: `use ${amount}${meant}` };
-  if (unit === '') return { problem: `"${text}" has no unit`, remedy: `write it with ms, s, m, h, d or w, such as ${amount}m` };
-  return { problem: `"${text}" has the unknown unit "${unit}"`, remedy: `use ms, s, m, h, d or w, such as ${amount}m` };
-}
-
-const duration = z
-  .string()
-  .transform((text, context) => {
-    const parsed = parseDuration(text);
-    if ('ms' in parsed) return parsed.ms;
-    context.addIssue({ code: 'custom', message: parsed.problem, params: { remedy: parsed.remedy } });
-    return z.NEVER;
-  })
-  .meta({ expects: 'a number with ms, s, m, h, d or w, such as 15m' });
 
 const URL_EXPECTS = 'sqlite:PATH or postgres://USER@HOST:5432/DATABASE';
 
@@ -125,6 +76,7 @@ const indexes = z.enum(['none', 'mirror']).meta({ expects: 'none or mirror' });
 const perTable = z
   .strictObject({
     lagTolerance: lagTolerance('The lag tolerance of these tables.').optional(),
+    lagToleranceMax: lagTolerance('As `policy.lagToleranceMax`, for these tables.').optional(),
     conflict: conflict.meta({ description: 'As `policy.conflict`, for these tables.', expects: 'primary-wins' }).optional(),
     onSchemaChange: onSchemaChange
       .meta({ description: 'As `policy.onSchemaChange`, for these tables.', expects: 'follow or halt' })
@@ -144,6 +96,9 @@ const perTable = z
 const policy = z
   .strictObject({
     lagTolerance: lagTolerance('The greatest age a change may reach before it is in the shadow.').prefault('15m'),
+    lagToleranceMax: lagTolerance(
+      'How far the lag tolerance may rise while the primary is busier than `prediction.ceiling`. Without it, it does not rise.',
+    ).optional(),
     conflict: conflict
       .meta({
         description:
@@ -181,6 +136,19 @@ const policy = z
   })
   .meta({ expects: 'settings such as lagTolerance: 15m' });
 
+const TIME_EXPECTS = 'a time of day such as "01:00"';
+const timeOfDay = (description: string) =>
+  z
+    .string()
+    .regex(/^([01]\d|2[0-3]):[0-5]\d$/)
+    .meta({ description, expects: TIME_EXPECTS });
+
+const window = z.strictObject({
+  from: timeOfDay('When the window begins.'),
+  to: timeOfDay('When it ends: a capture that was not taken before is taken then.'),
+  pick: z.enum(['quietest']).meta({ description: 'Which moment of it is chosen.', expects: 'quietest' }).prefault('quietest'),
+});
+
 const captures = z
   .strictObject({
     schedule: cron
@@ -192,8 +160,15 @@ const captures = z
       .optional(),
     timeZone: timeZone
       .meta({
-        description: "The time zone of the schedule. Without it, the machine's own.",
+        description: "The time zone of the schedule or window. Without it, the machine's own.",
         expects: 'a time zone such as Europe/Berlin or UTC',
+      })
+      .optional(),
+    window: window
+      .meta({
+        description:
+          'Instead of a schedule: one capture a day, at the moment between `from` and `to` at which the load forecast is lowest; at `to` at the latest. Without a forecast, at `from`. `to` may be on the next day.',
+        expects: '{ from: "01:00", to: "05:00", pick: quietest }',
       })
       .optional(),
     validate: z
@@ -214,58 +189,6 @@ const captures = z
       .prefault('rollback'),
   })
   .meta({ expects: 'settings such as schedule: "0 * * * *"' });
-
-const queries = z.record(z.string().min(1), z.string().min(1));
-
-const prometheus = z
-  .strictObject({
-    url: z
-      .string()
-      .refine((text) => /^https?:\/\/./.test(text) && URL.canParse(text), {
-        message: 'this is not the address of a Prometheus',
-        params: { remedy: 'write http://HOST:9090 or https://USER:PASSWORD@HOST' },
-      })
-      .meta({ description: 'A Prometheus that knows how busy the primary is.', expects: 'http://HOST:9090' }),
-    token: z.string().min(1).meta({ description: 'Sent to it as a bearer token.', expects: 'a token, best as ${NAME}' }).optional(),
-    load: queries
-      .meta({
-        description:
-          'Queries (PromQL) of one series each, by the name of what they measure: sampled each minute beside what the primary tells itself.',
-        expects: 'a name with its query, such as cpu: avg(1 - rate(node_cpu_seconds_total{mode="idle"}[5m]))',
-      })
-      .prefault({}),
-    activity: queries
-      .meta({
-        description: 'Queries of one series each that give the changes a second of a table: for `foreshadow history --seed-prometheus`.',
-        expects: 'a table with its query, such as orders: sum(rate(pg_stat_user_tables_n_tup_upd{relname="orders"}[5m]))',
-      })
-      .prefault({}),
-  })
-  .meta({ expects: 'settings such as url: http://HOST:9090' });
-
-const prediction = z
-  .strictObject({
-    interval: duration
-      .refine((ms) => ms >= 100, { message: 'this is too short', params: { remedy: 'write 100ms or more' } })
-      .meta({
-        description: 'How often what was learned of activity and load is written down.',
-        expects: 'a number with ms, s, m, h, d or w, such as 1m',
-      })
-      .prefault('1m'),
-    day: duration
-      .refine((ms) => ms >= 1440 && Number.isInteger(ms / 1440), {
-        message: 'this cannot be cut into 1440 minutes',
-        params: { remedy: 'write a multiple of 1440ms, such as 24h or 24m' },
-      })
-      .meta({
-        description:
-          'The length of the cycle that activity and load follow, which is learned in 24 hours of 60 minutes each. Shorter ones are for trials.',
-        expects: '24h, or a multiple of 1440ms',
-      })
-      .prefault('24h'),
-    prometheus: prometheus.optional(),
-  })
-  .meta({ expects: 'settings such as interval: 1m' });
 
 export const configSchema = z.strictObject({
   dataSet: z
@@ -332,10 +255,8 @@ export const PLANNED_SETTINGS: readonly PlannedSetting[] = [
   { path: ['journal', 'keep'], what: 'keeping the journal for restores to any moment' },
   { path: ['journal', 'maxBytes'], what: 'a bound on the journal' },
   { path: ['journal', 'walBudget'], what: 'a bound on what the primary holds back' },
-  { path: ['captures', 'window'], what: 'choosing the quietest moment of a window' },
   { path: ['captures', 'target'], what: 'capturing before a number of changes' },
   { path: ['captures', 'keep'], what: 'retention: every capture is kept' },
-  { path: ['prediction', 'ceiling'], what: 'slowing down while the primary is busy' },
   { path: ['archive'], what: 'the archive' },
   { path: ['server'], what: 'the HTTP API and dashboard' },
 ];

@@ -1,7 +1,7 @@
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { ForeshadowError } from '../model/errors.ts';
-import { parseDuration } from './config-schema.ts';
+import { parseDuration } from './config-duration.ts';
 import { loadConfig, parseConfig, redactUrl } from './config.ts';
 
 const MINIMAL = `dataSet: shop
@@ -29,11 +29,36 @@ describe('a config that is right', () => {
       primary: 'sqlite:/data/shop.db',
       shadow: 'sqlite:/data/shadow.db',
       selection: { include: ['*'], exclude: [] },
-      policy: { lagToleranceMs: 900_000, conflict: 'primary-wins', onSchemaChange: 'follow', indexes: 'none', perTable: [] },
+      policy: {
+        lagToleranceMs: 900_000,
+        lagToleranceMaxMs: null,
+        conflict: 'primary-wins',
+        onSchemaChange: 'follow',
+        indexes: 'none',
+        perTable: [],
+      },
       journal: { path: '/data/.foreshadow/journal.db' },
-      captures: { schedule: null, validate: 'changed', onInvalid: 'rollback' },
-      prediction: { intervalMs: 60_000, dayMs: 86_400_000, prometheus: null },
+      captures: { schedule: null, window: null, validate: 'changed', onInvalid: 'rollback' },
+      prediction: {
+        intervalMs: 60_000,
+        dayMs: 86_400_000,
+        prometheus: null,
+        loadForecast: null,
+        policy: null,
+        ceiling: { share: 0.7, of: new Map() },
+        capacity: null,
+      },
     });
+  });
+
+  test('may say how busy the primary may be made, of each resource', () => {
+    const ceilingOf = (text: string) => parseConfig(`${MINIMAL}prediction: { ceiling: ${text} }\n`, '/data/x.yaml', {}).prediction.ceiling;
+    expect(ceilingOf('50%')).toEqual({ share: 0.5, of: new Map() });
+    const of = new Map<string, object>([
+      ['host.cpu', { share: 0.6 }],
+      ['sessions.active', { load: 40 }],
+    ]);
+    expect(ceilingOf('{ host.cpu: 60%, sessions.active: 40 }')).toEqual({ share: 0.7, of });
   });
 
   test('may set everything that is built', () => {
@@ -48,7 +73,7 @@ policy:
   onSchemaChange: halt
   exclude: ["public.audit_*"]
   perTable:
-    public.orders: { lagTolerance: 500ms, onSchemaChange: follow, indexes: mirror }
+    public.orders: { lagTolerance: 500ms, lagToleranceMax: 1s, onSchemaChange: follow, indexes: mirror }
 journal: { path: /var/lib/foreshadow/journal.db }
 captures:
   schedule: "*/5 * * * * *"
@@ -62,11 +87,19 @@ captures:
     expect(config.primary).toBe('postgres://me:pa: #{ss@db/shop');
     expect(config.policy.lagToleranceMs).toBe(5_400_000);
     expect(config.policy.perTable).toEqual([
-      { pattern: 'public.orders', lagToleranceMs: 500, onSchemaChange: 'follow', indexes: 'mirror', insertOnly: false },
+      {
+        pattern: 'public.orders',
+        lagToleranceMs: 500,
+        lagToleranceMaxMs: 1000,
+        onSchemaChange: 'follow',
+        indexes: 'mirror',
+        insertOnly: false,
+      },
     ]);
     expect(config.journal.path).toBe('/var/lib/foreshadow/journal.db');
     expect(config.captures).toEqual({
       schedule: { cron: '*/5 * * * * *', timeZone: 'Europe/Berlin' },
+      window: null,
       validate: 'full',
       onInvalid: 'repair',
     });
@@ -205,15 +238,26 @@ describe('a config that is wrong says where, what, and what would be right', () 
     ['a planned filter', `${MINIMAL}policy: { exclude: ["type:bytea"] }\n`, 'NOT_BUILT', /policy\.exclude\[0\]: "type:bytea"/, /planned/],
     ['a planned mask', `${MINIMAL}policy: { masks: {} }\n`, 'NOT_BUILT', /policy\.masks: masking/, /planned/],
     ['retention', `${MINIMAL}captures: { keep: { last: 3 } }\n`, 'NOT_BUILT', /captures\.keep/, /planned/],
-    ['a window', `${MINIMAL}captures: { window: { from: "01:00" } }\n`, 'NOT_BUILT', /captures\.window/, /planned/],
-    ['a bound of the journal', `${MINIMAL}journal: { maxBytes: 50GB }\n`, 'NOT_BUILT', /journal\.maxBytes/, /planned/],
     [
-      'a ceiling',
-      `${MINIMAL}prediction: { ceiling: 70% }\n`,
-      'NOT_BUILT',
-      /line 5: prediction.ceiling: slowing down while the primary is busy is not built yet/,
-      /remove prediction.ceiling; it is planned/,
+      'half a window',
+      `${MINIMAL}captures: { window: { from: "01:00" } }\n`,
+      'CONFIG_INVALID',
+      /captures\.window\.to: .*missing/,
+      /"01:00"/,
     ],
+    ['no time of day', `${MINIMAL}captures: { window: { from: "1:00", to: "05:00" } }\n`, 'CONFIG_INVALID', /window\.from/, /"01:00"/],
+    ['no window', `${MINIMAL}captures: { window: { from: "01:00", to: "01:00" } }\n`, 'CONFIG_INVALID', /ends when it begins/, /"05:00"/],
+    [
+      'a window and a schedule',
+      `${MINIMAL}captures: { schedule: "0 * * * *", window: { from: "01:00", to: "05:00" } }\n`,
+      'CONFIG_INVALID',
+      /captures\.window: there is a schedule too/,
+      /Keep one/,
+    ],
+    ['a bound of the journal', `${MINIMAL}journal: { maxBytes: 50GB }\n`, 'NOT_BUILT', /journal\.maxBytes/, /planned/],
+    ['a ceiling of more than all', `${MINIMAL}prediction: { ceiling: 170% }\n`, 'CONFIG_INVALID', /prediction\.ceiling: "170%"/, /70%/],
+    ['a ceiling of nothing', `${MINIMAL}prediction: { ceiling: { cpu: 0 } }\n`, 'CONFIG_INVALID', /prediction\.ceiling/, /70%/],
+    ['no policy', `${MINIMAL}prediction: { policy: predictiv }\n`, 'CONFIG_INVALID', /"predictiv"/, /did you mean predictive/],
     ['a day without minutes', `${MINIMAL}prediction: { day: 1s }\n`, 'CONFIG_INVALID', /line 5: prediction.day: /, /1440ms/],
     ['the archive', `${MINIMAL}archive: { url: "file:./a" }\n`, 'NOT_BUILT', /archive/, /planned/],
     ['the server', `${MINIMAL}server: { listen: "127.0.0.1:7440" }\n`, 'NOT_BUILT', /server/, /planned/],

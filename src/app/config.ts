@@ -4,7 +4,8 @@ import { LineCounter, isPair, isScalar, isSeq, parseDocument, visit } from 'yaml
 import type { Document } from 'yaml';
 import { ForeshadowError, messageOf } from '../model/errors.ts';
 import type { TableName } from '../model/schema.ts';
-import type { Selection } from '../model/selection.ts';
+import { type Selection, selects } from '../model/selection.ts';
+import type { Ceiling } from './config-prediction.ts';
 import { configSchema } from './config-schema.ts';
 import type { ConfigDocument } from './config-schema.ts';
 import { pathText, plannedIn, problemsOf } from './config-problems.ts';
@@ -17,6 +18,7 @@ type IndexPolicy = 'none' | 'mirror';
 export interface TableRule {
   readonly pattern: string;
   readonly lagToleranceMs: number | null;
+  readonly lagToleranceMaxMs: number | null;
   readonly onSchemaChange: OnSchemaChange | null;
   readonly indexes: IndexPolicy | null;
   readonly insertOnly: boolean;
@@ -29,6 +31,8 @@ export interface PrometheusRule {
   /** Queries by the name of what they measure, and by table. */
   readonly load: ReadonlyMap<string, string>;
   readonly activity: ReadonlyMap<TableName, string>;
+  /** Forecasts of load, by resource. */
+  readonly forecast: ReadonlyMap<string, string>;
 }
 
 /** What `foreshadow.yaml` says, checked, with every path absolute and every duration in milliseconds. */
@@ -44,6 +48,8 @@ export interface Config {
   readonly selection: Selection;
   readonly policy: {
     readonly lagToleranceMs: number;
+    /** How far it may rise under load; null: it does not. */
+    readonly lagToleranceMaxMs: number | null;
     readonly conflict: 'primary-wins';
     readonly onSchemaChange: OnSchemaChange;
     readonly indexes: IndexPolicy;
@@ -52,8 +58,10 @@ export interface Config {
   };
   readonly journal: { readonly path: string };
   readonly captures: {
-    /** Null: only on demand. A null time zone is the machine's. */
+    /** Null: only on demand, or in a window. A null time zone is the machine's. */
     readonly schedule: { readonly cron: string; readonly timeZone: string | null } | null;
+    /** One capture a day between two times of day (`HH:MM`). */
+    readonly window: { readonly from: string; readonly to: string; readonly timeZone: string | null } | null;
     readonly validate: 'none' | 'changed' | 'full';
     readonly onInvalid: 'rollback' | 'repair' | 'halt';
   };
@@ -62,7 +70,30 @@ export interface Config {
     /** 24 hours, in earnest. */
     readonly dayMs: number;
     readonly prometheus: PrometheusRule | null;
+    /** A file with a forecast of load. */
+    readonly loadForecast: string | null;
+    /** Null: as captures are due (`due-times.ts`). */
+    readonly policy: PredictionPolicy | null;
+    readonly ceiling: CeilingRule;
+    /** Rows a second; null: what the stores were seen to move. */
+    readonly capacity: number | null;
   };
+}
+
+/** What moves ahead of captures while `start` runs. */
+export type PredictionPolicy = 'predictive' | 'quiet-first' | 'stream-everything';
+
+export interface CeilingRule {
+  readonly share: number;
+  /** Of resources that have one of their own. */
+  readonly of: ReadonlyMap<string, Ceiling>;
+}
+
+const CEILING_SHARE = 0.7;
+
+/** The first of the rules by table that matches one. */
+export function ruleFor({ perTable }: Pick<Config['policy'], 'perTable'>, table: TableName): TableRule | undefined {
+  return perTable.find(({ pattern }) => selects({ include: [pattern], exclude: [] }, table));
 }
 
 /**
@@ -192,6 +223,7 @@ function resolved(document: ConfigDocument, path: string): Config {
   const perTable = Object.entries(policy.perTable).map(([pattern, each]) => ({
     pattern,
     lagToleranceMs: each.lagTolerance ?? null,
+    lagToleranceMaxMs: each.lagToleranceMax ?? null,
     onSchemaChange: each.onSchemaChange ?? null,
     indexes: each.indexes ?? null,
     insertOnly: each.insertOnly ?? false,
@@ -205,6 +237,7 @@ function resolved(document: ConfigDocument, path: string): Config {
     selection: selectionOf(document, perTable, path),
     policy: {
       lagToleranceMs: policy.lagTolerance,
+      lagToleranceMaxMs: policy.lagToleranceMax ?? null,
       conflict: policy.conflict,
       onSchemaChange: policy.onSchemaChange,
       indexes: policy.indexes,
@@ -213,10 +246,11 @@ function resolved(document: ConfigDocument, path: string): Config {
     journal: { path: resolve(directory, document.journal.path) },
     captures: {
       schedule: captures.schedule === undefined ? null : { cron: captures.schedule, timeZone: captures.timeZone ?? null },
+      window: windowRule(captures, basename(path)),
       validate: captures.validate,
       onInvalid: captures.onInvalid,
     },
-    prediction: { intervalMs: prediction.interval, dayMs: prediction.day, prometheus: prometheusRule(prediction.prometheus) },
+    prediction: predictionRule(prediction, directory),
   };
 }
 
@@ -242,14 +276,39 @@ function selectionOf({ tables, policy, primary }: ConfigDocument, perTable: read
   return { ...selection, insertOnly: perTable.map(({ pattern, insertOnly }) => ({ pattern, asked: insertOnly })) };
 }
 
+function predictionRule({ policy, ceiling, ...rest }: ConfigDocument['prediction'], directory: string): Config['prediction'] {
+  const isShare = typeof ceiling['share'] === 'number';
+  return {
+    intervalMs: rest.interval,
+    dayMs: rest.day,
+    prometheus: prometheusRule(rest.prometheus),
+    loadForecast: rest.loadForecast === undefined ? null : resolve(directory, rest.loadForecast),
+    policy: policy ?? null,
+    ceiling: isShare
+      ? { share: ceiling['share'] as number, of: new Map() }
+      : { share: CEILING_SHARE, of: new Map(Object.entries(ceiling as Record<string, Ceiling>)) },
+    capacity: rest.capacity ?? null,
+  };
+}
+
+function windowRule({ schedule, window, timeZone }: ConfigDocument['captures'], file: string): Config['captures']['window'] {
+  if (window === undefined) return null;
+  const wrong = schedule !== undefined ? 'there is a schedule too' : window.from === window.to ? 'it ends when it begins' : null;
+  if (wrong === null) return { from: window.from, to: window.to, timeZone: timeZone ?? null };
+  throw new ForeshadowError('CONFIG_INVALID', `${file}: captures.window: ${wrong}`, {
+    remedy: schedule !== undefined ? 'Keep one of captures.schedule and captures.window.' : 'Write another time, such as to: "05:00".',
+  });
+}
+
 function prometheusRule(document: ConfigDocument['prediction']['prometheus']): PrometheusRule | null {
   if (document === undefined) return null;
-  const { url, token, load, activity } = document;
+  const { url, token, load, activity, forecast } = document;
   return {
     url,
     token: token ?? null,
     load: new Map(Object.entries(load)),
     activity: new Map(Object.entries(activity) as [TableName, string][]),
+    forecast: new Map(Object.entries(forecast)),
   };
 }
 

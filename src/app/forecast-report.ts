@@ -1,6 +1,7 @@
 import type { Selection } from '../model/selection.ts';
 import { Hotspots, rankHotspots, recallAt } from '../prediction/hotspots.ts';
 import type { Candidate } from '../prediction/hotspots.ts';
+import { DAY_MS } from '../prediction/series.ts';
 import { Track } from '../prediction/track.ts';
 import type { Forecast } from '../prediction/track.ts';
 import { type ActivitySeries, type SlotSeries, slotLengths, slotStart } from '../tracking/history.ts';
@@ -40,13 +41,13 @@ export interface ForecastOptions {
   readonly tables?: Selection;
 }
 
-const DAY = 24;
-const SEASON = { day: DAY, week: 7 * DAY };
+export const DAY = 24;
+export const SEASON = { day: DAY, week: 7 * DAY };
 /** Four weeks are looked back for patterns; as many again to see how well forecasts from then on held. */
-const REACH = 28 * DAY;
-const LEARNED = 2 * REACH;
+export const REACH = 28 * DAY;
+export const LEARNED = 2 * REACH;
 /** Hours from one forecast of the past to the next: all hours of the day are met. */
-const EVERY = 13;
+export const EVERY = 13;
 
 /** What is to come, from the history alone, as it would have been learned while it went on. Reads the file, beside whatever writes it. */
 export async function forecastReport(config: Config, options: ForecastOptions): Promise<ForecastReport> {
@@ -56,8 +57,7 @@ export async function forecastReport(config: Config, options: ForecastOptions): 
   const untilMs = slotStart(Date.now(), stepMs);
   const range = { stepMs, fromMs: untilMs - LEARNED * stepMs, untilMs };
   const steps = Math.max(1, Math.round(options.aheadMs / stepMs));
-  // A day that is not one of the wall's has no clock on it.
-  const zone = dayMs === 86_400_000 ? Intl.DateTimeFormat().resolvedOptions().timeZone : 'UTC';
+  const zone = zoneOf(dayMs);
   const load = await history.load(range);
   return {
     from: new Date(untilMs).toISOString(),
@@ -65,6 +65,11 @@ export async function forecastReport(config: Config, options: ForecastOptions): 
     ...hotspotsOf(await history.activity(range), steps, options),
     load: Array.from(load, ([resource, { mean }]) => ({ resource, ...loadOf(mean, steps, zone) })),
   };
+}
+
+/** By whose clock days go. A day that is not one of the wall's has no clock on it. */
+export function zoneOf(dayMs: number): string {
+  return dayMs === DAY_MS ? Intl.DateTimeFormat().resolvedOptions().timeZone : 'UTC';
 }
 
 function hotspotsOf(

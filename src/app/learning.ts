@@ -31,6 +31,11 @@ export class Learning {
     return [...this.recorder.troubles, ...(this.#queries?.troubles ?? [])];
   }
 
+  /** How busy each resource of the primary is now, our own copying left out. */
+  loadNow(): ReadonlyMap<string, number> {
+    return new Map([...this.recorder.loadNow(), ...(this.#queries?.loadNow(Date.now()) ?? [])]);
+  }
+
   async run(signal: AbortSignal): Promise<void> {
     await Promise.all([this.recorder.run(signal), this.#queries?.run(this.#everyMs, signal)]);
   }

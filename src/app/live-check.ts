@@ -55,11 +55,11 @@ export async function checkLive(session: Session, progress: ProgressListener, si
   };
 }
 
-/** The live state of an element: what is in up to its low, under the number of the capture it works for. */
-function liveStand({ engine }: Session, table: TableName): Stand {
+/** The live state of an element: what is in up to its low, and some of it up to its high, under the number of the capture it works for. */
+export function liveStand({ engine }: Pick<Session, 'engine'>, table: TableName): Stand {
   const element = engine.elements.get(table);
   if (element === undefined) return { at: captureNumber(0), position: engine.high };
-  return { at: element.progress.capture, position: element.progress.low };
+  return { at: element.progress.capture, position: element.progress.low, high: element.progress.high };
 }
 
 /** Rows of the live tables that somebody else wrote: no capture contains them, but whoever reads the tables sees them. */

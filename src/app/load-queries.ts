@@ -3,7 +3,7 @@ import { Pulse } from '../model/pulse.ts';
 import { type History, type SlotLengths, slotStart } from '../tracking/history.ts';
 import type { PrometheusRule } from './config.ts';
 import type { Log } from './local-system.ts';
-import { queryRange } from './prometheus.ts';
+import { type Point, queryRange } from './prometheus.ts';
 
 /** When it begins, it asks for what was while nothing ran too: for so many minutes at most. */
 const MINUTES_FIRST = 1440;
@@ -17,6 +17,7 @@ export class LoadQueries {
   readonly #lengths: SlotLengths;
   readonly #log: Log;
   readonly #reachedMs = new Map<string, number>();
+  readonly #newest = new Map<string, Point>();
   readonly #troubles = new Map<string, string>();
 
   constructor(rule: PrometheusRule, history: History, lengths: SlotLengths, log: Log) {
@@ -28,6 +29,12 @@ export class LoadQueries {
 
   get troubles(): readonly string[] {
     return [...new Set(this.#troubles.values())];
+  }
+
+  /** How busy each resource is now, as far as that is not too long ago. */
+  loadNow(nowMs: number): ReadonlyMap<string, number> {
+    const sinceMs = nowMs - MINUTES_AGAIN * this.#lengths.minuteMs;
+    return new Map(Array.from(this.#newest).flatMap(([name, { atMs, value }]) => (atMs < sinceMs ? [] : [[resourceOf(name), value]])));
   }
 
   /** Asks every `everyMs` until `signal` aborts. What fails is told once, and asked again; it stops nothing. */
@@ -46,8 +53,10 @@ export class LoadQueries {
     if (signal.aborted || fromMs >= untilMs) return;
     try {
       const points = await queryRange(this.#rule, query, { fromMs, untilMs, stepMs }, signal);
-      const load = points.map(({ atMs, value }) => ({ resource: `prometheus.${name}`, atMs, value }));
+      const load = points.map(({ atMs, value }) => ({ resource: resourceOf(name), atMs, value }));
       await this.#history.seed({ stepMs, observed: null, activity: [], load });
+      const newest = points.at(-1);
+      if (newest !== undefined) this.#newest.set(name, newest);
       this.#reachedMs.set(name, untilMs);
       this.#troubles.delete(name);
     } catch (error) {
@@ -56,4 +65,8 @@ export class LoadQueries {
       this.#troubles.set(name, messageOf(error));
     }
   }
+}
+
+function resourceOf(name: string): string {
+  return `prometheus.${name}`;
 }

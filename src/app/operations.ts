@@ -2,6 +2,7 @@ import type { Coverage, Diagnosis, RowCounts, Verdict } from '../model/capture.t
 import type { Finding } from '../model/errors.ts';
 import type { UnmirroredIndex } from '../shadowing/shadow.ts';
 import type { Retained } from '../model/retained.ts';
+import type { PlanReport } from './plan-report.ts';
 
 /**
  * What a person or a script can ask of a data set. Implemented twice: in this process (`system.ts`), and through the socket of a
@@ -25,6 +26,8 @@ export interface Operations extends AsyncDisposable {
   script(capture: number, table: string | null, signal: AbortSignal): AsyncIterable<string>;
   rollback(to: number, progress: ProgressListener, signal: AbortSignal): Promise<RollbackReport>;
   resume(progress: ProgressListener, signal: AbortSignal): Promise<ResumeReport>;
+  /** What is to move until the next capture, and why. */
+  plan(signal: AbortSignal): Promise<PlanReport>;
   /** Changes from now on, as they become durable in the journal. */
   tail(signal: AbortSignal): AsyncIterable<TailLine>;
 }
@@ -52,10 +55,16 @@ export interface StatusReport {
   }[];
   /** Of those that policy asks for: what the shadow has not, and why. */
   readonly unmirroredIndexes: readonly UnmirroredIndex[];
-  /** Why activity or load are not being learned; empty while they are. */
+  /** Why activity or load are not being learned, or prediction does not do all it could; empty while they are and it does. */
   readonly learning: { readonly troubles: readonly string[] };
   readonly captures: { readonly last: number | null; readonly knownGood: number | null; readonly parkedAt: number | null };
-  readonly nextCapture: { readonly at: string; readonly forecastResidualRows: number | null } | null;
+  readonly nextCapture: {
+    readonly at: string;
+    /** Rows expected to be left to move then; null: nothing is planned. */
+    readonly forecastResidualRows: number | null;
+    /** Why then, where it is not a schedule that says so. */
+    readonly because: string | null;
+  } | null;
   readonly journal: { readonly path: string; readonly bytes: number; readonly onPrimaryHost: boolean | null };
   readonly tracking: {
     /** Why the primary cannot be followed, or not be asked, for now: it is tried again. */
@@ -116,6 +125,8 @@ export interface CaptureListing {
   readonly verdict: Verdict | null;
   readonly rows: RowCounts | null;
   readonly absent: readonly { readonly table: string; readonly reason: string }[];
+  /** What was left to move when it was due; null: not known, as before it was cut. */
+  readonly residualRows: number | null;
   readonly note: string | null;
   readonly holds: readonly { readonly name: string; readonly until: string | null }[];
 }

@@ -26,8 +26,8 @@ import type {
 /** Turns what the parts return into the reports of `operations.ts`. */
 
 export function listing(record: CaptureRecord): CaptureListing {
-  const { number, state, cutAt, verdict, rows, absent, note } = record;
-  return { number, state, at: cutAt, verdict, rows, absent, note, holds: [] };
+  const { number, state, cutAt, verdict, rows, absent, timings, note } = record;
+  return { number, state, at: cutAt, verdict, rows, absent, residualRows: timings?.residualRows ?? null, note, holds: [] };
 }
 
 export function differenceReports(differences: readonly DiagnosedDifference[], values: ValueCodec): DifferenceReport[] {

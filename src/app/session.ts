@@ -1,6 +1,6 @@
 import { hostname } from 'node:os';
 import type { Catalog } from '../capture/catalog.ts';
-import { suspects } from '../capture/judge.ts';
+import { type CapturePolicy, suspects } from '../capture/judge.ts';
 import { Orchestrator } from '../capture/orchestrator.ts';
 import { lastReadable, toState } from '../capture/states.ts';
 import type { Journal } from '../journal/journal.ts';
@@ -10,7 +10,6 @@ import type { TableEvent } from '../model/change.ts';
 import type { Position } from '../model/position.ts';
 import { COPY_BY_COMPARISON, COPY_FROM_NOTHING, type Element, type Generation, type Progress } from '../model/progress.ts';
 import { type DataSetSchema, type TableName, type TableSchema, tableOf } from '../model/schema.ts';
-import { selects } from '../model/selection.ts';
 import { type Drain, newDrain } from '../shadowing/drain.ts';
 import { Engine } from '../shadowing/engine.ts';
 import { IndexMirror, type MirroringParts } from '../shadowing/indexes.ts';
@@ -18,8 +17,9 @@ import { Newcomers } from '../shadowing/newcomers.ts';
 import type { Shadow } from '../shadowing/shadow.ts';
 import type { Primary } from '../tracking/primary.ts';
 import { Tracker } from '../tracking/tracker.ts';
-import { type Config, type TableRule, redactUrl } from './config.ts';
+import { type Config, redactUrl, ruleFor } from './config.ts';
 import { failpoint } from './failpoint.ts';
+import { Foresight } from './foresight.ts';
 import { type Learning, startLearning } from './learning.ts';
 import type { SystemOptions } from './local-system.ts';
 import { RetainedWatch } from './retained.ts';
@@ -37,6 +37,8 @@ interface DataSetDocument {
 const FOLD_EVERY_MS = 200;
 const DRAIN_DEADLINE_MS = 60_000;
 const ROLLING_BUDGET_MS = 2_000;
+/** Of that, while the primary is busier than it should be. */
+const YIELDING_SHARE = 0.1;
 
 /** A data set being tracked, shadowed and captured by this process: it holds the shadow's claim until it is closed. */
 export class Session implements AsyncDisposable {
@@ -50,6 +52,7 @@ export class Session implements AsyncDisposable {
   readonly retained: RetainedWatch;
   readonly indexes: IndexMirror;
   readonly learning: Learning;
+  readonly foresight: Foresight;
   readonly #lifetime: AbortController;
   readonly #resources: AsyncDisposableStack;
   readonly #loops: Promise<unknown>;
@@ -64,6 +67,7 @@ export class Session implements AsyncDisposable {
       retained: RetainedWatch;
       indexes: IndexMirror;
       learning: Learning;
+      foresight: Foresight;
     },
   ) {
     this.primary = parts.primary;
@@ -78,6 +82,7 @@ export class Session implements AsyncDisposable {
     this.retained = running.retained;
     this.indexes = running.indexes;
     this.learning = running.learning;
+    this.foresight = running.foresight;
     this.#resources = running.resources;
   }
 
@@ -126,6 +131,7 @@ export class Session implements AsyncDisposable {
       const onRetry = (error: unknown, waitMs: number): void =>
         options.log('warn', 'tracking will be tried again', { reason: messageOf(error), waitMs });
       const learning = await startLearning(config, stores, () => running?.engine ?? null, resources, options.log, signal);
+      const foresight = new Foresight(config, learning, resources, options.log);
       const tracker = new Tracker({ ...stores, failpoint, onRetry, recorder: learning.recorder });
       const parked = await stores.catalog.read('parked');
       const foldEveryMs = Math.max(1, Math.min(FOLD_EVERY_MS, config.policy.lagToleranceMs / 2));
@@ -136,14 +142,14 @@ export class Session implements AsyncDisposable {
           failpoint,
           log,
           foldEveryMs,
-          lagToleranceMs: (table) => lagToleranceMs(config, table),
+          lagToleranceMs: (table) => foresight.lagToleranceMs(table),
           followsShape: (table) => followsShape(config, table),
+          ...(foresight.holding === undefined ? {} : { holding: foresight.holding }),
         },
         { ...(await whereCapturesStand(stores.catalog)), parked: parked !== null && parked !== undefined },
         signal,
       );
-      const { validate, onInvalid } = config.captures;
-      const policy = { validate, onInvalid, drainDeadlineMs: DRAIN_DEADLINE_MS, rollingBudgetMs: ROLLING_BUDGET_MS };
+      const policy = capturePolicy(config, foresight);
       const newcomers = new Newcomers({ ...stores, tracker, engine, log });
       const adopt = async (tables: readonly TableName[], within: AbortSignal): Promise<void> => {
         newcomers.want(tables);
@@ -174,6 +180,7 @@ export class Session implements AsyncDisposable {
         retained,
         indexes,
         learning,
+        foresight,
       });
       try {
         await orchestrator.recover(AbortSignal.any([signal, lifetime.signal]));
@@ -222,6 +229,18 @@ export class Session implements AsyncDisposable {
   }
 }
 
+function capturePolicy({ captures: { validate, onInvalid } }: Config, { steering }: Foresight): CapturePolicy {
+  return {
+    validate,
+    onInvalid,
+    drainDeadlineMs: DRAIN_DEADLINE_MS,
+    // Of all that reads the primary, what nobody waits for gives way first.
+    get rollingBudgetMs(): number {
+      return steering?.copiesYield === true ? ROLLING_BUDGET_MS * YIELDING_SHARE : ROLLING_BUDGET_MS;
+    },
+  };
+}
+
 /** Which secondary indexes policy asks for, and where those are written down that cannot be had. */
 function mirroring(config: Config, catalog: Catalog): Pick<MirroringParts, 'mirrorsAny' | 'mirrorsIndexes' | 'report'> {
   return {
@@ -231,16 +250,8 @@ function mirroring(config: Config, catalog: Catalog): Pick<MirroringParts, 'mirr
   };
 }
 
-function lagToleranceMs(config: Config, table: TableName): number {
-  return ruleFor(config.policy, table)?.lagToleranceMs ?? config.policy.lagToleranceMs;
-}
-
 function followsShape({ policy }: Config, table: TableName): boolean {
   return (ruleFor(policy, table)?.onSchemaChange ?? policy.onSchemaChange) === 'follow';
-}
-
-function ruleFor({ perTable }: Config['policy'], table: TableName): TableRule | undefined {
-  return perTable.find(({ pattern }) => selects({ include: [pattern], exclude: [] }, table));
 }
 
 /** The shapes in which the journal's next changes of tables would be. */

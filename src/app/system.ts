@@ -1,6 +1,5 @@
 import { stat } from 'node:fs/promises';
 import { rollback } from '../capture/rollback.ts';
-import { Schedule } from '../capture/schedule.ts';
 import { knownGood, lastReadable } from '../capture/states.ts';
 import { ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
 import { Pulse } from '../model/pulse.ts';
@@ -8,6 +7,7 @@ import type { TableName, TableSchema } from '../model/schema.ts';
 import { CaptureReader } from './capture-reader.ts';
 import type { Tracked } from '../tracking/tracker.ts';
 import type { Config } from './config.ts';
+import type { DueTimes } from './due-times.ts';
 import { failpoint } from './failpoint.ts';
 import { lastHour } from './learning.ts';
 import { checkLive } from './live-check.ts';
@@ -27,6 +27,7 @@ import type {
   TailLine,
   ValidateReport,
 } from './operations.ts';
+import { type PlanReport, planReport } from './plan-report.ts';
 import { activityReport, captureReport, readable, round, slotLeft, tailLines, troubleReport, unmirroredIndexes } from './reports.ts';
 import { RetainedWatch } from './retained.ts';
 import { Session } from './session.ts';
@@ -49,7 +50,6 @@ class System implements LocalSystem {
   readonly #closing = new AbortController();
   #session: Promise<Session> | null = null;
   #reader: Promise<OpenShadow> | null = null;
-  #schedule: Schedule | null = null;
   /** Whether it goes on when what was asked for is done. */
   #running = false;
   readonly #captures: CaptureReader;
@@ -64,24 +64,32 @@ class System implements LocalSystem {
     this.#running = true;
     const session = await this.#open();
     const ended = AbortSignal.any([signal, session.signal]);
-    const { schedule } = this.#config.captures;
-    if (schedule !== null) this.#schedule = new Schedule(schedule.cron, schedule.timeZone);
+    const { due } = session.foresight;
+    const last = lastReadable(await session.catalog.list());
+    if (last?.cutAt != null) due.captured(Date.parse(last.cutAt));
+    const ending = new AbortController();
+    const foreseeing = session.foresight.run(session.engine, AbortSignal.any([ended, ending.signal]));
     try {
       for (;;) {
-        const due = this.#schedule?.next(new Date()) ?? null;
+        const next = due.next(Date.now());
         // A timer holds 2^31 ms at most; waking early just asks again.
-        const waitMs = due === null ? undefined : Math.min(due.getTime() - Date.now(), 2 ** 31 - 1);
-        await new Pulse().next(ended, waitMs);
-        if (due !== null && Date.now() >= due.getTime()) await this.#captureOnSchedule(session, ended);
+        const waitMs = next === null ? undefined : Math.min(next.atMs - Date.now(), due.changesAfterMs);
+        if (waitMs === undefined || waitMs > 0) await new Pulse().next(ended, waitMs);
+        if (next !== null && Date.now() >= next.atMs) await this.#captureOnSchedule(session, due, ended);
       }
     } catch (error) {
       if (signal.aborted) return;
       throw session.signal.aborted ? session.signal.reason : error;
+    } finally {
+      ending.abort();
+      await foreseeing;
     }
   }
 
-  async #captureOnSchedule(session: Session, signal: AbortSignal): Promise<void> {
+  async #captureOnSchedule(session: Session, due: DueTimes, signal: AbortSignal): Promise<void> {
     const { log } = this.#options;
+    // Whatever becomes of it: what was due at this moment is not due again.
+    due.captured(Date.now());
     try {
       if (session.engine.parked) {
         await session.orchestrator.skip('the shadow is parked after a rollback');
@@ -116,7 +124,7 @@ class System implements LocalSystem {
       insertOnly: schema.insertOnly === true,
       lastHour: activityReport(activity, schema.table),
     }));
-    const next = parked ? null : (this.#schedule?.next(new Date()) ?? null);
+    const next = parked ? null : ((this.#running ? session?.foresight.due.next(Date.now()) : null) ?? null);
     signal.throwIfAborted();
     return {
       dataSet: this.#config.dataSet,
@@ -129,8 +137,15 @@ class System implements LocalSystem {
         knownGood: knownGood(records)?.number ?? null,
         parkedAt: parked?.at ?? null,
       },
-      learning: { troubles },
-      nextCapture: next === null ? null : { at: next.toISOString(), forecastResidualRows: null },
+      learning: { troubles: [...troubles, ...(session?.foresight.troubles ?? [])] },
+      nextCapture:
+        next === null
+          ? null
+          : {
+              at: new Date(next.atMs).toISOString(),
+              forecastResidualRows: session?.foresight.steering?.residualRows ?? null,
+              because: next.because,
+            },
       tracking: await this.#tracking(session, signal),
       journal: {
         path: this.#config.journal.path,
@@ -161,6 +176,7 @@ class System implements LocalSystem {
     const session = await this.#open(signal);
     const within = AbortSignal.any([signal, session.signal]);
     const outcome = await session.orchestrator.capture(phases(progress), within);
+    session.foresight.due.captured(Date.now());
     // A `start` goes on to make them; here nothing does, once the capture is reported.
     if (!this.#running) {
       if (session.indexes.isWanted) progress({ phase: 'making indexes', table: null, done: 0, total: null, unit: 'rows' });
@@ -277,6 +293,12 @@ class System implements LocalSystem {
     const report = (): void => progress({ phase: method, table: null, done: engine.appliedRows - before, total: null, unit: 'rows' });
     await engine.caughtUp(tracker.head, within, report);
     return { from: parked?.at ?? null, method, rows: engine.appliedRows - before, elapsedMs: round(performance.now() - begunMs) };
+  }
+
+  async plan(signal: AbortSignal): Promise<PlanReport> {
+    const session = this.#session === null ? null : await this.#session;
+    signal.throwIfAborted();
+    return planReport(this.#config, this.#running ? (session?.foresight ?? null) : null);
   }
 
   async *tail(signal: AbortSignal): AsyncIterable<TailLine> {

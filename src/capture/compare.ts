@@ -29,10 +29,12 @@ export interface CompareParts {
   readonly page?: RowLimit;
 }
 
-/** What of the shadow is compared: the table as of a capture, in which everything up to `position` is in and nothing later. */
+/** What of the shadow is compared: the table as of a capture, in which everything up to `position` is in, and nothing past `high`. */
 export interface Stand {
   readonly at: CaptureNumber;
   readonly position: Position;
+  /** Of a live table: some of what lies between is in too. Otherwise nothing past `position` is. */
+  readonly high?: Position;
 }
 
 export type CompareScope =
@@ -71,8 +73,8 @@ const OVERLAY_LIMIT: FoldLimit = { changes: 2_000_000, bytes: 128 << 20 };
 /**
  * Compares one chunk of a table with the primary, exactly, while both go on changing.
  *
- * S is a snapshot of the primary that includes every transaction at or below the stand's position. What the shadow should show at S is
- * the stand overlaid with the journaled changes of those later transactions that S includes: asked of the snapshot's set of
+ * S is a snapshot of the primary that includes every transaction at or below the stand's position, and its high. What the shadow should
+ * show at S is the stand overlaid with the journaled changes of those later transactions that S includes: asked of the snapshot's set of
  * transactions, not of log positions, because on PostgreSQL commit order and visibility order differ
  * (measured: of 400 snapshots under writers, positions fenced 67 exactly at best, transaction sets all 400).
  */
@@ -192,7 +194,7 @@ async function readFence(
   shadowRows: readonly Tuple[],
   signal: AbortSignal,
 ): Promise<Fence> {
-  await using snapshot = await parts.primary.snapshot(stand.position, signal);
+  await using snapshot = await parts.primary.snapshot(stand.high ?? stand.position, signal);
   const now = await snapshot.describe(schema.table, signal);
   const none = { snapshot, rows: [], through: null };
   if (now === null) return { ...none, reason: 'the table is gone from the primary' };

@@ -17,3 +17,37 @@ export class Schedule {
     return this.#cron.nextRun(after);
   }
 }
+
+export interface Window {
+  readonly fromMs: number;
+  readonly untilMs: number;
+}
+
+const LONGEST_DAY_MS = 25 * 3_600_000;
+
+/** A stretch of each day, between two times of day (`HH:MM`) of a time zone; the second may be on the day after. */
+export class Windows {
+  readonly #from: Schedule;
+  readonly #until: Schedule;
+
+  /** A null time zone is the machine's. */
+  constructor(from: string, until: string, timeZone: string | null) {
+    const daily = (time: string): Schedule => new Schedule(`${Number(time.slice(3))} ${Number(time.slice(0, 2))} * * *`, timeZone);
+    this.#from = daily(from);
+    this.#until = daily(until);
+  }
+
+  /** The one that is open at a moment, or else the next. */
+  at(moment: Date): Window {
+    const until = following(this.#until, moment);
+    let from = following(this.#from, new Date(until.getTime() - LONGEST_DAY_MS));
+    for (let next = following(this.#from, from); next < until; next = following(this.#from, from)) from = next;
+    return { fromMs: from.getTime(), untilMs: until.getTime() };
+  }
+}
+
+function following(schedule: Schedule, after: Date): Date {
+  const next = schedule.next(after);
+  if (next === null) throw new Error('a day without that time was the last');
+  return next;
+}

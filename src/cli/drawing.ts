@@ -1,5 +1,5 @@
 /** Slots drawn at the end of a line. */
-const DRAWN = 48;
+export const DRAWN = 48;
 const BARS = '▁▂▃▄▅▆▇█';
 
 /** One character for each of the last slots, a blank for a gap. `most` is what a full character stands for, unless there is more. */

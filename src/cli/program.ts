@@ -8,6 +8,7 @@ import { doctorCommand } from './commands/doctor.ts';
 import { forecastCommand } from './commands/forecast.ts';
 import { historyCommand } from './commands/history.ts';
 import { initCommand } from './commands/init.ts';
+import { planCommand } from './commands/plan.ts';
 import { PLANNED_COMMANDS, plannedCommands } from './commands/planned.ts';
 import { queryCommand } from './commands/query.ts';
 import { restoreCommand } from './commands/restore.ts';
@@ -33,6 +34,7 @@ const COMMANDS: readonly ((act: Act) => Command)[] = [
   statusCommand,
   historyCommand,
   forecastCommand,
+  planCommand,
   captureCommand,
   capturesCommand,
   queryCommand,

@@ -8,8 +8,8 @@ export type Generation = number & { readonly __brand: 'Generation' };
 
 /**
  * How far an element of the shadow has come. Kept in the shadow and written in the transaction of the rows it speaks of.
- * Every change at or below `low` is in; some in (`low`, `high`] are. (Until prediction moves cold rows ahead, low = high.)
- * Within a generation neither moves back.
+ * Every change at or below `low` is in; some in (`low`, `high`] are: cold rows go early, hot rows wait. Which ones is known only to the process
+ * that moved them: after a restart a row may be in either state, until all up to `high` is folded. Within a generation neither moves back.
  */
 export interface Progress {
   readonly generation: Generation;

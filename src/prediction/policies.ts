@@ -1,6 +1,7 @@
+import { forcedFirst, forcedRows, ordered, RowGroups } from './choosing.ts';
+import type { Waiting } from './choosing.ts';
 import { plan } from './plan.ts';
-import type { ComingRows, PlanSettings, WaitingRows } from './plan.ts';
-import type { DirtyRows } from './dirty-rows.ts';
+import type { ComingRows, PlanSettings } from './plan.ts';
 
 /** The policies that a simulation compares: who decides which rows move now. */
 
@@ -16,7 +17,7 @@ export interface Moment {
   readonly capacity: Float64Array;
   /** Changes of a row are to be in the shadow after this long; Infinity: at the capture. */
   readonly toleranceMs: number;
-  readonly dirty: DirtyRows;
+  readonly dirty: Waiting;
   lastMs(row: number): number;
   /** P(no change of the row before the capture). */
   clean(row: number): number;
@@ -50,7 +51,7 @@ export type PolicyName =
   | 'clairvoyant'; // moves exactly the rows that do not change again, as soon as they do not
 
 export function none(): Policy {
-  return { name: 'none', settings: {}, streams: false, choose: (moment) => forcedRows(moment).slice(0, rowsNow(moment)) };
+  return { name: 'none', settings: {}, streams: false, choose: (moment) => forcedNow(moment).slice(0, rowsNow(moment)) };
 }
 
 export function streamEverything(): Policy {
@@ -116,7 +117,7 @@ export function clairvoyant(): Policy {
     settings: {},
     streams: false,
     choose: (moment) => {
-      const forced = forcedRows(moment);
+      const forced = forcedNow(moment);
       const seen = new Set(forced);
       const final = moment.dirty.list().filter((row) => !seen.has(row) && moment.truth.isClean(row));
       return [...forced, ...ordered(final, (row) => moment.dirty.sinceMs(row), rowsNow(moment))].slice(0, rowsNow(moment));
@@ -145,95 +146,33 @@ export function tolerating(policy: Policy, toleranceMs: number): Policy {
   return { ...policy, settings, choose: (moment) => policy.choose({ ...moment, toleranceMs }) };
 }
 
-/** Classes in which a plan puts rows: finer than this, chances mean nothing. */
-const CALM_CLASSES = 48;
-const CLEAN_CLASSES = 16;
-
-interface Group {
-  readonly rows: number[];
-  readonly latest: number;
-  clean: number;
-  calm: number;
-}
-
 function planned(
   moment: Moment,
   settings: PlanSettings,
   comingRows: Float64Array,
-  chances: Pick<Moment, 'clean' | 'calm'>,
+  { clean, calm }: Pick<Moment, 'clean' | 'calm'>,
   capacity: Float64Array,
 ): readonly number[] {
-  const { dirty } = moment;
-  const groups = groupsOf(moment, chances, capacity.length);
-  const waiting: WaitingRows[] = groups.map(({ rows: { length }, latest, clean, calm }) => ({
-    element: 0,
-    rows: length,
-    latest,
-    clean: clean / length,
-    calm: calm / length,
-  }));
-  const coming: ComingRows[] = [{ element: 0, rows: comingRows, patience: Math.floor(moment.toleranceMs / moment.slotMs) }];
-  const { now, order, forced } = plan({ ...settings, capacity, waiting, coming });
-  const most = rowsNow(moment);
-  const moved: number[] = [];
-  for (const [place, entry] of order.entries()) {
-    const count = Math.min(Math.round(now[entry] as number), most - moved.length);
-    const rank = place < forced ? (row: number) => dirty.sinceMs(row) : (row: number) => -chances.calm(row);
-    for (const row of ordered((groups[entry] as Group).rows, rank, count)) moved.push(row);
-  }
-  return moved;
-}
-
-/** Rows of equal prospects. */
-function groupsOf({ dirty, nowMs, slotMs, toleranceMs }: Moment, chances: Pick<Moment, 'clean' | 'calm'>, slots: number): Group[] {
-  const groups = new Map<number, Group>();
-  for (const row of dirty.list()) {
-    const [clean, calm] = [chances.clean(row), chances.calm(row)];
-    const latest = Math.min(slots - 1, Math.max(0, Math.floor((dirty.sinceMs(row) + toleranceMs - nowMs) / slotMs)));
-    const key = (latest * (CALM_CLASSES + 1) + Math.round(calm * CALM_CLASSES)) * (CLEAN_CLASSES + 1) + Math.round(clean * CLEAN_CLASSES);
-    const group = groups.get(key);
-    if (group === undefined) groups.set(key, { rows: [row], latest, clean, calm });
-    else {
-      group.rows.push(row);
-      group.clean += clean;
-      group.calm += calm;
-    }
-  }
-  return [...groups.values()];
+  const { dirty, nowMs, slotMs, toleranceMs } = moment;
+  const groups = new RowGroups({ nowMs, slotMs, slots: capacity.length, toleranceMs: () => toleranceMs });
+  for (const row of dirty.list()) groups.add(row, { element: 0, sinceMs: dirty.sinceMs(row), clean: clean(row), calm: calm(row) });
+  const coming: ComingRows[] = [{ element: 0, rows: comingRows, patience: Math.floor(toleranceMs / slotMs) }];
+  const made = plan({ ...settings, capacity, waiting: groups.waiting, coming });
+  return groups.chosen(made, rowsNow(moment), { sinceMs: (row) => dirty.sinceMs(row), calm });
 }
 
 function inOrder(moment: Moment, share: number, rank: (row: number) => number): readonly number[] {
   const most = rowsNow(moment);
-  const forced = forcedRows(moment);
+  const forced = forcedNow(moment);
   const cycleSlots = moment.slot + moment.capacity.length;
   if (moment.capacity.length > share * cycleSlots) return forced.slice(0, most);
-  if (forced.length === 0) return ordered(moment.dirty.list(), rank, most);
-  const seen = new Set(forced);
-  return [
-    ...forced,
-    ...ordered(
-      moment.dirty.list().filter((row) => !seen.has(row)),
-      rank,
-      most,
-    ),
-  ].slice(0, most);
+  return forcedFirst(moment.dirty, forced, rank, most);
 }
 
-/** Rows that would pass their lag tolerance before the next slot begins, earliest first. */
-function forcedRows({ dirty, nowMs, slotMs, toleranceMs }: Moment): number[] {
-  if (toleranceMs === Infinity) return [];
-  const forced = dirty.list().filter((row) => dirty.sinceMs(row) + toleranceMs < nowMs + slotMs);
-  return ordered(forced, (row) => dirty.sinceMs(row), forced.length);
+function forcedNow({ dirty, nowMs, slotMs, toleranceMs }: Moment): number[] {
+  return toleranceMs === Infinity ? [] : forcedRows(dirty, nowMs + slotMs, () => toleranceMs);
 }
 
 function rowsNow({ capacity }: Moment): number {
   return Math.floor(capacity[0] as number);
-}
-
-/** The `count` rows of the lowest rank, lowest first; rows of one rank by number. */
-function ordered(rows: readonly number[], rank: (row: number) => number, count: number): number[] {
-  if (count <= 0) return [];
-  const ranked = rows.map((row) => ({ row, rank: rank(row) }));
-  ranked.sort((a, b) => a.rank - b.rank || a.row - b.row);
-  return ranked.slice(0, count).map(({ row }) => row);
 }

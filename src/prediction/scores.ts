@@ -97,10 +97,10 @@ const RESAMPLES = 2000;
  *
  * @param next whole numbers at random in [0, below).
  */
-export function pairedDifference(
-  ours: readonly CycleOutcome[],
-  theirs: readonly CycleOutcome[],
-  of: (cycle: CycleOutcome) => number,
+export function pairedDifference<Cycle>(
+  ours: readonly Cycle[],
+  theirs: readonly Cycle[],
+  of: (cycle: Cycle) => number,
   next: (below: number) => number,
 ): Interval {
   const [a, b] = [ours.map(of), theirs.map(of)];

@@ -1,11 +1,31 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { CALM_STANDING, turn } from './step.ts';
-import type { Observed, Standing } from './step.ts';
+import { RowGroups } from './choosing.ts';
+import { CALM_STANDING, inForce, slotsLeft, turn as turnIn } from './step.ts';
+import type { InForce, Observed, Standing, Tolerance, Turn } from './step.ts';
 
 const MINUTE_MS = 60_000;
 
-function observed(over: Partial<Observed> = {}): Observed {
+interface Given extends Omit<Observed, 'elements' | 'waiting'> {
+  readonly elements: readonly ({ readonly name: string } & Tolerance)[];
+  /** So many rows alike. */
+  readonly waiting: readonly { element: number; rows: number; clean: number; calm: number; sinceMs: number }[];
+}
+
+/** A turn as the loop takes it: the policy in force, rows grouped under it, the plan. */
+function turn(
+  before: Standing,
+  given: Given,
+): Turn & { readonly standing: Standing; readonly policy: Omit<InForce, 'standing' | 'wentBack'> } {
+  const { standing, wentBack, ...policy } = inForce(before, given, given.elements);
+  const groups = new RowGroups({ ...given, slots: slotsLeft(given), toleranceMs: (element) => policy.toleranceMs[element] ?? Number.NaN });
+  let row = 0;
+  for (const { rows, ...each } of given.waiting) for (let count = 0; count < Math.min(rows, 2000); count++) groups.add(row++, each);
+  const elements = given.elements.map(({ name }) => name);
+  return { ...turnIn({ standing, wentBack, ...policy }, { ...given, elements, waiting: groups.waiting }), standing, policy };
+}
+
+function observed(over: Partial<Given> = {}): Given {
   return {
     nowMs: 0,
     dueMs: 60 * MINUTE_MS,
@@ -24,7 +44,7 @@ function observed(over: Partial<Observed> = {}): Observed {
   };
 }
 
-function load(measured: number, forecast: number[] = []): Observed['resources'][number] {
+function load(measured: number, forecast: number[] = []): Given['resources'][number] {
   return { name: 'cpu', ceiling: 0.7, forecast, measured, costPerRow: 0.001 };
 }
 

@@ -6,20 +6,33 @@ import type { Instruction } from './instructions.ts';
 import { plan } from './plan.ts';
 import type { ComingRows, Plan, PlanSettings, WaitingRows } from './plan.ts';
 
-/** One turn of the loop: what was observed and forecast → headroom → plan → instructions → the policy in force. Pure. */
+/**
+ * One turn of the loop: what was measured → the policy in force → headroom → plan → instructions. Pure. The policy comes first, because rows are
+ * grouped by when their lag tolerance ends, and the tolerance in force is the policy's.
+ */
 
-export interface Observed {
+/** How busy the primary is, as far as it decides how far the policy gives way. */
+export interface Busyness {
   readonly nowMs: number;
+  readonly resources: readonly ResourceOutlook[];
+}
+
+export interface Tolerance {
+  /** The lag tolerance of the element's policy, and the most it may rise to under load. */
+  readonly toleranceMs: number;
+  readonly toleranceMaxMs: number;
+}
+
+export interface Observed extends Busyness {
   readonly dueMs: number;
   readonly slotMs: number;
-  readonly resources: readonly ResourceOutlook[];
   readonly limits: CapacityLimits;
-  /** Elements by index, with the lag tolerance of their policy and the most it may rise to under load. */
-  readonly elements: readonly { readonly name: string; readonly toleranceMs: number; readonly toleranceMaxMs: number }[];
-  /** Rows that wait, with when the oldest change of theirs came. */
-  readonly waiting: readonly (Omit<WaitingRows, 'latest'> & { readonly sinceMs: number })[];
+  /** Names of elements by index. */
+  readonly elements: readonly string[];
+  /** Rows that wait, grouped under the tolerances in force. */
+  readonly waiting: readonly WaitingRows[];
   /** Null: there is no forecast, and everything moves quiet-first. */
-  readonly coming: readonly Omit<ComingRows, 'patience'>[] | null;
+  readonly coming: readonly ComingRows[] | null;
   readonly settings: PlanSettings;
   readonly clock: (atMs: number) => string;
 }
@@ -33,22 +46,26 @@ export interface Standing {
   readonly nowMs: number;
 }
 
-export interface Turn {
+/** The policy in force for a turn. */
+export interface InForce {
   readonly standing: Standing;
+  /** The clock went back since the turn before: nothing can be planned. */
+  readonly wentBack: boolean;
+  /** Per element: between that of its policy and the most it may rise to. */
+  readonly toleranceMs: readonly number[];
+  /** Of the usual size of a batch. */
+  readonly batchShare: number;
+  /** Initial copies and validation yield before shadowing does. */
+  readonly copiesYield: boolean;
+}
+
+export interface Turn {
   readonly mode: 'planned' | 'quiet-first';
   /** Why it is not planned; null where it is. */
   readonly degraded: string | null;
   readonly plan: Plan | null;
   readonly instructions: readonly Instruction[];
   readonly headroom: Headroom;
-  readonly policy: {
-    /** Per element, in force now: between that of its policy and the most it may rise to. */
-    readonly toleranceMs: readonly number[];
-    /** Of the usual size of a batch. */
-    readonly batchShare: number;
-    /** Initial copies and validation yield before shadowing does. */
-    readonly copiesYield: boolean;
-  };
 }
 
 export const CALM_STANDING: Standing = { ease: 0, quietTurns: 0, nowMs: Number.NEGATIVE_INFINITY };
@@ -62,52 +79,36 @@ const BATCH_SHARE_MIN = 0.25;
 /** No cycle is planned in more slots than this: what lies beyond is planned when it comes nearer. */
 const SLOTS_MAX = 10_000;
 
-/** Never throws: whatever is wrong with what it was given, shadowing goes on quiet-first, and the turn says why. */
-export function turn(before: Standing, observed: Observed): Turn {
-  const standing = standingOf(before, observed);
-  const slots = slotsLeft(observed);
-  const toleranceMs = observed.elements.map((each) => toleranceOf(each, standing.ease));
-  const policy = { toleranceMs, batchShare: 1 - standing.ease * (1 - BATCH_SHARE_MIN), copiesYield: standing.ease > 0 };
-  const free = headroom(observed.resources, slots, observed.limits);
-  const quietFirst = (degraded: string): Turn => ({
+export function inForce(before: Standing, busyness: Busyness, elements: readonly Tolerance[]): InForce {
+  const standing = standingOf(before, busyness);
+  return {
     standing,
-    mode: 'quiet-first',
-    degraded,
-    plan: null,
-    instructions: [],
-    headroom: free,
-    policy,
-  });
-  if (observed.nowMs < before.nowMs) return quietFirst('the clock went back: nothing is planned until the next turn');
+    wentBack: busyness.nowMs < before.nowMs,
+    toleranceMs: elements.map((each) => toleranceOf(each, standing.ease)),
+    batchShare: 1 - standing.ease * (1 - BATCH_SHARE_MIN),
+    copiesYield: standing.ease > 0,
+  };
+}
+
+/** Never throws: whatever is wrong with what it was given, shadowing goes on quiet-first, and the turn says why. */
+export function turn({ wentBack }: InForce, observed: Observed): Turn {
+  const free = headroom(observed.resources, slotsLeft(observed), observed.limits);
+  const quietFirst = (degraded: string): Turn => ({ mode: 'quiet-first', degraded, plan: null, instructions: [], headroom: free });
+  if (wentBack) return quietFirst('the clock went back: nothing is planned until the next turn');
   if (observed.coming === null) return quietFirst('there is no forecast yet: no cycle of captures has been seen whole');
   if (!Number.isFinite(observed.dueMs) || observed.dueMs <= observed.nowMs) return quietFirst('no capture is ahead to plan for');
   try {
-    const waiting = observed.waiting.map((each) => latestOf(each, observed, toleranceMs[each.element] ?? 0));
-    const coming = observed.coming.map((each) => ({ ...each, patience: (toleranceMs[each.element] ?? 0) / observed.slotMs }));
-    const planned = plan({ ...observed.settings, capacity: free.rows, waiting, coming });
-    const context = {
-      ...observed,
-      waiting,
-      elements: observed.elements.map(({ name }) => name),
-      headroom: free,
-      mostRows: observed.limits.most,
-    };
-    return {
-      standing,
-      mode: 'planned',
-      degraded: null,
-      plan: planned,
-      instructions: instructionsOf(planned, context),
-      headroom: free,
-      policy,
-    };
+    const { settings, waiting, coming } = observed;
+    const planned = plan({ ...settings, capacity: free.rows, waiting, coming });
+    const context = { ...observed, headroom: free, mostRows: observed.limits.most };
+    return { mode: 'planned', degraded: null, plan: planned, instructions: instructionsOf(planned, context), headroom: free };
   } catch (error) {
     return quietFirst(`planning failed: ${messageOf(error)}`);
   }
 }
 
 /** Load above a ceiling, measured or forecast for now, raises the ease at once; only load that stayed low lowers it. */
-function standingOf(before: Standing, { nowMs, resources }: Observed): Standing {
+function standingOf(before: Standing, { nowMs, resources }: Busyness): Standing {
   const shares = resources.map(({ ceiling, measured, forecast }) => {
     const known = [measured, forecast[0] ?? Number.NaN].filter((load) => Number.isFinite(load));
     return known.length === 0 || ceiling <= 0 ? Number.NaN : Math.max(...known) / ceiling;
@@ -123,17 +124,14 @@ function standingOf(before: Standing, { nowMs, resources }: Observed): Standing 
   return { ease: Math.max(0, before.ease - EASE_STEP), quietTurns: 0, nowMs };
 }
 
-function toleranceOf({ toleranceMs, toleranceMaxMs }: Observed['elements'][number], ease: number): number {
+function toleranceOf({ toleranceMs, toleranceMaxMs }: Tolerance, ease: number): number {
   const most = Math.max(toleranceMs, toleranceMaxMs);
   // The difference of two tolerances without end is none.
   return most === toleranceMs || ease === 0 ? toleranceMs : ease === 1 ? most : toleranceMs + (most - toleranceMs) * ease;
 }
 
-function slotsLeft({ nowMs, dueMs, slotMs }: Observed): number {
+/** Up to the capture; 1 where none is ahead. */
+export function slotsLeft({ nowMs, dueMs, slotMs }: Pick<Observed, 'nowMs' | 'dueMs' | 'slotMs'>): number {
   const slots = Math.ceil((dueMs - nowMs) / slotMs);
   return Number.isFinite(slots) ? Math.min(SLOTS_MAX, Math.max(1, slots)) : 1;
-}
-
-function latestOf({ sinceMs, ...each }: Observed['waiting'][number], { nowMs, slotMs }: Observed, toleranceMs: number): WaitingRows {
-  return { ...each, latest: Math.floor((sinceMs + toleranceMs - nowMs) / slotMs) };
 }

@@ -17,6 +17,7 @@ import type {
   TailLine,
   ValidateReport,
 } from '../app/operations.ts';
+import type { PlanReport } from '../app/plan-report.ts';
 import { ForeshadowError, isAbort } from '../model/errors.ts';
 import { PROTOCOL, fromRemoteError, greetingSchema } from './protocol.ts';
 import type { AnswerLine, Greeting, OperationArguments, OperationName } from './protocol.ts';
@@ -125,6 +126,10 @@ class RemoteOperations implements Operations {
 
   resume(progress: ProgressListener, signal: AbortSignal): Promise<ResumeReport> {
     return this.#ask('resume', {}, progress, signal);
+  }
+
+  plan(signal: AbortSignal): Promise<PlanReport> {
+    return this.#ask('plan', {}, null, signal);
   }
 
   tail(signal: AbortSignal): AsyncIterable<TailLine> {

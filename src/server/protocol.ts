@@ -24,6 +24,7 @@ export const requests = {
   script: z.strictObject({ capture: captureNumber, table: z.string().nullable() }),
   rollback: z.strictObject({ to: captureNumber }),
   resume: z.strictObject({}),
+  plan: z.strictObject({}),
   tail: z.strictObject({}),
 } as const;
 

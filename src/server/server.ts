@@ -157,6 +157,7 @@ const table: { readonly [Name in OperationName]: Operation<Name> } = {
   script: (operations, { capture, table: only }, _, signal) => operations.script(capture, only, signal),
   rollback: (operations, { to }, progress, signal) => operations.rollback(to, progress, signal),
   resume: (operations, _, progress, signal) => operations.resume(progress, signal),
+  plan: (operations, _, __, signal) => operations.plan(signal),
   tail: (operations, _, __, signal) => operations.tail(signal),
 };
 

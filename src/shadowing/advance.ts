@@ -9,9 +9,10 @@ import { type KeyTuple, identityOf } from '../model/tuple.ts';
 import type { Ahead } from './ahead.ts';
 import { type Chunk, type ChunkScope, goesOnFrom, rowsIn } from './copy.ts';
 import { Apart } from './apart.ts';
-import type { EngineParts } from './engine.ts';
+import type { EngineParts } from './parts.ts';
 import type { Backlog } from './lag.ts';
-import { Folds } from './folds.ts';
+import { Folds, type OpenFold } from './folds.ts';
+import type { Holding } from './holding.ts';
 import { type OpenChunk, Reads } from './reads.ts';
 import { Reshaper, isTaken, restarted } from './reshape.ts';
 import { RowsMissing } from './shadow.ts';
@@ -46,12 +47,17 @@ export class Advance {
   /** Where a table stood when the types in the shadow were last brought up to the primary's for it. */
   readonly #renewed = new Map<TableName, Position>();
 
-  constructor(parts: EngineParts, backlog: Backlog, ahead: Ahead, hasElement: (table: TableName) => boolean, stir: () => void) {
+  constructor(
+    parts: EngineParts,
+    beside: { readonly backlog: Backlog; readonly ahead: Ahead; readonly holding: Holding },
+    hasElement: (table: TableName) => boolean,
+    stir: () => void,
+  ) {
     this.#parts = parts;
-    this.#ahead = ahead;
+    this.#ahead = beside.ahead;
     this.#reshaper = new Reshaper(parts, hasElement);
-    this.#backlog = backlog;
-    this.#folds = new Folds(parts.journal);
+    this.#backlog = beside.backlog;
+    this.#folds = new Folds(parts.journal, beside.holding);
     this.#stir = stir;
     this.#reads = new Reads(parts, stir);
   }
@@ -134,7 +140,11 @@ export class Advance {
       return this.#begin(element, { kind: 'keys', keys });
     }
     if (!this.#backlog.has(schema.table, progress.low, target)) return null;
-    if (end === null) return this.#fold(element, task, signal);
+    if (end === null) {
+      if (drain !== null || hasEvent) return this.#fold(element, task, signal);
+      const due = await this.#folds.due(element, target, signal);
+      return due === null ? null : this.#writeOf(element, task, due, signal);
+    }
     // First what is before it, if there is anything.
     const before = positionBefore(end);
     const write = progress.low < before ? await this.#fold(element, { ...task, target: before }, signal) : null;
@@ -189,10 +199,13 @@ export class Advance {
   }
 
   async #fold(element: Element, task: FoldTask, signal: AbortSignal): Promise<Write> {
-    const { table } = element.schema;
     const shows = task.chunk === null ? null : (ref: TransactionRef): boolean => task.chunk?.includes(ref) === true;
-    const fold = await this.#folds.open(element, task.target, shows, signal);
-    const write = new Write(element, task, fold, { alone: this.#apart.has(table), touched: this.#touchedOf(element) });
+    return this.#writeOf(element, task, await this.#folds.open(element, task.target, shows, signal), signal);
+  }
+
+  #writeOf(element: Element, task: FoldTask, fold: OpenFold, signal: AbortSignal): Write {
+    const how = { alone: this.#apart.has(element.schema.table), touched: this.#touchedOf(element) };
+    const write = new Write(element, task, fold, how);
     if (fold.first.full) this.#folds.prepare(write.next, task.target, signal);
     return write;
   }
@@ -278,13 +291,14 @@ export class Advance {
       writes.map(({ work }) => work),
       signal,
     );
-    for (const name of new Set(writes.map(({ chunk }) => (chunk === null ? 'applied' : 'chunk-applied')))) this.#parts.failpoint(name);
+    for (const name of new Set(writes.map(({ failpoint }) => failpoint))) this.#parts.failpoint(name);
     let rows = report.inserted + report.updated + report.deleted;
     const outcomes = new Map<TableName, Outcome>();
-    for (const { element, next, task, chunk, changes } of writes) {
+    for (const { element, next, task, chunk, changes, fold } of writes) {
       const { table } = element.schema;
       this.#apart.succeeded(table);
       this.#backlog.applied(table, next.progress.low, changes);
+      fold.went?.(next.progress);
       if (chunk !== null && task.scope?.kind === 'keys') this.#repaired(table, task.scope.keys);
       if (element.state.kind === 'copying' && next.state.kind === 'live') {
         this.#parts.log('copied', { table, rows: element.state.copiedRows + (chunk === null ? 0 : rowsIn(chunk)) });

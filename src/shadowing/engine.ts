@@ -1,5 +1,4 @@
 import { setImmediate as otherWork } from 'node:timers/promises';
-import type { Journal } from '../journal/journal.ts';
 import { type CaptureNumber, captureNumber } from '../model/capture.ts';
 import { ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
 import { type Position, maxPosition } from '../model/position.ts';
@@ -8,33 +7,18 @@ import { Pulse } from '../model/pulse.ts';
 import type { TableName } from '../model/schema.ts';
 import type { KeyTuple } from '../model/tuple.ts';
 import { Turns } from '../model/turns.ts';
-import type { Primary } from '../tracking/primary.ts';
-import type { Tracked, Tracker } from '../tracking/tracker.ts';
+import type { Tracked } from '../tracking/tracker.ts';
 import { Advance } from './advance.ts';
 import { Ahead } from './ahead.ts';
 import { Conflicts } from './conflicts.ts';
 import { type Drain, crossing, newDrain, uncrossed } from './drain.ts';
-import { Backlog } from './lag.ts';
+import { Holding } from './holding.ts';
+import { Backlog, byDeadline } from './lag.ts';
+import type { EngineParts } from './parts.ts';
 import { Rest } from './rest.ts';
-import type { ApplyReport, ApplyWork, Shadow } from './shadow.ts';
+import type { ApplyReport, ApplyWork } from './shadow.ts';
 import { Stand } from './stand.ts';
 import { Write, type Written, grouped, isFull } from './write.ts';
-
-export interface EngineParts {
-  readonly primary: Primary;
-  readonly journal: Journal;
-  readonly tracker: Tracker;
-  readonly shadow: Shadow;
-  /** Names a place where a test may kill the process. */
-  readonly failpoint: (name: string) => void;
-  readonly log: (message: string, fields: Readonly<Record<string, unknown>>) => void;
-  /** The shortest time between two folds of live changes: longer means fewer writes of hot rows, and more lag. */
-  readonly foldEveryMs: number;
-  /** How old a table's changes may grow: the earliest deadline is served first. */
-  readonly lagToleranceMs: (table: TableName) => number;
-  /** Whether a table whose new shape asks for its rows to be read again is to be followed, or halted. */
-  readonly followsShape: (table: TableName) => boolean;
-}
 
 const RETRY_MS = 250;
 
@@ -66,6 +50,8 @@ export class Engine {
   #appliedRows = 0;
   /** Foreign writes that apply ran into. */
   readonly conflicts = new Conflicts();
+  /** The changed rows that are held back, and how to move them. */
+  readonly holding: Holding;
   readonly #stopListening: () => void;
 
   private constructor(parts: EngineParts, elements: ReadonlyMap<TableName, Element>, backlog: Backlog, lastCut: CaptureNumber) {
@@ -75,8 +61,9 @@ export class Engine {
     this.#lastCut = lastCut;
     this.#stand = new Stand(parts, this.#elements, backlog);
     const stir = (): void => this.#stir();
+    this.holding = new Holding(parts, backlog, () => this.#hurry());
     this.#ahead = new Ahead(parts, this, stir);
-    this.#advance = new Advance(parts, backlog, this.#ahead, (table) => this.#elements.has(table), stir);
+    this.#advance = new Advance(parts, { backlog, ahead: this.#ahead, holding: this.holding }, (table) => this.#elements.has(table), stir);
     this.#stopListening = parts.tracker.onTracked((tracked) => this.#heard(tracked));
   }
 
@@ -127,9 +114,11 @@ export class Engine {
         const worked = await this.#round(signal);
         this.#settled.beat();
         if (worked && !this.#hurried()) await this.#urgent.next(signal, this.#parts.foldEveryMs);
-        else if (!worked && !this.#stirred) await this.#wake.next(signal, this.#nextTryMs());
+        else if (!worked && !this.#stirred) await this.#wake.next(signal, this.holding.nextDueMs(this.#nextTryMs()));
         // Woken, but only for elements that rest: not before the first of them may be tried again.
         else if (!worked && this.#rest.nextTryMs !== undefined) await this.#urgent.next(signal, Math.min(RETRY_MS, this.#rest.nextTryMs));
+        // What came is held back: more may gather before it is looked at again.
+        else if (!worked && this.holding.isOn && !this.#hurried()) await this.#urgent.next(signal, this.#parts.foldEveryMs);
       }
     } catch (error) {
       if (signal.aborted || isAbort(error)) return;
@@ -137,6 +126,7 @@ export class Engine {
       throw error;
     } finally {
       this.#stopListening();
+      this.holding.end(this.#failure ?? signal.reason);
       await this.#ahead[Symbol.asyncDispose]();
       await this.#advance.settle(this.#elements);
       this.#settled.beat();
@@ -201,9 +191,10 @@ export class Engine {
     return this.#drain;
   }
 
-  /** Resolves when every element that is not halted has everything up to `at` for good, copies included. */
+  /** Resolves when every element that is not halted has everything up to `at` for good that is not held back, copies included. */
   async caughtUp(at: Position, signal: AbortSignal, onRound?: () => void): Promise<void> {
-    const isBehind = (): boolean => Array.from(this.#elements.values()).some((element) => this.#backlog.isBehind(element, at));
+    const isBehind = (): boolean =>
+      Array.from(this.#elements.values()).some((element) => this.#backlog.isBehind(element, this.holding.reached(element), at));
     for (;;) {
       if (this.#failure !== null) throw this.#failure;
       onRound?.();
@@ -237,6 +228,7 @@ export class Engine {
     try {
       return await this.#parts.shadow.apply(works, signal);
     } finally {
+      for (const { table } of works) this.holding.drop(table);
       await this.#stand.reload(new Set(works.map(({ table }) => table)));
       this.#stir();
     }
@@ -295,10 +287,23 @@ export class Engine {
 
   async #round(signal: AbortSignal): Promise<boolean> {
     if (this.#parked && this.#drain === null) return false;
-    let worked = false;
     if (this.#stand.isUncertain) await this.#orLater('asking where the shadow stands', () => this.#stand.reload(), signal);
-    for (const order = this.#order().toReversed(); order.length > 0 && !this.#stand.isUncertain; ) {
-      if (signal.aborted) return false;
+    this.holding.callNext();
+    const order = this.#order().toReversed();
+    const yields = (table: TableName): boolean => this.holding.copiesYield && this.#elements.get(table)?.state.kind === 'copying';
+    const last = this.#drain === null ? order.filter(yields) : [];
+    const worked = await this.#serve(last.length === 0 ? order : order.filter((table) => !yields(table)), signal);
+    const copied = !worked && (await this.#serve(last, signal));
+    this.#advance.beginReads(signal);
+    const drain = this.#drain;
+    if (drain?.isWritten === true) await this.#orLater('crossing', () => this.#crossQuiet(drain, signal), signal);
+    return worked || copied;
+  }
+
+  /** Steps of all of these. Returns whether one moved. */
+  async #serve(order: TableName[], signal: AbortSignal): Promise<boolean> {
+    let worked = false;
+    while (order.length > 0 && !signal.aborted && !this.#stand.isUncertain) {
       const moved = await this.#turns.take(() => this.#turn(order, signal));
       worked ||= moved;
       if (!moved) continue;
@@ -306,10 +311,7 @@ export class Engine {
       // An embedded store answers without ever letting timers, sockets and signals have their turn.
       await otherWork();
     }
-    this.#advance.beginReads(signal);
-    const drain = this.#drain;
-    if (drain?.isWritten === true) await this.#orLater('crossing', () => this.#crossQuiet(drain, signal), signal);
-    return worked;
+    return worked && !signal.aborted;
   }
 
   /** Steps of as many elements, from the end of `order`, as go into one transaction, and that transaction. */
@@ -423,7 +425,6 @@ export class Engine {
     return uncrossed(this.#elements.values(), drain);
   }
 
-  /** The element whose oldest change comes first to the end of its tolerance; copies come last. */
   #order(): TableName[] {
     const gather = this.#gathersMs() > 0;
     const waiting = Array.from(this.#elements.values()).filter(
@@ -433,9 +434,7 @@ export class Engine {
         this.#advance.hasRepair(schema.table) ||
         this.#drain !== null,
     );
-    const deadlineMs = ({ schema: { table } }: Element): number =>
-      (this.#backlog.waitingSinceMs(table) ?? Number.MAX_SAFE_INTEGER) + this.#parts.lagToleranceMs(table);
-    return waiting.toSorted((a, b) => deadlineMs(a) - deadlineMs(b)).map(({ schema }) => schema.table);
+    return byDeadline(waiting, this.#backlog, this.#parts.lagToleranceMs);
   }
 
   /** Whether there is reason not to rest after a round. */
@@ -445,11 +444,11 @@ export class Engine {
 
   /** Whether there is reason not to let changes gather before the next fold. */
   #changesHurry(): boolean {
-    return this.#backlog.isLarge || (this.#drain !== null && this.#uncrossed(this.#drain).length > 0);
+    return this.#backlog.isLarge || this.holding.isPressed || (this.#drain !== null && this.#uncrossed(this.#drain).length > 0);
   }
 
   #copies(): boolean {
-    return Array.from(this.#elements.values()).some(({ state }) => state.kind === 'copying');
+    return !this.holding.copiesYield && Array.from(this.#elements.values()).some(({ state }) => state.kind === 'copying');
   }
 
   /** How long live changes still gather while the rounds go on for what is copied. */

@@ -1,6 +1,7 @@
 import { randomInt } from 'node:crypto';
 import { RowList } from '../model/rows.ts';
 import { cellStart, type Identity, type KeyTuple, type Tuple } from '../model/tuple.ts';
+import { Arena } from './arena.ts';
 import type { Copies, PendingEntry } from './pending.ts';
 
 /** What a fold comes to, where its images are whole or to be completed by what stands under their own keys. */
@@ -39,7 +40,6 @@ const STOOD = 4;
 const OWN = 8;
 
 const ENTRIES_FIRST = 64;
-const ARENA_BYTES = 1 << 16;
 
 /** So that nobody who chooses the keys can make them meet in one slot. */
 const SEED = randomInt(1 << 30);
@@ -59,35 +59,50 @@ export class Entries {
   /** The number of an entry, from 1 on; as many again are free at least. */
   #slots: Int32Array = new Int32Array(2 * ENTRIES_FIRST);
   #size = 0;
-  /** Keys whose cells lie apart are put together here. */
-  #arena: Buffer = Buffer.alloc(0);
-  #arenaLength = 0;
-  /** Which of the buffers it is; -1: none of its keys was kept. */
-  #arenaBuffer = -1;
+  /** Of them, those that say nothing: they are new, or were forgotten. */
+  #silent = 0;
+  readonly #owns: boolean;
+  /** Keys whose cells lie apart are put together here; where the bytes are owned, all keys and rows. */
+  readonly #arena: Arena;
   readonly #moved = new Map<number, Identity>();
   readonly #copies = new Map<number, Copies>();
   /** The identity last placed. */
-  #keyBytes: Buffer = this.#arena;
+  #keyBytes: Buffer;
   #keyStart = 0;
   #keyEnd = 0;
 
-  constructor(key: readonly number[]) {
+  /** @param owns whether keys and rows are copied, so that the bytes they came in need not be kept. */
+  constructor(key: readonly number[], owns = false) {
     this.#key = key;
+    this.#owns = owns;
+    this.#arena = new Arena(owns);
+    this.#keyBytes = this.#arena.buffer;
     this.#inOneRun = key.every((column, index) => column === (key[0] as number) + index);
   }
 
   get size(): number {
+    return this.#size - this.#silent;
+  }
+
+  /** What it occupies, where it owns its bytes; how much of it is in use is for others to know. */
+  get ownBytes(): number {
+    return this.#arena.bytes;
+  }
+
+  /** Entries that say nothing any more occupy as much as others. */
+  get places(): number {
     return this.#size;
   }
 
   clear(): void {
     this.#size = 0;
+    this.#silent = 0;
     this.#slots.fill(0);
     this.#moved.clear();
     this.#copies.clear();
     this.#buffers.length = 0;
     this.#last = null;
-    this.#arenaBuffer = -1;
+    this.#arena.number = -1;
   }
 
   /** The entry of a row's key; one that is new says nothing yet. */
@@ -120,6 +135,17 @@ export class Entries {
     return this.#word(at + ROW_END) - this.#word(at + ROW_START);
   }
 
+  /** Of the image, or of the key where the row is deleted. */
+  bytesOf(entry: number): number {
+    const at = entry * WORDS;
+    return this.isPut(entry) ? this.rowBytes(entry) : this.#word(at + KEY_END) - this.#word(at + KEY_START) + 2;
+  }
+
+  /** Stands for the identity where two may share a number: below 2^31, and another in another process. */
+  numberOf(entry: number): number {
+    return this.#word(entry * WORDS + HASH) >>> 1;
+  }
+
   isPut(entry: number): boolean {
     return (this.#word(entry * WORDS + STATE) & KIND) === PUT;
   }
@@ -147,12 +173,39 @@ export class Entries {
   /** The key's tuple lies at `start`. */
   delete(entry: number, bytes: Buffer, start: number, end: number, stood: boolean): void {
     const at = entry * WORDS;
-    this.#words[at + KEY_BUFFER] = this.#bufferOf(bytes);
-    this.#words[at + KEY_START] = start + 2;
-    this.#words[at + KEY_END] = end;
+    const kept = this.#owns ? this.#arena.keep(bytes, start, end) : start;
+    this.#words[at + KEY_BUFFER] = this.#owns ? this.#arenaNumber() : this.#bufferOf(bytes);
+    this.#words[at + KEY_START] = kept + 2;
+    this.#words[at + KEY_END] = kept + end - start;
     this.#words[at + ROW_START] = 0;
     this.#words[at + ROW_END] = 0;
     this.#set(entry, DELETE | (stood ? STOOD : 0));
+  }
+
+  /** It says nothing any more, as if the row had not been heard of. */
+  forget(entry: number): void {
+    const at = entry * WORDS;
+    this.#words[at + ROW_START] = 0;
+    this.#words[at + ROW_END] = 0;
+    this.#set(entry, 0);
+  }
+
+  /** Takes over an entry of another's. Returns which it is here. */
+  adopt(from: Entries, theirs: number): number {
+    const at = theirs * WORDS;
+    this.#keyBytes = from.#bufferAt(at + KEY_BUFFER);
+    this.#keyStart = from.#word(at + KEY_START);
+    this.#keyEnd = from.#word(at + KEY_END);
+    const entry = this.#findOrAdd();
+    const stood = from.stood(theirs) === true;
+    if (from.isPut(theirs)) {
+      const row = from.#bufferAt(at + ROW_BUFFER);
+      this.put(entry, row, from.#word(at + ROW_START), from.#word(at + ROW_END), from.originOf(theirs), stood);
+    } else {
+      const key = from.#bufferAt(at + KEY_BUFFER);
+      this.delete(entry, key, from.#word(at + KEY_START) - 2, from.#word(at + KEY_END), stood);
+    }
+    return entry;
   }
 
   count(entry: number, row: Tuple | null, copies: Copies): void {
@@ -167,38 +220,47 @@ export class Entries {
   }
 
   has(identity: Identity): boolean {
-    return this.#find(identity) !== -1;
+    const entry = this.#find(identity);
+    return entry !== -1 && this.#says(entry);
   }
 
   get(identity: Identity): PendingEntry | undefined {
     const entry = this.#find(identity);
-    return entry === -1 ? undefined : this.#entryAt(entry);
+    return entry === -1 || !this.#says(entry) ? undefined : this.#entryAt(entry);
   }
 
   *keys(): Generator<Identity> {
-    for (let entry = 0; entry < this.#size; entry++) yield this.identityOf(entry);
+    for (let entry = 0; entry < this.#size; entry++) if (this.#says(entry)) yield this.identityOf(entry);
   }
 
   *[Symbol.iterator](): Generator<[Identity, PendingEntry]> {
-    for (let entry = 0; entry < this.#size; entry++) yield [this.identityOf(entry), this.#entryAt(entry)];
+    for (let entry = 0; entry < this.#size; entry++) if (this.#says(entry)) yield [this.identityOf(entry), this.#entryAt(entry)];
   }
 
-  /** Null where rows came from other keys with columns absent, or copies were counted: those need a look at what stands. */
-  settled(): Settled | null {
-    if (this.#moved.size > 0 || this.#copies.size > 0) return null;
+  /** Whether each entry can be written without a look at what stands, and without the others. */
+  get isPlain(): boolean {
+    return this.#moved.size === 0 && this.#copies.size === 0;
+  }
+
+  /** All of them, or these. Null where rows came from other keys with columns absent, or copies were counted: those need a look at what stands. */
+  settled(some?: readonly number[]): Settled | null {
+    if (!this.isPlain) return null;
     const lists: Settled = { deletes: new RowList(), patches: new RowList(), puts: new RowList(), inserts: new RowList() };
-    for (let entry = 0; entry < this.#size; entry++) {
-      const at = entry * WORDS;
-      const state = this.#word(at + STATE);
-      const stood = (state & STOOD) !== 0;
-      if ((state & KIND) === DELETE) {
-        if (stood) lists.deletes.add(this.#bufferAt(at + KEY_BUFFER), this.#word(at + KEY_START) - 2, this.#word(at + KEY_END));
-        continue;
-      }
+    if (some === undefined) for (let entry = 0; entry < this.#size; entry++) this.#settle(lists, entry);
+    else for (const entry of some) this.#settle(lists, entry);
+    return lists;
+  }
+
+  #settle(lists: Settled, entry: number): void {
+    const at = entry * WORDS;
+    const state = this.#word(at + STATE);
+    const stood = (state & STOOD) !== 0;
+    if ((state & KIND) === DELETE) {
+      if (stood) lists.deletes.add(this.#bufferAt(at + KEY_BUFFER), this.#word(at + KEY_START) - 2, this.#word(at + KEY_END));
+    } else if ((state & KIND) === PUT) {
       const list = (state & OWN) !== 0 ? lists.patches : stood ? lists.puts : lists.inserts;
       list.add(this.#bufferAt(at + ROW_BUFFER), this.#word(at + ROW_START), this.#word(at + ROW_END));
     }
-    return lists;
   }
 
   #entryAt(entry: number): PendingEntry {
@@ -211,7 +273,13 @@ export class Entries {
     return { kind: 'put', row: row as Tuple, from, stood };
   }
 
+  #says(entry: number): boolean {
+    return (this.#word(entry * WORDS + STATE) & KIND) !== 0;
+  }
+
   #set(entry: number, state: number): void {
+    if (!this.#says(entry)) this.#silent--;
+    if ((state & KIND) === 0) this.#silent++;
     this.#words[entry * WORDS + STATE] = state;
     if (this.#moved.size > 0) this.#moved.delete(entry);
     if (this.#copies.size > 0) this.#copies.delete(entry);
@@ -219,9 +287,23 @@ export class Entries {
 
   #place(entry: number, bytes: Buffer, start: number, end: number): void {
     const at = entry * WORDS;
-    this.#words[at + ROW_BUFFER] = this.#bufferOf(bytes);
-    this.#words[at + ROW_START] = start;
-    this.#words[at + ROW_END] = end;
+    let from = start;
+    if (!this.#owns) this.#words[at + ROW_BUFFER] = this.#bufferOf(bytes);
+    else if (end - start <= this.rowBytes(entry)) {
+      // Where the image before it lay: a row that changes all the time takes no more room each time.
+      from = this.#word(at + ROW_START);
+      bytes.copy(this.#bufferAt(at + ROW_BUFFER), from, start, end);
+    } else {
+      from = this.#arena.keep(bytes, start, end);
+      this.#words[at + ROW_BUFFER] = this.#arenaNumber();
+    }
+    this.#words[at + ROW_START] = from;
+    this.#words[at + ROW_END] = from + end - start;
+  }
+
+  #arenaNumber(): number {
+    if (this.#arena.number === -1) this.#arena.number = this.#buffers.push(this.#arena.buffer) - 1;
+    return this.#arena.number;
   }
 
   #placeKey(bytes: Buffer, start: number, end: number): void {
@@ -246,18 +328,15 @@ export class Entries {
   #gather(bytes: Buffer, start: number): void {
     let size = 0;
     for (const column of this.#key) size += cellBytes(bytes, cellStart(bytes, column, start));
-    if (this.#arenaLength + size > this.#arena.length) {
-      this.#arena = Buffer.allocUnsafe(Math.max(ARENA_BYTES, size));
-      this.#arenaLength = 0;
-      this.#arenaBuffer = -1;
-    }
-    let end = this.#arenaLength;
+    const arena = this.#arena;
+    arena.room(size);
+    let end = arena.length;
     for (const column of this.#key) {
       const at = cellStart(bytes, column, start);
-      end += bytes.copy(this.#arena, end, at, at + cellBytes(bytes, at));
+      end += bytes.copy(arena.buffer, end, at, at + cellBytes(bytes, at));
     }
-    this.#keyBytes = this.#arena;
-    this.#keyStart = this.#arenaLength;
+    this.#keyBytes = arena.buffer;
+    this.#keyStart = arena.length;
     this.#keyEnd = end;
   }
 
@@ -273,15 +352,19 @@ export class Entries {
     const found = this.#look(hash);
     if (found !== -1) return found;
     const entry = this.#size++;
-    if (this.#keyBytes === this.#arena) {
-      this.#arenaLength = this.#keyEnd;
-      if (this.#arenaBuffer === -1) this.#arenaBuffer = this.#buffers.push(this.#arena) - 1;
+    this.#silent++;
+    if (this.#keyBytes === this.#arena.buffer) this.#arena.length = this.#keyEnd;
+    else if (this.#owns) {
+      const size = this.#keyEnd - this.#keyStart;
+      this.#keyStart = this.#arena.keep(this.#keyBytes, this.#keyStart, this.#keyEnd);
+      this.#keyEnd = this.#keyStart + size;
+      this.#keyBytes = this.#arena.buffer;
     }
     if (2 * this.#size > this.#slots.length) this.#grow();
     const at = entry * WORDS;
     const words = this.#words;
     words[at + HASH] = hash;
-    words[at + KEY_BUFFER] = this.#keyBytes === this.#arena ? this.#arenaBuffer : this.#bufferOf(this.#keyBytes);
+    words[at + KEY_BUFFER] = this.#keyBytes === this.#arena.buffer ? this.#arenaNumber() : this.#bufferOf(this.#keyBytes);
     words[at + KEY_START] = this.#keyStart;
     words[at + KEY_END] = this.#keyEnd;
     words[at + ROW_START] = 0;

@@ -5,6 +5,7 @@ import { ForeshadowError } from '../model/errors.ts';
 import { ORIGIN, type Position, maxPosition } from '../model/position.ts';
 import type { Element } from '../model/progress.ts';
 import type { TableName } from '../model/schema.ts';
+import { steadyMs } from './held-rows.ts';
 import type { Tracked } from '../tracking/tracker.ts';
 
 interface Waiting {
@@ -13,6 +14,8 @@ interface Waiting {
   /** When the oldest change that is not in the shadow reached the journal, by the monotonic clock; null: everything is in. */
   sinceMs: number | null;
   rows: number;
+  /** Of them, those that are held back. */
+  held: number;
   /** The newest boundary at which something happened to the table that rows do not express. */
   event: Position | null;
 }
@@ -20,8 +23,45 @@ interface Waiting {
 /** From how many waiting changes on the engine folds without pausing. */
 const LARGE_ROWS = 5_000;
 
+const ARRIVALS_MAX = 8192;
+
+/** When which part of the journal was written, as far as this process saw it. */
+class Arrivals {
+  #heard: { readonly through: Position; readonly atMs: number }[] = [];
+  #began: Position | null = null;
+
+  add({ after, through }: Tracked): void {
+    this.#began ??= after;
+    this.#heard.push({ through, atMs: steadyMs() });
+    // Those before are told less exactly, and never as younger than they are.
+    if (this.#heard.length > ARRIVALS_MAX) {
+      this.#heard = this.#heard.flatMap((each, index, all) => {
+        const next = all[index + 1];
+        if (index % 2 === 1) return [];
+        return next === undefined ? [each] : [{ through: next.through, atMs: each.atMs }];
+      });
+    }
+  }
+
+  /** When a transaction reached the journal, by the steady clock; of one from before this process, when it was committed by the clocks of both machines. */
+  readonly arrivedMs = ({ at, committedAtMicros }: TransactionRef): number => {
+    const heard = this.#heard;
+    let [from, to] = [0, heard.length];
+    while (from < to) {
+      const middle = (from + to) >> 1;
+      if ((heard[middle] as { through: Position }).through < at) from = middle + 1;
+      else to = middle;
+    }
+    const found = heard[from];
+    if (found !== undefined && this.#began !== null && at > this.#began) return found.atMs;
+    return steadyMs() - Math.max(0, Date.now() - Number(committedAtMicros / 1000n));
+  };
+}
+
 /** What the journal holds and the shadow does not, by table: how much, and for how long. */
 export class Backlog {
+  /** When what came reached the journal. */
+  readonly arrivals = new Arrivals();
   readonly #tables = new Map<TableName, Waiting>();
 
   static async read(journal: Journal, elements: ReadonlyMap<TableName, Element>, head: Position, signal: AbortSignal): Promise<Backlog> {
@@ -35,12 +75,14 @@ export class Backlog {
       const blocks = journal.read(schema.table, progress.low, head, signal);
       const { rows, ageMs } = behind ? await countChanges(blocks, progress.low, head) : { rows: 0, ageMs: 0 };
       const sinceMs = behind || (event !== null && event > progress.low) ? performance.now() - ageMs : null;
-      backlog.#tables.set(schema.table, { newest: newest ?? progress.low, sinceMs, rows, event });
+      backlog.#tables.set(schema.table, { newest: newest ?? progress.low, sinceMs, rows, held: 0, event });
     }
     return backlog;
   }
 
-  add({ through, changes, events }: Tracked): void {
+  add(tracked: Tracked): void {
+    const { through, changes, events } = tracked;
+    this.arrivals.add(tracked);
     for (const [table, count] of changes) {
       const waiting = this.#of(table, through);
       waiting.newest = through;
@@ -59,6 +101,14 @@ export class Backlog {
     if (done && (waiting.event === null || waiting.event <= through)) waiting.sinceMs = null;
   }
 
+  /** So many of the changes that wait are held back, the oldest of them since then. */
+  held(table: TableName, changes: number, sinceMs: number | null): void {
+    const waiting = this.#tables.get(table);
+    if (waiting === undefined) return;
+    waiting.held = changes;
+    if (sinceMs !== null) waiting.sinceMs = sinceMs;
+  }
+
   /** Progress was put back: what is in the journal beyond it waits again. */
   rewound(table: TableName, head: Position): void {
     const waiting = this.#of(table, head);
@@ -72,9 +122,9 @@ export class Backlog {
     return waiting !== undefined && low < upTo && (waiting.newest > low || (waiting.event !== null && waiting.event > low));
   }
 
-  /** Whether an element that is not halted may lack anything up to `at`. */
-  isBehind({ schema, state, progress }: Element, at: Position): boolean {
-    return state.kind === 'copying' || (state.kind === 'live' && this.has(schema.table, progress.low, at));
+  /** Whether an element that is not halted, and has everything up to `reached`, may lack anything up to `at`. */
+  isBehind({ schema, state }: Element, reached: Position, at: Position): boolean {
+    return state.kind === 'copying' || (state.kind === 'live' && this.has(schema.table, reached, at));
   }
 
   hasEvent(table: TableName, low: Position): boolean {
@@ -102,19 +152,26 @@ export class Backlog {
 
   get isLarge(): boolean {
     let rows = 0;
-    for (const waiting of this.#tables.values()) rows += waiting.rows;
+    for (const waiting of this.#tables.values()) rows += Math.max(0, waiting.rows - waiting.held);
     return rows >= LARGE_ROWS;
   }
 
   #of(table: TableName, at: Position): Waiting {
     let waiting = this.#tables.get(table);
     if (waiting === undefined) {
-      waiting = { newest: at, sinceMs: null, rows: 0, event: null };
+      waiting = { newest: at, sinceMs: null, rows: 0, held: 0, event: null };
       this.#tables.set(table, waiting);
     }
     waiting.sinceMs ??= performance.now();
     return waiting;
   }
+}
+
+/** The element whose oldest change comes first to the end of its tolerance; copies come last. */
+export function byDeadline(elements: readonly Element[], backlog: Backlog, toleranceMs: (table: TableName) => number): TableName[] {
+  const deadlineMs = ({ schema: { table } }: Element): number =>
+    (backlog.waitingSinceMs(table) ?? Number.MAX_SAFE_INTEGER) + toleranceMs(table);
+  return elements.toSorted((a, b) => deadlineMs(a) - deadlineMs(b)).map(({ schema }) => schema.table);
 }
 
 /** How many changes there are, and how long ago the oldest was committed, by the clocks of both machines: only for showing. */

@@ -5,7 +5,7 @@ import type { Position } from '../model/position.ts';
 import type { TableSchema } from '../model/schema.ts';
 import { RowList } from '../model/rows.ts';
 import { type Identity, type Tuple, fillAbsent, hasAbsent } from '../model/tuple.ts';
-import { ENTRY_BYTES, Entries, type Origin } from './entries.ts';
+import { ENTRY_BYTES, Entries, type Origin, type Settled } from './entries.ts';
 
 /**
  * The newest image of a row. A `put` may still have absent columns: they are those of the row that stood in the shadow under
@@ -31,6 +31,37 @@ export interface FoldScope {
   readonly only?: Position | null;
   /** Transactions that a chunk, which is applied with the fold, shows already. */
   readonly shows?: (ref: TransactionRef) => boolean;
+  /** Who keeps the entries: they go on from what was folded into them before. */
+  readonly keeper?: Keeper;
+}
+
+/** Has entries that outlive a fold, and hears what comes to them. */
+export interface Keeper {
+  readonly entries: Entries;
+  /** What follows is of this transaction. */
+  begins(ref: TransactionRef): void;
+  /** An entry says something new. `older`: the entry whose image it was completed from; itself, where there is none. */
+  changed(entry: number, older: number): void;
+  /** A truncate: the entries are no more. */
+  emptied(): void;
+}
+
+/** What is written of an element at once: a fold, or some of one that is kept. */
+export interface Folded {
+  readonly entries: Entries;
+  readonly inserts: RowList | null;
+  /** Null where the entries need a look at what stands. */
+  settled(): Settled | null;
+  readonly truncated: boolean;
+  readonly changes: number;
+  readonly bytes: number;
+  readonly isEmpty: boolean;
+  /** Everything up to here is in then. */
+  readonly through: Position;
+  /** More is to be read. */
+  readonly full: boolean;
+  /** How far the rows stand that go ahead of `through`. Null: none does, and what stood before the fold is what the shadow has. */
+  readonly high: Position | null;
 }
 
 export interface FoldLimit {
@@ -45,7 +76,7 @@ export interface FoldLimit {
  *
  * The limit ends a fold at a transaction's boundary, or between two blocks of one transaction that is larger than it.
  */
-export class Pending implements ChangeScanner {
+export class Pending implements ChangeScanner, Folded {
   readonly #entries: Entries;
   /**
    * Rows of a fold that has met nothing but inserts: two of one key would have a delete between them, and where the log lacks it the
@@ -61,19 +92,22 @@ export class Pending implements ChangeScanner {
   full = false;
   /** Of the blocks folded in: one row kept of a block keeps all of its bytes. */
   walkedBytes = 0;
+  readonly high = null;
 
   readonly #keyless: boolean;
   readonly #limit: FoldLimit;
   readonly #scope: FoldScope;
+  readonly #keeper: Keeper | null;
   /** The transaction being folded is one that the chunk shows. */
   #shown = false;
 
   constructor(schema: TableSchema, after: Position, limit: FoldLimit, scope: FoldScope = {}) {
-    this.#entries = new Entries(schema.key);
+    this.#keeper = scope.keeper ?? null;
+    this.#entries = scope.keeper?.entries ?? new Entries(schema.key);
     this.#keyless = isKeyless(schema);
     this.#limit = limit;
     this.#scope = scope;
-    this.#inserts = this.#keyless || scope.admits !== undefined ? null : new RowList();
+    this.#inserts = this.#keyless || scope.admits !== undefined || this.#keeper !== null ? null : new RowList();
     this.through = scope.only ?? after;
   }
 
@@ -85,6 +119,10 @@ export class Pending implements ChangeScanner {
   /** All of the fold, where it is nothing but rows whose keys were free before it; else null. */
   get inserts(): RowList | null {
     return this.truncated ? null : this.#inserts;
+  }
+
+  settled(): Settled | null {
+    return this.entries.settled();
   }
 
   /** What it holds, beside the blocks that the images lie in. */
@@ -109,6 +147,7 @@ export class Pending implements ChangeScanner {
     if (this.full || admits?.(ref) === false) return false;
     this.through = ref.at;
     this.#shown = shows?.(ref) === true;
+    this.#keeper?.begins(ref);
     return true;
   }
 
@@ -170,6 +209,7 @@ export class Pending implements ChangeScanner {
     this.changes++;
     this.#inserts = null;
     this.#entries.clear();
+    this.#keeper?.emptied();
     this.#imageBytes = 0;
     this.truncated = true;
   }
@@ -186,7 +226,8 @@ export class Pending implements ChangeScanner {
   #complete(entry: number, older: number, row: Tuple): void {
     const before = this.#entries.isPut(older) ? this.#entries.rowOf(older) : null;
     const merged = before === null ? row : fillAbsent(row, before);
-    this.#put(entry, merged, 0, merged.length, hasAbsent(merged) ? this.#originOf(entry, older, before !== null) : 'none', entry === older);
+    const origin = hasAbsent(merged) ? this.#originOf(entry, older, before !== null) : 'none';
+    this.#put(entry, merged, 0, merged.length, origin, entry === older, before === null ? entry : older);
   }
 
   #originOf(entry: number, older: number, put: boolean): Origin {
@@ -198,15 +239,17 @@ export class Pending implements ChangeScanner {
   }
 
   /** `stood` counts where this is the first that is heard of the key. */
-  #put(entry: number, bytes: Buffer, start: number, end: number, origin: Origin, stood: boolean): void {
+  #put(entry: number, bytes: Buffer, start: number, end: number, origin: Origin, stood: boolean, older = entry): void {
     this.changes++;
     this.#imageBytes += end - start - this.#entries.rowBytes(entry);
     this.#entries.put(entry, bytes, start, end, origin, this.#entries.stood(entry) ?? (stood && !this.truncated));
+    this.#keeper?.changed(entry, older);
   }
 
   #delete(entry: number, bytes: Buffer, keyStart: number, keyEnd: number): void {
     this.#imageBytes -= this.#entries.rowBytes(entry);
     this.#entries.delete(entry, bytes, keyStart, keyEnd, this.#entries.stood(entry) ?? !this.truncated);
+    this.#keeper?.changed(entry, entry);
   }
 
   #count(entry: number, row: Tuple | null, more: bigint): void {

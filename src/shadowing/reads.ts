@@ -5,7 +5,7 @@ import type { TableName } from '../model/schema.ts';
 import type { RowLimit } from '../tracking/primary.ts';
 import { Apart } from './apart.ts';
 import { type Chunk, type ChunkScope, readChunks } from './copy.ts';
-import type { EngineParts } from './engine.ts';
+import type { EngineParts } from './parts.ts';
 
 /** A chunk that is being read, or was. */
 export interface OpenChunk {

@@ -3,7 +3,7 @@ import { ForeshadowError } from '../model/errors.ts';
 import { type Position, maxPosition } from '../model/position.ts';
 import { COPY_BY_COMPARISON, COPY_FROM_NOTHING, type Element, type Generation, type Progress } from '../model/progress.ts';
 import { type DataSetSchema, type TableName, type TableSchema, tableOf } from '../model/schema.ts';
-import type { EngineParts } from './engine.ts';
+import type { EngineParts } from './parts.ts';
 
 const ASK_PRIMARY_MS = 10_000;
 

@@ -14,7 +14,7 @@ import {
 import { eachRow, RowList, type Rows } from '../model/rows.ts';
 import type { RowLimit, RowPack } from '../tracking/primary.ts';
 import type { Chunk } from './copy.ts';
-import type { Pending, PendingEntry } from './pending.ts';
+import type { Folded, PendingEntry } from './pending.ts';
 import { type RowBatch, RowsMissing, type StandingRows } from './shadow.ts';
 import type { Touched } from './touched.ts';
 
@@ -31,7 +31,7 @@ export interface CopiedWith {
 /** The rows of a fold's pieces, each settled on what the ones before it left. */
 export async function* batchesOf(
   element: Element,
-  pieces: AsyncIterable<Pending>,
+  pieces: AsyncIterable<Folded>,
   { chunk, touched }: CopiedWith,
   standing: StandingRows,
 ): AsyncGenerator<RowBatch> {
@@ -75,11 +75,14 @@ interface Growing extends Resolution {
  * Settles how each key of a fold is to be written, and adds the chunk's rows for keys the fold does not speak of. Where the shadow
  * may hold rows already, only differences are written. Throws `RowsMissing` where an incomplete image has nothing to inherit from.
  */
-async function resolve(standing: StandingRows, element: Element, pending: Pending, { chunk, touched }: CopiedWith): Promise<Resolution> {
-  const { schema, state } = element;
-  if (state.kind !== 'copying' && chunk === null) {
+async function resolve(standing: StandingRows, element: Element, pending: Folded, { chunk, touched }: CopiedWith): Promise<Resolution> {
+  const { schema, state, progress } = element;
+  // While a table is copied, or rows of it went ahead of what is folded, what the primary had says nothing of what the shadow has.
+  const wentAhead = pending.high === null && progress.low < progress.high;
+  const isLive = state.kind !== 'copying' && chunk === null && !wentAhead;
+  if (isLive) {
     if (pending.inserts !== null) return { deletes: [], patches: [], puts: [], inserts: pending.inserts, pack: null };
-    const settled = pending.entries.settled();
+    const settled = pending.settled();
     if (settled !== null) return { ...settled, pack: null };
   }
   const bare = state.kind === 'copying' && state.fresh && pending.entries.size === 0 && (chunk === null || chunk.asked.size === 0);
@@ -89,8 +92,6 @@ async function resolve(standing: StandingRows, element: Element, pending: Pendin
     bare || chunk === null
       ? (chunk?.rows ?? NOTHING)
       : unpacked(chunk, schema.key, free, (identity) => pending.entries.has(identity) || mayStand(identity));
-  // While a table is copied, what the primary had says nothing of what the shadow has.
-  const isLive = state.kind !== 'copying' && chunk === null;
   const wanted = new Set(bare ? [] : Array.from(shown.keys()).filter((identity) => !pending.entries.has(identity) && mayStand(identity)));
   for (const [identity, entry] of pending.entries) {
     touched?.add(identity);
@@ -116,6 +117,8 @@ async function resolve(standing: StandingRows, element: Element, pending: Pendin
     else {
       const base = baseOf(identity, entry.from, element, { shown, asked: chunk?.asked }, stands);
       if (base !== null) resolution.puts.push(fillAbsent(entry.row, base));
+      // Deleted further on, and that went ahead: what is folded next says so.
+      else if (wentAhead && chunk === null && entry.from === identity && pending.through < progress.high) continue;
       else missing.push(keyOfIdentity(identity));
     }
   }

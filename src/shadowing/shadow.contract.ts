@@ -5,6 +5,7 @@ import type { ElementState, Generation } from '../model/progress.ts';
 import type { Tuple } from '../model/tuple.ts';
 import { describeAhead } from './shadow-ahead.contract.ts';
 import { describeApply } from './shadow-apply.contract.ts';
+import { describeHeld } from './shadow-held.contract.ts';
 import { describeForeignWrites } from './shadow-foreign.contract.ts';
 import { describeReshaping } from './shadow-reshaping.contract.ts';
 import { describeShadowModel } from './shadow-model.contract.ts';
@@ -20,6 +21,7 @@ export function describeShadow(name: string, open: ShadowOpener): void {
   describe(`shadow: ${name}`, () => {
     describeProgress(open);
     describeApply(open);
+    describeHeld(open);
     describeAhead(open);
     describeVersions(open);
     describeDiff(open);

@@ -1,8 +1,8 @@
 import { ForeshadowError } from '../model/errors.ts';
 import type { Element } from '../model/progress.ts';
 import type { TableName } from '../model/schema.ts';
-import type { EngineParts } from './engine.ts';
 import type { Backlog } from './lag.ts';
+import type { EngineParts } from './parts.ts';
 
 /** Whether the shadow stands where the elements say. */
 export class Stand {

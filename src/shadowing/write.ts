@@ -1,11 +1,11 @@
 import type { CaptureNumber } from '../model/capture.ts';
-import type { Position } from '../model/position.ts';
+import { type Position, maxPosition } from '../model/position.ts';
 import type { Element, ElementState } from '../model/progress.ts';
 import type { TableName } from '../model/schema.ts';
 import { type Chunk, type ChunkScope, afterChunk } from './copy.ts';
 import type { Drain } from './drain.ts';
 import type { OpenFold } from './folds.ts';
-import type { Pending } from './pending.ts';
+import type { Folded } from './pending.ts';
 import { batchesOf } from './resolve.ts';
 import type { ApplyWork, Conflict } from './shadow.ts';
 import type { Touched } from './touched.ts';
@@ -50,7 +50,7 @@ export class Write implements AsyncDisposable {
   readonly work: ApplyWork;
   /** May share a transaction with other elements. */
   readonly joins: boolean;
-  readonly #fold: OpenFold;
+  readonly fold: OpenFold;
   /** Folded in by what was taken so far. */
   changes = 0;
 
@@ -67,12 +67,12 @@ export class Write implements AsyncDisposable {
     this.chunk = whole && !first.truncated ? task.chunk : null;
     this.element = element;
     this.task = task;
-    this.#fold = fold;
+    this.fold = fold;
     const { through } = first;
     this.next = {
       schema,
       state: stateAfter(state, this.chunk, task.scope, fold.goesOn || !first.isEmpty),
-      progress: { generation: progress.generation, low: through, high: through, capture: progress.capture },
+      progress: { ...progress, low: through, high: maxPosition(progress.high, first.high ?? through) },
     };
     this.joins = !alone && !fold.goesOn && !first.full && first.changes <= SMALL_CHANGES;
     this.work = {
@@ -93,23 +93,29 @@ export class Write implements AsyncDisposable {
   }
 
   get bytes(): number {
-    return this.#fold.first.bytes + (this.chunk?.pack?.bytes ?? 0);
+    return this.fold.first.bytes + (this.chunk?.pack?.bytes ?? 0);
+  }
+
+  /** Where a test may kill the process, once it is in the shadow. */
+  get failpoint(): string {
+    if (this.chunk !== null) return 'chunk-applied';
+    return this.next.progress.low < this.next.progress.high ? 'moved-ahead' : 'applied';
   }
 
   /** There is nothing to be written, up to the target. */
   get isEmpty(): boolean {
-    return this.#fold.first.isEmpty && this.next.progress.low === this.task.target;
+    return this.fold.first.isEmpty && this.next.progress.low === this.task.target;
   }
 
-  async *#pieces(): AsyncGenerator<Pending> {
-    for await (const pending of this.#fold.pieces()) {
-      this.changes += pending.changes;
-      yield pending;
+  async *#pieces(): AsyncGenerator<Folded> {
+    for await (const folded of this.fold.pieces()) {
+      this.changes += folded.changes;
+      yield folded;
     }
   }
 
   [Symbol.asyncDispose](): PromiseLike<void> {
-    return this.#fold[Symbol.asyncDispose]();
+    return this.fold[Symbol.asyncDispose]();
   }
 }
 

@@ -3,7 +3,16 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { Distinct } from '../model/distinct.ts';
 import { ORIGIN, position } from '../model/position.ts';
 import type { TableName } from '../model/schema.ts';
-import { type History, type Observation, type SlotActivity, type SlotLengths, SLOTS_KEPT, slotLengths, stepsOf } from './history.ts';
+import {
+  type History,
+  type Observation,
+  type SlotActivity,
+  type SlotLengths,
+  SLOTS_KEPT,
+  TURNS_KEPT,
+  slotLengths,
+  stepsOf,
+} from './history.ts';
 
 const HOUR = 3_600_000;
 const MINUTE = 60_000;
@@ -98,6 +107,21 @@ export function describeHistory(name: string, make: () => Promise<HistoryFixture
       expect((await history.known()).tables).toEqual([{ table: ORDERS, undated: 7 }]);
       expect(await shown(ORDERS, MINUTE, START, START + MINUTE)).toEqual([[Number.NaN], [Number.NaN]]);
       expect((await history.activity({ stepMs: MINUTE, fromMs: START, untilMs: START + MINUTE })).size).toBe(0);
+    });
+
+    test('keeps what the loop did, the newest of it, in the order of time', async () => {
+      expect(await history.turns(0, 10)).toEqual([]);
+      const turns = Array.from({ length: 5 }, (_, index) => ({ atMs: START + index * MINUTE, document: `{"turn":${index}}` }));
+      for (const turn of turns.toReversed()) await history.keepTurn(turn);
+      expect(await history.turns(0, 10)).toEqual(turns);
+      expect(await history.turns(START + MINUTE, 3)).toEqual(turns.slice(2));
+      await history.keepTurn({ atMs: START, document: 'again' });
+      expect(await history.turns(0, 5)).toEqual([{ atMs: START, document: 'again' }, ...turns.slice(1)]);
+    });
+
+    test('keeps no more turns than it says', async () => {
+      for (let turn = 0; turn <= TURNS_KEPT; turn++) await history.keepTurn({ atMs: turn, document: '' });
+      expect((await history.turns(0, TURNS_KEPT + 2)).map(({ atMs }) => atMs).slice(0, 2)).toEqual([1, 2]);
     });
 
     test('remembers where counting stands, with what was counted', async () => {

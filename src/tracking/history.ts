@@ -35,7 +35,22 @@ export interface History extends AsyncDisposable {
 
   /** What was counted in slots that begin in a range, as it is: not scaled, and without those of a time nobody knows. */
   totals(range: SlotRange): Promise<ReadonlyMap<TableName, ActivityTotal>>;
+
+  /** Keeps what the loop did in a turn, and why: the newest `TURNS_KEPT`. */
+  keepTurn(turn: KeptTurn): Promise<void>;
+
+  /** The newest turns from a moment on, at most so many, in the order of time. */
+  turns(fromMs: number, limit: number): Promise<readonly KeptTurn[]>;
 }
+
+/** In words of who keeps it: a document of some hundred bytes. */
+export interface KeptTurn {
+  readonly atMs: number;
+  readonly document: string;
+}
+
+/** As many as minutes are kept. */
+export const TURNS_KEPT = 8 * 1440;
 
 export interface SlotLengths {
   readonly minuteMs: number;

@@ -7,7 +7,7 @@ import type { TableName } from '../model/schema.ts';
 import { Turns } from '../model/turns.ts';
 import { Activity } from './activity.ts';
 import type { History, Observation, SlotActivity, SlotLengths, SlotLoad } from './history.ts';
-import { type LoadSample, ratesBetween } from './load.ts';
+import { type LoadSample, type Rate, ratesBetween } from './load.ts';
 import type { Primary } from './primary.ts';
 
 export interface RecorderParts {
@@ -26,6 +26,8 @@ export interface RecorderParts {
 /** Samples of load in a minute. */
 const SAMPLES = 6;
 const SAMPLE_MS_MIN = 100;
+/** However short a minute is, load sampled since then is that of now. */
+const RECENT_MS_MIN = 1000;
 /** Samples further apart than this many pauses say too little of the time between them. */
 const PAUSES_MAX = 5;
 /** How long the primary may take to tell of its load. */
@@ -65,6 +67,8 @@ export class Recorder {
   #unwrittenSeen: Observation['observed'] = null;
   #load: SlotLoad[] = [];
   #sample: { readonly sample: LoadSample; readonly atMs: number; readonly copying: boolean } | null = null;
+  /** The newest rates, of a minute. */
+  #recent: { readonly atMs: number; readonly rates: readonly Rate[] }[] = [];
   readonly #turns = new Turns();
   readonly #troubles = new Map<'history' | 'load', string>();
 
@@ -89,6 +93,20 @@ export class Recorder {
   /** Why something is not being learned; empty while everything is. */
   get troubles(): readonly string[] {
     return [...this.#troubles.values()];
+  }
+
+  /** How busy each resource is now: the mean over the newest samples. What could not be sampled lately is left out. */
+  loadNow(): ReadonlyMap<string, number> {
+    const sums = new Map<string, { sum: number; count: number }>();
+    const sinceMs = performance.now() - Math.max(RECENT_MS_MIN, 2 * this.#parts.lengths.minuteMs);
+    for (const { atMs, rates } of this.#recent) {
+      if (atMs < sinceMs) continue;
+      for (const { resource, value } of rates) {
+        const { sum, count } = sums.get(resource) ?? { sum: 0, count: 0 };
+        sums.set(resource, { sum: sum + value, count: count + 1 });
+      }
+    }
+    return new Map(Array.from(sums, ([resource, { sum, count }]) => [resource, sum / count]));
   }
 
   connected(): void {
@@ -226,7 +244,9 @@ export class Recorder {
       const lengthMs = before === null ? 0 : atMs - before.atMs;
       if (before === null || lengthMs > PAUSES_MAX * pauseMs) return;
       const mixed = copying || before.copying;
-      for (const { resource, value } of ratesBetween(before.sample, sample, lengthMs, !mixed)) {
+      const rates = ratesBetween(before.sample, sample, lengthMs, !mixed);
+      this.#recent = [...this.#recent.slice(1 - SAMPLES), { atMs, rates }];
+      for (const { resource, value } of rates) {
         this.#load.push({ resource, atMs: sample.atMs - lengthMs, lengthMs, value });
       }
     } catch (error) {

@@ -1,6 +1,6 @@
 import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
-import { parseDuration } from '../../app/config-schema.ts';
+import { parseDuration } from '../../app/config-duration.ts';
 import { type ForecastReport, forecastReport } from '../../app/forecast-report.ts';
 import { ForeshadowError } from '../../model/errors.ts';
 import { drawn } from '../drawing.ts';

@@ -1,7 +1,7 @@
 import { Option } from 'commander';
 import type { Command } from 'commander';
 import { resolve } from 'node:path';
-import { parseDuration } from '../../app/config-schema.ts';
+import { parseDuration } from '../../app/config-duration.ts';
 import { type HistoryReport, type SeedReport, type Step, historyReport, seedFromFile, seedFromQueries } from '../../app/history-report.ts';
 import { ForeshadowError } from '../../model/errors.ts';
 import { EXIT } from '../failure.ts';

@@ -10,7 +10,6 @@ export const PLANNED_COMMANDS: Readonly<Record<string, string>> = {
   policy: 'showing effective rules',
   conflicts: 'the record of conflicts',
   quarantine: 'quarantine',
-  plan: 'prediction',
   archive: 'the archive',
   drill: 'drills',
 };

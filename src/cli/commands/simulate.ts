@@ -35,7 +35,7 @@ export function simulateCommand(act: Act): Command {
         // Loaded only here: other commands need neither.
         const [{ simulateTrace }, { parseDuration }] = await Promise.all([
           import('../../app/simulation.ts'),
-          import('../../app/config-schema.ts'),
+          import('../../app/config-duration.ts'),
         ]);
         const timeOf = (option: string, text: string): number => {
           const parsed = parseDuration(text);

@@ -24,7 +24,7 @@ function statusText(report: StatusReport): string {
     `data set    ${report.dataSet} (${report.running ? 'running' : 'not running: foreshadow start'})`,
     `lag         ${report.lagMs === null ? 'unknown while nothing tracks' : duration(report.lagMs)}`,
     `captures    last ${captures.last ?? 'none'}, known-good ${captures.knownGood ?? 'none'}${parked(captures.parkedAt)}`,
-    `next        ${nextCapture === null ? (report.running ? 'none scheduled' : 'none while nothing runs') : localTime(nextCapture.at)}${forecast(nextCapture?.forecastResidualRows ?? null)}`,
+    `next        ${nextCapture === null ? (report.running ? 'none scheduled' : 'none while nothing runs') : localTime(nextCapture.at)}${forecast(nextCapture?.forecastResidualRows ?? null)}${nextCapture?.because == null ? '' : `; ${nextCapture.because}`}`,
     `journal     ${journal.path}, ${size(journal.bytes)}${journal.onPrimaryHost === true ? ', on the host of the primary: lost together with it' : ''}`,
     ...trackingLines(report.tracking),
     ...report.unmirroredIndexes.map(({ table, index, reason }) => `index       ${index} of ${table} is not mirrored: ${cell(reason)}`),

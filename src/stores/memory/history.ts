@@ -5,11 +5,13 @@ import {
   type ActivityTotal,
   type Counted,
   type History,
+  type KeptTurn,
   type Known,
   type LoadSeries,
   type Observation,
   SKETCHES_KEPT,
   SLOTS_KEPT,
+  TURNS_KEPT,
   type Seed,
   type SlotLengths,
   type SlotRange,
@@ -55,6 +57,7 @@ class MemoryHistory implements History {
   readonly #tables = new Map<TableName, { sinceMs: number; undated: number }>();
   readonly #resources = new Set<string>();
   #counted: Counted | null = null;
+  #turns: KeptTurn[] = [];
 
   constructor(lengths: SlotLengths) {
     this.#steps = stepsOf(lengths);
@@ -181,6 +184,18 @@ class MemoryHistory implements History {
       }
     }
     return found;
+  }
+
+  async keepTurn(turn: KeptTurn): Promise<void> {
+    const isNewest = turn.atMs > (this.#turns.at(-1)?.atMs ?? Number.NEGATIVE_INFINITY);
+    if (!isNewest) this.#turns = this.#turns.filter(({ atMs }) => atMs !== turn.atMs);
+    this.#turns.push(turn);
+    if (!isNewest) this.#turns.sort((a, b) => a.atMs - b.atMs);
+    if (this.#turns.length > TURNS_KEPT) this.#turns.shift();
+  }
+
+  async turns(fromMs: number, limit: number): Promise<readonly KeptTurn[]> {
+    return this.#turns.filter(({ atMs }) => atMs >= fromMs).slice(-limit);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -6,14 +6,24 @@ import { type Finding, ForeshadowError } from '../../model/errors.ts';
 import { ORIGIN, type Position, commitEndOf, position } from '../../model/position.ts';
 import { Pulse } from '../../model/pulse.ts';
 import { type DataSetSchema, type TableName, type TableSchema, tableOf } from '../../model/schema.ts';
-import { type Identity, type KeyTuple, type Tuple, identityOf, keyOfIdentity, keyTuple, identityOfRow } from '../../model/tuple.ts';
+import {
+  type Identity,
+  type KeyTuple,
+  type Tuple,
+  fillAbsent,
+  identityOf,
+  keyOfIdentity,
+  keyTuple,
+  identityOfRow,
+} from '../../model/tuple.ts';
 import type { Primary, PrimaryItem, PrimarySnapshot, RowChunk, RowLimit } from '../../tracking/primary.ts';
 import type { LoadSample } from '../../tracking/load.ts';
 import { compareKeys, memoryValues } from './values.ts';
 
-/** What a transaction did, in its order. */
+/** What a transaction did, in its order. A row that is there already, or moves to another key, keeps what is absent. */
 export type MemoryOperation = { readonly table: TableName } & (
   | { readonly kind: 'put'; readonly row: Tuple }
+  | { readonly kind: 'move'; readonly key: KeyTuple; readonly row: Tuple }
   | { readonly kind: 'delete'; readonly key: KeyTuple }
   | { readonly kind: 'truncate' }
 );
@@ -242,6 +252,7 @@ export class MemoryPrimary implements Primary {
     }
     if (operation.kind === 'truncate') return { kind: 'truncate' };
     if (operation.kind === 'delete') return { kind: 'delete', key: operation.key };
+    if (operation.kind === 'move') return { kind: 'update', row: operation.row, oldKey: operation.key };
     const known = this.#tables.get(operation.table)?.has(identityOf(keyTuple(operation.row, table.key)));
     return known === true ? { kind: 'update', row: operation.row, oldKey: null } : { kind: 'insert', row: operation.row };
   }
@@ -250,9 +261,15 @@ export class MemoryPrimary implements Primary {
     for (const operation of operations) {
       const table = this.#require(operation.table);
       const rows = this.#tables.get(operation.table) as Rows;
-      if (operation.kind === 'put') rows.set(identityOf(keyTuple(operation.row, table.key)), operation.row);
-      else if (operation.kind === 'delete') rows.delete(identityOf(operation.key));
-      else rows.clear();
+      if (operation.kind === 'truncate') {
+        rows.clear();
+        continue;
+      }
+      const after = operation.kind === 'delete' ? null : operation.row;
+      const before = identityOf(operation.kind === 'put' ? keyTuple(operation.row, table.key) : operation.key);
+      const stood = rows.get(before);
+      if (operation.kind !== 'put') rows.delete(before);
+      if (after !== null) rows.set(identityOfRow(after, table.key), stood === undefined ? after : fillAbsent(after, stood));
     }
   }
 
@@ -373,9 +390,11 @@ function write(writer: BlockWriter, change: Change): void {
 
 function touches(table: TableSchema, a: MemoryOperation, b: MemoryOperation): boolean {
   if (a.kind === 'truncate' || b.kind === 'truncate') return true;
-  const keyOf = (operation: typeof a) =>
-    operation.kind === 'delete' ? operation.key : keyTuple((operation as { row: Tuple }).row, table.key);
-  return keyOf(a).equals(keyOf(b));
+  const keysOf = (operation: typeof a) => [
+    ...(operation.kind === 'put' ? [] : [operation.key]),
+    ...(operation.kind === 'delete' ? [] : [keyTuple(operation.row, table.key)]),
+  ];
+  return keysOf(a).some((key) => keysOf(b).some((other) => key.equals(other)));
 }
 
 function sorted(rows: ReadonlyMap<Identity, Tuple>): Tuple[] {

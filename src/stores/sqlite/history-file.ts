@@ -5,7 +5,10 @@ import { ForeshadowError, messageOf } from '../../model/errors.ts';
 
 /** 'FSHI' in the header's application id says that the file is ours; the header's user version is the format. */
 const APPLICATION = 0x4653_4849;
-const FORMAT = 1;
+const FORMAT = 2;
+
+/** What the first format had not. */
+const TURNS = 'CREATE TABLE turns (at REAL PRIMARY KEY, document TEXT NOT NULL) STRICT, WITHOUT ROWID;';
 
 /**
  * A slot is named by its length and by when it begins, both in milliseconds: a data set whose day gets another length begins anew in the same
@@ -29,6 +32,7 @@ const SCHEMA = `
     step INTEGER NOT NULL, start INTEGER NOT NULL, resource INTEGER NOT NULL,
     sum REAL NOT NULL, ms REAL NOT NULL, peak REAL NOT NULL, seeded INTEGER NOT NULL, PRIMARY KEY (step, start, resource)
   ) STRICT, WITHOUT ROWID;
+  ${TURNS}
   PRAGMA application_id = ${APPLICATION};
   PRAGMA user_version = ${FORMAT};
 `;
@@ -62,7 +66,8 @@ function prepareFile(db: DatabaseSync, path: string): void {
     throw new ForeshadowError('HISTORY_ACCESS', `${path} is not a history of Foreshadow's`, {
       remedy: 'Move the file away: a new one is made.',
     });
-  } else if (format !== FORMAT) {
+  } else if (format === 1) db.exec(`${TURNS} PRAGMA user_version = ${FORMAT}`);
+  else if (format !== FORMAT) {
     throw new ForeshadowError('VERSION_UNSUPPORTED', `the history ${path} has format ${format}, and this version knows ${FORMAT}`, {
       remedy: 'Use the version that made it, or move the file away: learning begins anew.',
     });

@@ -46,6 +46,20 @@ describe('the file', () => {
     );
   });
 
+  test('one of the first format is taken up', async () => {
+    const path = join(place.path, 'history.db');
+    {
+      await using history = openSqliteHistory(path, lengths);
+      await history.add({ counted: null, observed: null, activity: [], load: [{ resource: 'cpu', atMs: 0, lengthMs: 1, value: 1 }] });
+    }
+    const db = new DatabaseSync(path);
+    db.exec('DROP TABLE turns; PRAGMA user_version = 1');
+    db.close();
+    await using history = openSqliteHistory(path, lengths);
+    await history.keepTurn({ atMs: 1, document: 'a' });
+    expect([await history.turns(0, 1), (await history.known()).resources]).toEqual([[{ atMs: 1, document: 'a' }], ['cpu']]);
+  });
+
   test('one of a newer version is refused', () => {
     const path = join(place.path, 'history.db');
     void openSqliteHistory(path, lengths)[Symbol.asyncDispose]();

@@ -9,11 +9,13 @@ import {
   type Counted,
   HISTORY_ROWS_MAX,
   type History,
+  type KeptTurn,
   type Known,
   type LoadSeries,
   type Observation,
   SKETCHES_KEPT,
   SLOTS_KEPT,
+  TURNS_KEPT,
   type Seed,
   type SlotActivity,
   type SlotLengths,
@@ -218,6 +220,18 @@ class SqliteHistory implements History {
       found.set(name, { changes: before.changes + changes, bytes: before.bytes + bytes, distinct });
     }
     return found;
+  }
+
+  async keepTurn({ atMs, document }: KeptTurn): Promise<void> {
+    this.#write(() => {
+      this.#run('INSERT OR REPLACE INTO turns VALUES (?, ?)', atMs, document);
+      this.#run('DELETE FROM turns WHERE at <= (SELECT at FROM turns ORDER BY at DESC LIMIT 1 OFFSET ?)', TURNS_KEPT);
+    });
+  }
+
+  async turns(fromMs: number, limit: number): Promise<readonly KeptTurn[]> {
+    const sql = 'SELECT at AS atMs, document FROM turns WHERE at >= ? ORDER BY at DESC LIMIT ?';
+    return this.#all<KeptTurn>(sql, fromMs, limit).toReversed();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

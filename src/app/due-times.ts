@@ -1,0 +1,89 @@
+import { Schedule, Windows } from '../capture/schedule.ts';
+import { slotLengths } from '../tracking/history.ts';
+import type { Config, PredictionPolicy } from './config.ts';
+
+/** When the next capture is due by itself, and why then. */
+export interface Due {
+  readonly atMs: number;
+  /** Null: the schedule says so, and there is no more to it. */
+  readonly because: string | null;
+}
+
+const TIMER_MS_MAX = 2 ** 31 - 1;
+
+/** How busy the primary is forecast to be in each slot from a moment on, as a share of its ceilings; NaN: nobody knows. */
+export type BusyAhead = (fromMs: number, slotMs: number, slots: number) => Float64Array;
+
+/**
+ * When captures are due: by schedule, or once in each day's window at its quietest moment. That is chosen anew whenever it is asked, as the
+ * forecast changes, until it comes; at the end of the window at the latest. Any capture within a window is that window's, whoever asked for it.
+ */
+export class DueTimes {
+  readonly #schedule: Schedule | null;
+  readonly #windows: Windows | null;
+  readonly #slotMs: number;
+  readonly #busyAhead: BusyAhead;
+  #capturedMs = Number.NEGATIVE_INFINITY;
+
+  constructor({ schedule, window }: Config['captures'], slotMs: number, busyAhead: BusyAhead) {
+    this.#schedule = schedule === null ? null : new Schedule(schedule.cron, schedule.timeZone);
+    this.#windows = window === null ? null : new Windows(window.from, window.to, window.timeZone);
+    this.#slotMs = slotMs;
+    this.#busyAhead = busyAhead;
+  }
+
+  /** When to ask again at the latest. */
+  get changesAfterMs(): number {
+    return this.#windows === null ? TIMER_MS_MAX : this.#slotMs;
+  }
+
+  /** A capture was cut. */
+  captured(atMs: number): void {
+    this.#capturedMs = Math.max(this.#capturedMs, atMs);
+  }
+
+  next(nowMs: number): Due | null {
+    if (this.#schedule !== null) {
+      const at = this.#schedule.next(new Date(nowMs));
+      return at === null ? null : { atMs: at.getTime(), because: null };
+    }
+    if (this.#windows === null) return null;
+    let window = this.#windows.at(new Date(nowMs));
+    if (this.#capturedMs >= window.fromMs) window = this.#windows.at(new Date(window.untilMs));
+    const beginMs = Math.max(nowMs, window.fromMs);
+    return this.#quietest(beginMs, window.untilMs);
+  }
+
+  #quietest(beginMs: number, untilMs: number): Due {
+    const slots = Math.max(1, Math.ceil((untilMs - beginMs) / this.#slotMs));
+    const busy = this.#busyAhead(beginMs, this.#slotMs, slots);
+    let quietest = -1;
+    for (const [slot, load] of busy.entries()) {
+      if (Number.isFinite(load) && (quietest < 0 || load < (busy[quietest] as number))) quietest = slot;
+    }
+    if (quietest < 0) return { atMs: beginMs, because: 'the load then is not forecast, so that it is the first moment of the window' };
+    const [least, most] = [busy[quietest] as number, busy.reduce((found, load) => (load > found ? load : found), 0)];
+    const because = `the primary is forecast to be quietest then, at ${percent(least)} of its ceiling; in the window up to ${percent(most)}`;
+    return { atMs: beginMs + quietest * this.#slotMs, because };
+  }
+}
+
+/** Captures must be so many slots apart for anything to be planned ahead of them. */
+const CYCLE_SLOTS_MIN = 10;
+
+/** As the config says; if it does not, a plan where there is time for one. */
+export function policyOf({ captures: { schedule, window }, prediction }: Pick<Config, 'captures' | 'prediction'>): PredictionPolicy {
+  if (prediction.policy !== null) return prediction.policy;
+  if (window !== null) return 'predictive';
+  if (schedule === null) return 'stream-everything';
+  const times = new Schedule(schedule.cron, schedule.timeZone);
+  const first = times.next(new Date());
+  const second = first === null ? null : times.next(first);
+  if (first === null || second === null) return 'predictive';
+  const slotMs = Math.max(prediction.intervalMs, slotLengths(prediction.dayMs).minuteMs);
+  return second.getTime() - first.getTime() >= CYCLE_SLOTS_MIN * slotMs ? 'predictive' : 'stream-everything';
+}
+
+function percent(share: number): string {
+  return `${Math.round(share * 100)} %`;
+}

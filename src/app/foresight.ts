@@ -1,0 +1,117 @@
+import type { Engine } from '../shadowing/engine.ts';
+import { steadyMs } from '../shadowing/held-rows.ts';
+import type { HoldingParts } from '../shadowing/holding.ts';
+import type { TableName } from '../model/schema.ts';
+import { messageOf } from '../model/errors.ts';
+import { slotLengths } from '../tracking/history.ts';
+import { Challengers } from './challengers.ts';
+import { type Config, type PredictionPolicy, type TableRule, ruleFor } from './config.ts';
+import { DueTimes, policyOf } from './due-times.ts';
+import { GivenForecasts } from './given-forecasts.ts';
+import type { Learning } from './learning.ts';
+import { LoadOutlook } from './load-outlook.ts';
+import type { Log } from './local-system.ts';
+import { keptTurn } from './plan-report.ts';
+import { Steering, type TurnDone } from './steering.ts';
+
+/** Rows that are held back for a plan take this much memory at most; what does not fit moves. */
+const HELD_BYTES_MAX = 256 << 20;
+/** Slots without a turn, after which the engine moves everything as it comes. */
+const PATIENCE_SLOTS = 3;
+const PATIENCE_MS_MIN = 10_000;
+
+/** What `start` looks ahead with: the load to come, the moments at which captures are due, and the loop that moves rows by both. */
+export class Foresight {
+  /** What moves ahead of captures. */
+  readonly policy: PredictionPolicy;
+  readonly outlook: LoadOutlook;
+  readonly due: DueTimes;
+  /** Null: everything moves as it comes. */
+  readonly steering: Steering | null;
+  readonly #given: GivenForecasts;
+  readonly #config: Config;
+  readonly #learning: Learning;
+  readonly #log: Log;
+  #unkept: string | null = null;
+
+  /** What it opens is closed with `resources`. */
+  constructor(config: Config, learning: Learning, resources: AsyncDisposableStack, log: Log) {
+    const { dayMs, intervalMs, ceiling, capacity, prometheus, loadForecast: file } = config.prediction;
+    const lengths = slotLengths(dayMs);
+    this.policy = policyOf(config);
+    this.#config = config;
+    this.#learning = learning;
+    this.#log = log;
+    const challengers = resources.use(new Challengers());
+    this.#given = new GivenForecasts({ prometheus, file, lengths, now: Date.now });
+    this.outlook = new LoadOutlook({ history: learning.history, lengths, ceiling, challengers, given: this.#given, now: Date.now });
+    this.due = new DueTimes(config.captures, lengths.minuteMs, (...ahead) => this.outlook.busyAhead(...ahead));
+    this.steering =
+      this.policy === 'stream-everything'
+        ? null
+        : new Steering({
+            settings: {
+              policy: this.policy,
+              dayMs,
+              intervalMs,
+              capacity,
+              toleranceMs: (table) => toleranceOf(config, table),
+              toleranceMaxMs: (table) => toleranceMaxOf(config, table),
+            },
+            outlook: this.outlook,
+            loadNow: () => learning.loadNow(),
+            due: (nowMs) => this.due.next(nowMs)?.atMs ?? null,
+            clock: { wallMs: Date.now, steadyMs },
+            keep: (done) => this.#keep(done),
+            log,
+          });
+  }
+
+  /** Why prediction does not do all it could; empty while it does. */
+  get troubles(): readonly string[] {
+    return [...this.outlook.troubles, ...(this.steering?.troubles ?? []), ...(this.#unkept === null ? [] : [this.#unkept])];
+  }
+
+  /** What the engine holds rows back by; undefined: it holds none back. */
+  get holding(): HoldingParts | undefined {
+    const { steering } = this;
+    if (steering === null) return undefined;
+    return {
+      bytesMax: HELD_BYTES_MAX,
+      patienceMs: Math.max(PATIENCE_MS_MIN, PATIENCE_SLOTS * steering.slotMs),
+      changed: (table, identity, atMs) => steering.changed(table, identity, atMs),
+    };
+  }
+
+  /** A table's lag tolerance in force now. */
+  lagToleranceMs(table: TableName): number {
+    return this.steering?.toleranceMs(table) ?? toleranceOf(this.#config, table);
+  }
+
+  /** Looks ahead until `signal` aborts. */
+  run(engine: Engine, signal: AbortSignal): Promise<unknown> {
+    return Promise.all([this.outlook.run(signal), this.#given.run(signal), this.steering?.run(engine, signal)]);
+  }
+
+  /** That it cannot be kept stops nothing. */
+  async #keep(done: TurnDone): Promise<void> {
+    try {
+      await this.#learning.history.keepTurn(keptTurn(done));
+      this.#unkept = null;
+    } catch (error) {
+      const reason = `what was decided is not kept: ${messageOf(error)}`;
+      if (this.#unkept === null) this.#log('warn', 'what was decided is not kept', { reason: messageOf(error) });
+      this.#unkept = reason;
+    }
+  }
+}
+
+function toleranceOf({ policy }: Config, table: TableName): number {
+  return ruleFor(policy, table)?.lagToleranceMs ?? policy.lagToleranceMs;
+}
+
+function toleranceMaxOf({ policy }: Config, table: TableName): number {
+  const rule: TableRule | undefined = ruleFor(policy, table);
+  const limitMs = rule?.lagToleranceMaxMs ?? policy.lagToleranceMaxMs;
+  return limitMs ?? rule?.lagToleranceMs ?? policy.lagToleranceMs;
+}

@@ -1,0 +1,197 @@
+import { messageOf } from '../model/errors.ts';
+import { Pulse } from '../model/pulse.ts';
+import { quantile } from '../prediction/series.ts';
+import { Track } from '../prediction/track.ts';
+import type { Forecast } from '../prediction/track.ts';
+import { type History, type SlotLengths, type SlotSeries, slotStart } from '../tracking/history.ts';
+import type { CeilingRule } from './config.ts';
+import { CHALLENGERS, type Challengers, questionOf } from './challengers.ts';
+import type { GivenForecasts } from './given-forecasts.ts';
+import { DAY, EVERY, LEARNED, REACH, SEASON, zoneOf } from './forecast-report.ts';
+
+/** How far ahead load is forecast: as far as a capture may be. */
+const STEPS = 7 * DAY;
+/** After each piece of work the event loop has so many times as long to itself. */
+const REST = 4;
+/** Where an hour is shorter than this, nobody waits for models that compute for long. */
+const CHALLENGED_MS_MIN = 60_000;
+/** A resource whose busiest hour is not so many times as busy as its usual one says nothing of when the primary is busy. */
+const TELLING = 1.5;
+/** A given forecast of more times what was ever seen is not believed. */
+const ABSURD = 10;
+/** Those that are a share of a whole: their top is known. */
+const SHARES = new Set(['host.cpu', 'host.disk']);
+
+export interface OutlookParts {
+  readonly history: History;
+  readonly lengths: SlotLengths;
+  readonly ceiling: CeilingRule;
+  /** Null: none are asked. */
+  readonly challengers: Pick<Challengers, 'ask'> | null;
+  /** What others forecast. */
+  readonly given?: Pick<GivenForecasts, 'slots' | 'troubles'>;
+  readonly now: () => number;
+  readonly newTrack?: () => Track;
+}
+
+interface Resource {
+  readonly track: Track;
+  readonly hours: number;
+  forecast: Forecast;
+  most: number;
+  usual: number;
+}
+
+/** The load ahead, by the hour, of every resource that is sampled: forecast anew with every hour that ends, a piece at a time. */
+export class LoadOutlook {
+  readonly #parts: OutlookParts;
+  readonly #resources = new Map<string, Resource>();
+  #reachedMs = Number.NEGATIVE_INFINITY;
+  #trouble: string | null = null;
+  readonly #doubted = new Set<string>();
+
+  constructor(parts: OutlookParts) {
+    this.#parts = parts;
+  }
+
+  /** Why load is not forecast. */
+  get troubles(): readonly string[] {
+    const own = this.#trouble === null ? [] : [`load is not forecast: ${this.#trouble}`];
+    const doubted = Array.from(
+      this.#doubted,
+      (resource) => `the forecast of ${resource} that is given is beyond all belief: our own counts`,
+    );
+    return [...own, ...(this.#parts.given?.troubles ?? []), ...doubted];
+  }
+
+  /** The load that shadowing must not push a resource above; null where nothing is known by which to say what is too much. */
+  ceilingOf(resource: string): number | null {
+    const { of, share } = this.#parts.ceiling;
+    const own = of.get(resource);
+    if (own !== undefined && 'load' in own) return own.load;
+    const top = this.#topOf(resource);
+    return top === null ? null : top * (own?.share ?? share);
+  }
+
+  /** Whether every hour of a day was seen, so that what is forecast is more than that all goes on as it does. */
+  knowsDay(resource: string): boolean {
+    return (this.#resources.get(resource)?.hours ?? 0) >= DAY || this.#parts.given?.slots(resource, this.#parts.now(), 1, 1) != null;
+  }
+
+  /** What is exceeded one time in ten in each slot from a moment on; NaN beyond what is forecast. */
+  upper(resource: string, fromMs: number, slotMs: number, slots: number): Float64Array {
+    return this.#slots(resource, 'upper', fromMs, slotMs, slots);
+  }
+
+  /** How busy the primary is expected to be, as a share of the ceiling it is nearest to; NaN where nobody knows. */
+  busyAhead(fromMs: number, slotMs: number, slots: number): Float64Array {
+    const busy = new Float64Array(slots).fill(Number.NaN);
+    for (const resource of this.#resources.keys()) {
+      const ceiling = this.ceilingOf(resource);
+      if (ceiling === null) continue;
+      for (const [slot, load] of this.#slots(resource, 'expected', fromMs, slotMs, slots).entries()) {
+        const share = load / ceiling;
+        if (!((busy[slot] as number) >= share) && Number.isFinite(share)) busy[slot] = share;
+      }
+    }
+    return busy;
+  }
+
+  /** Forecasts until `signal` aborts. Whatever fails is told, and tried again with the next hour. */
+  async run(signal: AbortSignal): Promise<void> {
+    const { hourMs } = this.#parts.lengths;
+    while (!signal.aborted) {
+      try {
+        await this.refresh(signal);
+        this.#trouble = null;
+      } catch (error) {
+        if (signal.aborted) return;
+        this.#trouble = messageOf(error);
+      }
+      const nowMs = this.#parts.now();
+      // A moment after the hour: what belongs to it is written down by then.
+      const waitMs = Math.min(hourMs, slotStart(nowMs, hourMs) + hourMs + hourMs / 60 - nowMs);
+      await new Pulse().next(signal, Math.max(1, waitMs)).catch(() => undefined); // aborted: the loop ends
+    }
+  }
+
+  /** Forecasts from the last hour that ended on; nothing where that was done. */
+  async refresh(signal: AbortSignal): Promise<void> {
+    const { history, lengths, now } = this.#parts;
+    const { hourMs } = lengths;
+    const untilMs = slotStart(now(), hourMs);
+    if (untilMs === this.#reachedMs) return;
+    const load = await history.load({ stepMs: hourMs, fromMs: untilMs - LEARNED * hourMs, untilMs });
+    for (const [name, { mean }] of load) await this.#refresh(name, mean, signal);
+    this.#reachedMs = untilMs;
+  }
+
+  async #refresh(name: string, mean: SlotSeries, signal: AbortSignal): Promise<void> {
+    const known = this.#resources.get(name);
+    const zone = zoneOf(this.#parts.lengths.dayMs);
+    const track = known?.track ?? this.#parts.newTrack?.() ?? new Track({ season: SEASON, steps: STEPS, zone, reach: REACH });
+    // One that was met now goes once more through what was learned, so that it rests on errors that have matured.
+    if (known === undefined) {
+      const first = mean.values.findIndex((value) => !Number.isNaN(value));
+      const begin = first < 0 ? mean.values.length : first + 1 + ((mean.values.length - first - 1) % EVERY);
+      for (let at = begin; at < mean.values.length; at += EVERY) {
+        await rested(() => track.turn({ ...mean, values: mean.values.slice(0, at) }), signal);
+      }
+    }
+    const said = await this.#ask(mean, zone, signal);
+    const forecast = await rested(() => track.turn(mean, said), signal);
+    const seen = mean.values
+      .subarray(-REACH)
+      .filter((value) => !Number.isNaN(value))
+      .toSorted();
+    this.#resources.set(name, { track, hours: seen.length, forecast, most: seen.at(-1) ?? Number.NaN, usual: quantile(seen, 0.5) });
+  }
+
+  /** What models of kept libraries say of it: each is heard where it proved better. */
+  async #ask(mean: SlotSeries, zone: string, signal: AbortSignal): Promise<Map<string, Float64Array>> {
+    const { challengers, lengths } = this.#parts;
+    const said = new Map<string, Float64Array>();
+    if (challengers === null || lengths.hourMs < CHALLENGED_MS_MIN) return said;
+    for (const model of CHALLENGERS) {
+      const { answer } = await challengers.ask(questionOf(model, mean, { steps: STEPS, reach: REACH, season: SEASON, zone }), signal);
+      if (answer !== null) said.set(model, answer.point);
+    }
+    return said;
+  }
+
+  /** Of resources whose top is known 1, of others the most that was seen; null where that says nothing of when the primary is busy. */
+  #topOf(resource: string): number | null {
+    if (SHARES.has(resource)) return 1;
+    const known = this.#resources.get(resource);
+    return known === undefined || !(known.most > TELLING * known.usual) ? null : known.most;
+  }
+
+  #slots(resource: string, which: 'upper' | 'expected', fromMs: number, slotMs: number, slots: number): Float64Array {
+    const forecast = this.#resources.get(resource)?.forecast;
+    const own = Float64Array.from({ length: slots }, (_, slot) => {
+      if (forecast === undefined) return Number.NaN;
+      const step = Math.floor((fromMs + slot * slotMs - forecast.startMs) / forecast.stepMs);
+      return forecast[which][step] ?? Number.NaN;
+    });
+    const given = this.#parts.given?.slots(resource, fromMs, slotMs, slots) ?? null;
+    if (given === null || !this.#believes(resource, given)) return own;
+    return given.map((load, slot) => (Number.isNaN(load) ? (own[slot] as number) : load));
+  }
+
+  /** A forecast of many times what was ever seen is a mistake of somebody's, in a unit perhaps. */
+  #believes(resource: string, given: Float64Array): boolean {
+    const most = SHARES.has(resource) ? 1 : (this.#resources.get(resource)?.most ?? Number.NaN);
+    const isAbsurd = given.some((load) => load > ABSURD * most);
+    if (isAbsurd) this.#doubted.add(resource);
+    else this.#doubted.delete(resource);
+    return !isAbsurd;
+  }
+}
+
+/** Does a piece of work, and leaves the event loop to others for as long as that took several times over. */
+async function rested<T>(work: () => T, signal: AbortSignal): Promise<T> {
+  const begunMs = performance.now();
+  const done = work();
+  await new Pulse().next(signal, Math.max(1, REST * (performance.now() - begunMs)));
+  return done;
+}
