@@ -14,6 +14,7 @@ import type { Backlog } from './lag.ts';
 import { Folds, type OpenFold } from './folds.ts';
 import type { Holding } from './holding.ts';
 import { type OpenChunk, Reads } from './reads.ts';
+import { Repairs } from './repairs.ts';
 import { Reshaper, isTaken, restarted } from './reshape.ts';
 import { RowsMissing } from './shadow.ts';
 import { Touched } from './touched.ts';
@@ -23,11 +24,6 @@ import { type FoldTask, type Outcome, type StepTask, Write, type Written, inCapt
 interface Writing {
   readonly done: Promise<void>;
   result: { readonly outcomes: Written } | { readonly error: unknown } | null;
-}
-
-interface Repair {
-  readonly keys: readonly KeyTuple[];
-  done: boolean;
 }
 
 /** Takes one element one step further: a fold, a chunk with its fold, or what an event demands. */
@@ -43,7 +39,7 @@ export class Advance {
   readonly #apart = new Apart();
   /** Of tables that are copied for the first time. */
   readonly #touched = new Map<TableName, Touched>();
-  readonly #repairs = new Map<TableName, Repair[]>();
+  readonly #repairs = new Repairs();
   /** Where a table stood when the types in the shadow were last brought up to the primary's for it. */
   readonly #renewed = new Map<TableName, Position>();
 
@@ -64,9 +60,7 @@ export class Advance {
 
   /** Returns whether it is done by now. */
   requestRepair(table: TableName, keys: readonly KeyTuple[]): () => boolean {
-    const repair: Repair = { keys, done: false };
-    this.#repairs.set(table, [...(this.#repairs.get(table) ?? []), repair]);
-    return () => repair.done;
+    return this.#repairs.request(table, keys);
   }
 
   hasRepair(table: TableName): boolean {
@@ -136,8 +130,7 @@ export class Advance {
       this.#close(schema.table);
     } else if (state.kind === 'copying') return this.#begin(element, { kind: 'phase', state, extra: [] });
     else if (drain === null && this.#repairs.has(schema.table)) {
-      const keys = (this.#repairs.get(schema.table) ?? []).flatMap((repair) => repair.keys);
-      return this.#begin(element, { kind: 'keys', keys });
+      return this.#begin(element, { kind: 'keys', keys: this.#repairs.keysOf(schema.table) });
     }
     if (!this.#backlog.has(schema.table, progress.low, target)) return null;
     if (end === null) {
@@ -299,7 +292,7 @@ export class Advance {
       this.#apart.succeeded(table);
       this.#backlog.applied(table, next.progress.low, changes);
       fold.went?.(next.progress);
-      if (chunk !== null && task.scope?.kind === 'keys') this.#repaired(table, task.scope.keys);
+      if (chunk !== null && task.scope?.kind === 'keys') this.#repairs.done(table, task.scope.keys);
       if (element.state.kind === 'copying' && next.state.kind === 'live') {
         this.#parts.log('copied', { table, rows: element.state.copiedRows + (chunk === null ? 0 : rowsIn(chunk)) });
       }
@@ -324,16 +317,6 @@ export class Advance {
     this.#close(table);
     this.#reads.read([{ element, scope }], this.#parts.tracker.head, signal);
     return null;
-  }
-
-  #repaired(table: TableName, keys: readonly KeyTuple[]): void {
-    const covered = new Set(keys.map(identityOf));
-    const rest = (this.#repairs.get(table) ?? []).filter((repair) => {
-      repair.done = repair.keys.every((key) => covered.has(identityOf(key)));
-      return !repair.done;
-    });
-    if (rest.length === 0) this.#repairs.delete(table);
-    else this.#repairs.set(table, rest);
   }
 
   async #meetEvents(element: Element, task: FoldTask, signal: AbortSignal): Promise<Outcome | null> {

@@ -11,9 +11,10 @@ import type { Tracked } from '../tracking/tracker.ts';
 import { Advance } from './advance.ts';
 import { Ahead } from './ahead.ts';
 import { Conflicts } from './conflicts.ts';
-import { type Drain, crossing, newDrain, uncrossed } from './drain.ts';
+import { type Drain, crossings, newDrain, uncrossed } from './drain.ts';
 import { Holding } from './holding.ts';
-import { Backlog, byDeadline } from './lag.ts';
+import { Backlog } from './lag.ts';
+import { Pace } from './pace.ts';
 import type { EngineParts } from './parts.ts';
 import { Rest } from './rest.ts';
 import type { ApplyReport, ApplyWork } from './shadow.ts';
@@ -33,6 +34,7 @@ export class Engine {
   readonly #ahead: Ahead;
   readonly #advance: Advance;
   readonly #stand: Stand;
+  readonly #pace: Pace;
   readonly #turns = new Turns();
   readonly #wake = new Pulse();
   readonly #settled = new Pulse();
@@ -45,8 +47,6 @@ export class Engine {
   #failure: Error | null = null;
   /** Elements whose last step failed in a way that may pass: not tried before then. */
   readonly #rest = new Rest<TableName>();
-  /** Until then live changes gather, on the clock of `performance`. */
-  #gatherUntilMs = 0;
   #appliedRows = 0;
   /** Foreign writes that apply ran into. */
   readonly conflicts = new Conflicts();
@@ -62,6 +62,7 @@ export class Engine {
     this.#stand = new Stand(parts, this.#elements, backlog);
     const stir = (): void => this.#stir();
     this.holding = new Holding(parts, backlog, () => this.#hurry());
+    this.#pace = new Pace(parts, this.#elements, backlog, this.holding);
     this.#ahead = new Ahead(parts, this, stir);
     this.#advance = new Advance(parts, { backlog, ahead: this.#ahead, holding: this.holding }, (table) => this.#elements.has(table), stir);
     this.#stopListening = parts.tracker.onTracked((tracked) => this.#heard(tracked));
@@ -113,12 +114,13 @@ export class Engine {
         this.#stirred = false;
         const worked = await this.#round(signal);
         this.#settled.beat();
-        if (worked && !this.#hurried()) await this.#urgent.next(signal, this.#parts.foldEveryMs);
-        else if (!worked && !this.#stirred) await this.#wake.next(signal, this.holding.nextDueMs(this.#nextTryMs()));
+        if (worked && !this.#pace.hurries(this.#isCrossing)) await this.#urgent.next(signal, this.#parts.foldEveryMs);
+        else if (!worked && !this.#stirred) await this.#wake.next(signal, this.#pace.nextTryMs(this.#isCrossing, this.#rest.nextTryMs));
         // Woken, but only for elements that rest: not before the first of them may be tried again.
         else if (!worked && this.#rest.nextTryMs !== undefined) await this.#urgent.next(signal, Math.min(RETRY_MS, this.#rest.nextTryMs));
         // What came is held back: more may gather before it is looked at again.
-        else if (!worked && this.holding.isOn && !this.#hurried()) await this.#urgent.next(signal, this.#parts.foldEveryMs);
+        else if (!worked && this.holding.isOn && !this.#pace.hurries(this.#isCrossing))
+          await this.#urgent.next(signal, this.#parts.foldEveryMs);
       }
     } catch (error) {
       if (signal.aborted || isAbort(error)) return;
@@ -289,7 +291,7 @@ export class Engine {
     if (this.#parked && this.#drain === null) return false;
     if (this.#stand.isUncertain) await this.#orLater('asking where the shadow stands', () => this.#stand.reload(), signal);
     this.holding.callNext();
-    const order = this.#order().toReversed();
+    const order = this.#pace.order(this.#isCrossing, (table) => this.#advance.hasRepair(table), this.#drain !== null).toReversed();
     const yields = (table: TableName): boolean => this.holding.copiesYield && this.#elements.get(table)?.state.kind === 'copying';
     const last = this.#drain === null ? order.filter(yields) : [];
     const worked = await this.#serve(last.length === 0 ? order : order.filter((table) => !yields(table)), signal);
@@ -326,7 +328,7 @@ export class Engine {
       if (step instanceof Write) writes.push(step);
       else if (step !== null) this.#rest.succeeded(table);
     }
-    if (writes.some(({ beside }) => !beside)) this.#gatherUntilMs = performance.now() + this.#parts.foldEveryMs;
+    if (writes.some(({ beside }) => !beside)) this.#pace.folded();
     for (const group of grouped(writes)) {
       const tables = group.map(({ work }) => work.table);
       const written = await this.#attempt(tables, () => this.#advance.write(group, signal), signal);
@@ -403,14 +405,8 @@ export class Engine {
 
   /** Elements that have everything up to the capture cross together, in one transaction without rows. */
   async #crossQuiet(drain: Drain, signal: AbortSignal): Promise<void> {
-    // It holds rows from beyond the capture: no other table has what belongs to them.
-    for (const { schema, progress } of this.#uncrossed(drain))
-      if (progress.high > drain.at) drain.leftOut.set(schema.table, 'stood past the position of the capture');
-    const quiet = this.#uncrossed(drain).filter(
-      ({ schema, state, progress }) => state.kind === 'live' && !this.#backlog.has(schema.table, progress.low, drain.at),
-    );
-    if (quiet.length === 0) return;
-    const works = quiet.map((element) => crossing(element, drain, this.savedThrough(element)));
+    const works = crossings(this.#elements, drain, this.#backlog, (element) => this.savedThrough(element));
+    if (works.length === 0) return;
     await this.#parts.shadow.apply(works, signal);
     this.#parts.failpoint('crossed');
     for (const work of works) {
@@ -425,43 +421,9 @@ export class Engine {
     return uncrossed(this.#elements.values(), drain);
   }
 
-  #order(): TableName[] {
-    const gather = this.#gathersMs() > 0;
-    const waiting = Array.from(this.#elements.values()).filter(
-      ({ schema, state }) =>
-        state.kind === 'copying' ||
-        (this.#backlog.isDirty(schema.table) && !gather) ||
-        this.#advance.hasRepair(schema.table) ||
-        this.#drain !== null,
-    );
-    return byDeadline(waiting, this.#backlog, this.#parts.lagToleranceMs);
-  }
-
-  /** Whether there is reason not to rest after a round. */
-  #hurried(): boolean {
-    return this.#changesHurry() || this.#copies();
-  }
-
-  /** Whether there is reason not to let changes gather before the next fold. */
-  #changesHurry(): boolean {
-    return this.#backlog.isLarge || this.holding.isPressed || (this.#drain !== null && this.#uncrossed(this.#drain).length > 0);
-  }
-
-  #copies(): boolean {
-    return !this.holding.copiesYield && Array.from(this.#elements.values()).some(({ state }) => state.kind === 'copying');
-  }
-
-  /** How long live changes still gather while the rounds go on for what is copied. */
-  #gathersMs(): number {
-    if (!this.#copies() || this.#changesHurry()) return 0;
-    return Math.max(0, this.#gatherUntilMs - performance.now());
-  }
-
-  /** When there is something to be done though nothing happens. */
-  #nextTryMs(): number | undefined {
-    const gathersMs = this.#gathersMs();
-    if (gathersMs === 0) return this.#rest.nextTryMs;
-    return Math.min(gathersMs, this.#rest.nextTryMs ?? gathersMs);
+  /** A capture waits for elements. */
+  get #isCrossing(): boolean {
+    return this.#drain !== null && this.#uncrossed(this.#drain).length > 0;
   }
 
   #heard(tracked: Tracked): void {

@@ -167,13 +167,6 @@ export class Backlog {
   }
 }
 
-/** The element whose oldest change comes first to the end of its tolerance; copies come last. */
-export function byDeadline(elements: readonly Element[], backlog: Backlog, toleranceMs: (table: TableName) => number): TableName[] {
-  const deadlineMs = ({ schema: { table } }: Element): number =>
-    (backlog.waitingSinceMs(table) ?? Number.MAX_SAFE_INTEGER) + toleranceMs(table);
-  return elements.toSorted((a, b) => deadlineMs(a) - deadlineMs(b)).map(({ schema }) => schema.table);
-}
-
 /** How many changes there are, and how long ago the oldest was committed, by the clocks of both machines: only for showing. */
 async function countChanges(
   blocks: AsyncIterable<ChangeBlock>,

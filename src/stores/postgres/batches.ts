@@ -41,7 +41,10 @@ interface StreamBatch {
 
 /** A batch of whole transactions ends above this size. */
 const BATCH_BYTES = 1 << 20;
-/** Of a transaction that has not ended a piece is handed out at this size, and the largest where all of them hold more together. */
+/**
+ * Of a transaction that has not ended a piece is handed out at this size, and the largest where all of them hold more together. One that comes
+ * whole may have others before it that filled their batch just not: it ends, or it has grown to this size itself.
+ */
 const PIECE_BYTES = 1 << 20;
 const OPEN_BYTES_MAX = 4 << 20;
 
@@ -353,7 +356,8 @@ export class Batches implements PgoutputVisitor {
     const written = this.#stream ?? this.#whole;
     written.bytes += bytes;
     this.#writtenBytes += bytes;
-    if (written.bytes >= PIECE_BYTES || this.#writtenBytes >= OPEN_BYTES_MAX) this.#handOutLargest();
+    const bytesMax = written === this.#whole ? BATCH_BYTES + PIECE_BYTES : PIECE_BYTES;
+    if (written.bytes >= bytesMax || this.#writtenBytes >= OPEN_BYTES_MAX) this.#handOutLargest();
   }
 
   /** Whole transactions that have ended wait for the batch, which is due long before. */

@@ -15,7 +15,7 @@ export interface StreamParts extends BatchParts {
   readonly announce: (relation: RelationMessage, within: Reading) => Promise<Announced>;
 }
 
-/** Waiting in memory between the socket and the journal, at most; beside one batch of at most 5 MiB. */
+/** Waiting in memory between the socket and the journal, at most; beside one batch of at most 6 MiB. */
 const BUFFER_BYTES_MAX = 4 << 20;
 /** How often an idle data set's position is handed out, so that it does not hold back the primary's log. */
 const IDLE_EVERY_MS = 1000;
