@@ -22,8 +22,8 @@ export function newDrain(number: CaptureNumber, at: Position, isWritten = true):
 }
 
 /** Elements that it still waits for. */
-export function uncrossed(elements: Iterable<Element>, { number, leftOut }: Drain): Element[] {
-  return Array.from(elements).filter(({ schema, progress }) => progress.capture <= number && !leftOut.has(schema.table));
+export function uncrossed(elements: ReadonlyMap<TableName, Element>, { number, leftOut }: Drain): Element[] {
+  return Array.from(elements.values()).filter(({ schema, progress }) => progress.capture <= number && !leftOut.has(schema.table));
 }
 
 /** What those cross with that have everything up to the capture. Leaves out those that are past it. */
@@ -33,11 +33,11 @@ export function crossings(
   backlog: Backlog,
   savedThrough: (element: Element) => CaptureNumber,
 ): readonly ApplyWork[] {
-  for (const { schema, progress } of uncrossed(elements.values(), drain)) {
+  for (const { schema, progress } of uncrossed(elements, drain)) {
     // It holds rows from beyond the capture: no other table has what belongs to them.
     if (progress.high > drain.at) drain.leftOut.set(schema.table, 'stood past the position of the capture');
   }
-  return uncrossed(elements.values(), drain)
+  return uncrossed(elements, drain)
     .filter(({ schema, state, progress }) => state.kind === 'live' && !backlog.has(schema.table, progress.low, drain.at))
     .map((element) => crossing(element, drain, savedThrough(element)));
 }

@@ -114,13 +114,13 @@ export class Engine {
         this.#stirred = false;
         const worked = await this.#round(signal);
         this.#settled.beat();
-        if (worked && !this.#pace.hurries(this.#isCrossing)) await this.#urgent.next(signal, this.#parts.foldEveryMs);
+        const hurries = this.#pace.hurries(this.#isCrossing);
+        if (worked && !hurries) await this.#urgent.next(signal, this.#parts.foldEveryMs);
         else if (!worked && !this.#stirred) await this.#wake.next(signal, this.#pace.nextTryMs(this.#isCrossing, this.#rest.nextTryMs));
         // Woken, but only for elements that rest: not before the first of them may be tried again.
         else if (!worked && this.#rest.nextTryMs !== undefined) await this.#urgent.next(signal, Math.min(RETRY_MS, this.#rest.nextTryMs));
         // What came is held back: more may gather before it is looked at again.
-        else if (!worked && this.holding.isOn && !this.#pace.hurries(this.#isCrossing))
-          await this.#urgent.next(signal, this.#parts.foldEveryMs);
+        else if (!worked && this.holding.isOn && !hurries) await this.#urgent.next(signal, this.#parts.foldEveryMs);
       }
     } catch (error) {
       if (signal.aborted || isAbort(error)) return;
@@ -160,15 +160,14 @@ export class Engine {
     if (drain === null) throw new Error('nothing is draining');
     const due = performance.now() + deadlineMs;
     for (;;) {
-      const waiting = this.#uncrossed(drain);
-      if (waiting.length === 0) return drain;
+      if (uncrossed(this.#elements, drain).length === 0) return drain;
       if (this.#failure !== null) throw this.#failure;
       const leftMs = due - performance.now();
       if (leftMs <= 0) {
         // Between turns, so that no element is half-way over.
         await this.#turns.take(async () => {
-          for (const { schema } of this.#uncrossed(drain))
-            drain.leftOut.set(schema.table, 'did not reach the capture before the drain deadline');
+          const reason = 'did not reach the capture before the drain deadline';
+          for (const { schema } of uncrossed(this.#elements, drain)) drain.leftOut.set(schema.table, reason);
         });
         continue;
       }
@@ -417,13 +416,9 @@ export class Engine {
     this.#settled.beat();
   }
 
-  #uncrossed(drain: Drain): Element[] {
-    return uncrossed(this.#elements.values(), drain);
-  }
-
   /** A capture waits for elements. */
   get #isCrossing(): boolean {
-    return this.#drain !== null && this.#uncrossed(this.#drain).length > 0;
+    return this.#drain !== null && uncrossed(this.#elements, this.#drain).length > 0;
   }
 
   #heard(tracked: Tracked): void {

@@ -275,3 +275,11 @@ export interface RowSlice {
   readonly rows: readonly Tuple[];
   readonly more: boolean;
 }
+
+export function pickRow(type: number, body: Buffer): Tuple | null {
+  return type === FROM_SERVER.dataRow ? (body as Tuple) : null;
+}
+
+export function pickCopyData(type: number, body: Buffer): Buffer | null {
+  return type === FROM_SERVER.copyData ? body : null;
+}

@@ -15,6 +15,8 @@ import {
   MessageReader,
   message,
   type Parameter,
+  pickCopyData,
+  pickRow,
   queryMessage,
   type RowSlice,
   statementMessages,
@@ -434,12 +436,4 @@ export class Wire implements AsyncDisposable {
     for (const request of this.#requests.splice(0))
       request.answered.reject(request.signal?.aborted === true ? request.signal.reason : error);
   }
-}
-
-function pickRow(type: number, body: Buffer): Tuple | null {
-  return type === FROM_SERVER.dataRow ? (body as Tuple) : null;
-}
-
-function pickCopyData(type: number, body: Buffer): Buffer | null {
-  return type === FROM_SERVER.copyData ? body : null;
 }
