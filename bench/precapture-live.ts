@@ -107,6 +107,18 @@ async function watch(sides: readonly Side[], load: DailyLoad, wanted: number): P
   }
 }
 
+/** Until the last capture has its verdict, where it comes to one. */
+async function sealed(sides: readonly Side[]): Promise<void> {
+  const untilMs = Date.now() + CYCLE_MS;
+  for (const { system } of sides) {
+    while (Date.now() < untilMs && (await system.captures()).at(-1)?.verdict === null) {
+      await new Promise((resolve) => {
+        setTimeout(resolve, STATUS_EVERY_MS);
+      });
+    }
+  }
+}
+
 function cyclesOf(side: Side, load: readonly LoadCycle[], captures: readonly CaptureListing[]): Cycle[] {
   return load.slice(WARM_UP).flatMap((cycle, index) => {
     const before = load[WARM_UP + index - 1] as LoadCycle;
@@ -219,6 +231,7 @@ for (const policy of POLICIES) {
 }
 const load = resources.use(await DailyLoad.start({ dayMs: DAY_MS, cycleMs: CYCLE_MS, peakRate: PEAK_RATE }, primaries));
 await watch(sides, load, wanted);
+await sealed(sides);
 const outcomes: Outcomes = new Map(
   await Promise.all(
     sides.map(

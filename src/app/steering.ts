@@ -200,7 +200,7 @@ export class Steering {
     holding.ease({ batchShare: policy.batchShare, copiesYield: policy.copiesYield });
     const begunMs = clock.steadyMs();
     const moved = await holding.move(rows, signal);
-    this.#rate.learn(moved.rows, clock.steadyMs() - begunMs, this.slotMs);
+    this.#rate.learn(moved.rows, clock.steadyMs() - begunMs);
     const toleranceMs = policy.toleranceMs.map((each) => each / this.#scale);
     this.#last = { atMs, dueAtMs, turn: taken, inForce: policy, resources, tables: observed.elements, toleranceMs, waiting, moved, toWall };
     await keep(this.#last);

@@ -45,16 +45,15 @@ export class MoveRate {
   #rows = 0;
   #ms = 0;
 
-  /** @param slotMs small moves that take longer tell something too: that the stores are slow. */
-  learn(rows: number, ms: number, slotMs: number): void {
-    if (rows === 0 || !(ms > 0) || (rows < TELLING_ROWS && ms < slotMs)) return;
+  learn(rows: number, ms: number): void {
+    if (rows < TELLING_ROWS || !(ms > 0)) return;
     this.#rows = FADE * this.#rows + rows;
     this.#ms = FADE * this.#ms + ms;
   }
 
-  /** In a slot of this length. */
+  /** In a slot of this length; never so few that moving them would say nothing. */
   most(slotMs: number): number {
     const perMs = this.#ms === 0 ? ASSUMED_PER_MS : this.#rows / this.#ms;
-    return Math.max(1, perMs * slotMs * TIME_SHARE);
+    return Math.max(TELLING_ROWS, perMs * slotMs * TIME_SHARE);
   }
 }
