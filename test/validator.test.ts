@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
+import { compareChunk } from '../src/capture/compare.ts';
 import { FROM_THE_START, Validation } from '../src/capture/validate.ts';
 import type { Tuple } from '../src/model/tuple.ts';
 import { ITEMS, MemoryWorld, item, itemKey, put, quiet, running, tableSchema } from './memory-world.ts';
@@ -104,5 +105,21 @@ test.each<[string, (world: MemoryWorld) => unknown]>([
     );
     const { differences, coverage } = await validation.run(signal);
     expect({ differences, skipped: coverage.skipped }).toMatchObject({ differences: [], skipped: [{ table: ITEMS }] });
+  });
+});
+
+test('a page that ends before the rest of the other side says nothing of it', async () => {
+  const world = new MemoryWorld([tableSchema(ITEMS)], { validate: 'none' });
+  for (const id of [0n, 2n, 4n, 6n]) world.primary.transaction([put(ITEMS, id, 'held')]);
+  await running(world, async ({ orchestrator, shadow, tracker, signal }) => {
+    const { record } = await orchestrator.capture(quiet, signal);
+    for (const id of [1n, 3n, 5n]) world.primary.transaction([put(ITEMS, id, 'since')]);
+    const parts = { primary: world.primary, journal: world.journal, tracker, shadow, page: { rows: 5, bytes: 1 << 20 } };
+    const stand = { at: record.number, position: record.position as NonNullable<typeof record.position> };
+    const first = await compareChunk(parts, tableSchema(ITEMS), stand, { kind: 'range', after: null }, signal);
+    expect(first).toMatchObject({ unequal: [], inconclusive: null, unpaired: false, through: itemKey(4n) });
+    const last = await compareChunk(parts, tableSchema(ITEMS), stand, { kind: 'range', after: first.through }, signal);
+    expect(last).toMatchObject({ unequal: [], inconclusive: null, unpaired: false, through: null });
+    expect(first.compared + last.compared).toBe(4);
   });
 });

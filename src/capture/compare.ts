@@ -146,10 +146,10 @@ function consider(
       const primary = Array.from(fence.found.keys());
       const shadow = (page?.rows ?? []).map((row) => identityOfRow(row, schema.key));
       const shadowThrough = page?.through ?? null;
-      // A side that has come to its end says of every further key that it is not there.
-      if (fence.through === null || shadowThrough === null) {
-        return { identities: new Set([...primary, ...shadow]), through: fence.through ?? shadowThrough };
-      }
+      if (fence.through === null && shadowThrough === null) return { identities: new Set([...primary, ...shadow]), through: null };
+      // A side that has nothing left says of every further key that it is not there.
+      if (shadow.length === 0 && shadowThrough === null) return { identities: new Set(primary), through: fence.through };
+      if (primary.length === 0 && fence.through === null) return { identities: new Set(shadow), through: shadowThrough };
       // Both pages hold everything up to their last common key, in the same order: beyond it one may end before the other.
       const places = new Map(shadow.map((identity, index) => [identity, index]));
       const last = primary.findLastIndex((identity) => places.has(identity));
