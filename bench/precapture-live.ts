@@ -58,7 +58,7 @@ interface Cycle {
 const { values: given } = parseArgs({
   options: { quick: { type: 'boolean', default: false }, cycles: { type: 'string' } },
 });
-const cycles = given.cycles === undefined ? (given.quick ? 4 : 40) : Number(given.cycles);
+const cycles = given.cycles === undefined ? (given.quick ? 4 : 30) : Number(given.cycles);
 if (!Number.isInteger(cycles) || cycles < 1) throw new Error('--cycles takes a number of captures');
 
 function predictionOf(policy: Policy): Readonly<Record<string, unknown>> {

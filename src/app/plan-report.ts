@@ -114,7 +114,7 @@ function timelineOf({ turn, atMs }: TurnDone, slotMs: number): PlanReport['timel
   return { from: iso(atMs), slotMs, rows: shown(turn.plan.moved), room: shown(turn.headroom.rows) };
 }
 
-function turnReport({ atMs, dueAtMs, turn, inForce, waiting, moved, toWall }: TurnDone): TurnReport {
+function turnReport({ atMs, dueAtMs, turn, inForce, waiting, room, moved, toWall }: TurnDone): TurnReport {
   return {
     at: iso(atMs),
     mode: turn.mode,
@@ -127,7 +127,7 @@ function turnReport({ atMs, dueAtMs, turn, inForce, waiting, moved, toWall }: Tu
     waitingBytes: waiting.bytes,
     movedRows: moved.rows,
     movedBytes: moved.bytes,
-    roomRows: Math.floor(turn.headroom.rows[0] ?? 0),
+    roomRows: room,
     boundBy: turn.headroom.boundBy[0] ?? null,
     residualRows: turn.plan === null ? null : Math.round(turn.plan.residual),
     instructions: turn.instructions.slice(0, INSTRUCTIONS_KEPT).map((each) => instructionReport(each, toWall)),

@@ -60,6 +60,8 @@ export interface TurnDone {
   /** Of each of them: the lag tolerance in force, on the wall. */
   readonly toleranceMs: readonly number[];
   readonly waiting: { readonly rows: number; readonly bytes: number; readonly byTable: ReadonlyMap<TableName, number> };
+  /** Rows that could move in this turn. */
+  readonly room: number;
   readonly moved: { readonly rows: number; readonly bytes: number };
   readonly toWall: (atMs: number) => number;
 }
@@ -196,13 +198,25 @@ export class Steering {
     this.#standing = policy.standing;
     const clockText = (ms: number): string => this.#clockText(toWall(ms));
     const observed = { ...when, resources, elements: this.#tables.slice(), settings: PLAN, clock: clockText };
-    const { rows, turn: taken } = await this.#decide(holding.rows, policy, observed, dueAtMs);
+    const { rows, room, turn: taken } = await this.#decide(holding.rows, policy, observed, dueAtMs);
     holding.ease({ batchShare: policy.batchShare, copiesYield: policy.copiesYield });
     const begunMs = clock.steadyMs();
     const moved = await holding.move(rows, signal);
     this.#rate.learn(moved.rows, clock.steadyMs() - begunMs);
     const toleranceMs = policy.toleranceMs.map((each) => each / this.#scale);
-    this.#last = { atMs, dueAtMs, turn: taken, inForce: policy, resources, tables: observed.elements, toleranceMs, waiting, moved, toWall };
+    this.#last = {
+      atMs,
+      dueAtMs,
+      turn: taken,
+      inForce: policy,
+      resources,
+      tables: observed.elements,
+      toleranceMs,
+      waiting,
+      room,
+      moved,
+      toWall,
+    };
     await keep(this.#last);
     return this.#last;
   }
@@ -213,7 +227,7 @@ export class Steering {
     policy: InForce,
     when: Omit<Observed, 'limits' | 'waiting' | 'coming'>,
     dueAtMs: number | null,
-  ): Promise<{ readonly rows: readonly number[]; readonly turn: Turn }> {
+  ): Promise<{ readonly rows: readonly number[]; readonly room: number; readonly turn: Turn }> {
     const { nowMs, slotMs } = when;
     const sinceMs = (row: number): number => held.sinceMs(row) * this.#scale;
     const toleranceOf = (row: number): number => policy.toleranceMs[this.#placeOf(held.table(row))] ?? 0;
@@ -238,7 +252,7 @@ export class Steering {
           const groups = await this.#grouped(learning, held, policy, when);
           taken = turn(policy, { ...when, limits, waiting: groups.waiting, coming });
           const calm = (row: number): number => learning.calm(rowOf(this.#placeOf(held.table(row)), held.identity(row)), nowMs, when.dueMs);
-          if (taken.plan !== null) return { rows: groups.chosen(taken.plan, room, { sinceMs, calm }), turn: taken };
+          if (taken.plan !== null) return { rows: groups.chosen(taken.plan, room, { sinceMs, calm }), room, turn: taken };
         }
       } catch (error) {
         this.#trouble = `planning failed: ${messageOf(error)}`;
@@ -247,7 +261,7 @@ export class Steering {
       if (taken.degraded?.startsWith('planning failed') === true) this.#trouble = taken.degraded;
     }
     const waiting = { list: () => held.list(), sinceMs };
-    return { rows: forcedFirst(waiting, forced, (row) => held.lastMs(row), room), turn: taken };
+    return { rows: forcedFirst(waiting, forced, (row) => held.lastMs(row), room), room, turn: taken };
   }
 
   /** Rows that wait in groups of equal prospects: looked at a part at a time, because there may be a million of them. */
