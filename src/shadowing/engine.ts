@@ -327,7 +327,7 @@ export class Engine {
       if (step instanceof Write) writes.push(step);
       else if (step !== null) this.#rest.succeeded(table);
     }
-    if (writes.some(({ beside }) => !beside)) this.#pace.folded();
+    if (writes.some(({ element }) => element.state.kind === 'live')) this.#pace.folded();
     for (const group of grouped(writes)) {
       const tables = group.map(({ work }) => work.table);
       const written = await this.#attempt(tables, () => this.#advance.write(group, signal), signal);
