@@ -501,3 +501,16 @@ test('a live validation takes rows that went ahead for what they are, also where
     expect(await outcome).toMatchObject({ differences: [], more: 0, coverage: { skipped: [] } });
   });
 });
+
+test('more than is folded at once is looked at to its end though nothing more comes', async () => {
+  await heldBack(async (world, run) => {
+    const { engine } = run;
+    engine.park(true);
+    for (const id of range(1, 5)) world.primary.transaction([put(ITEMS, BigInt(id), 'two')]);
+    await tracked(world, run);
+    engine.holding.ease({ batchShare: 0.00001, copiesYield: false });
+    engine.park(false);
+    await engine.caughtUp(run.tracker.head, run.signal);
+    expect(engine.holding.rows.count).toBe(5);
+  });
+});

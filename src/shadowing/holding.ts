@@ -149,7 +149,10 @@ export class Holding {
       rows.add(row);
       row = this.#rows.after(row);
     }
-    return rows.size === 0 ? null : this.#open(table, fold, fold.going(Array.from(rows)));
+    if (rows.size > 0) return this.#open(table, fold, fold.going(Array.from(rows)));
+    // Nothing may come any more that would have the rest looked at.
+    if (fold.through < target) this.#hurry();
+    return null;
   }
 
   /** Everything of the element that is held, up to `target`. 'afresh': nothing is. */
