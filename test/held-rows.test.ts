@@ -514,3 +514,27 @@ test('more than is folded at once is looked at to its end though nothing more co
     expect(engine.holding.rows.count).toBe(5);
   });
 });
+
+test('a row that went ahead without an answer, and is deleted before that is known, is deleted', async () => {
+  await heldBack(async (world, run) => {
+    const { engine, shadow } = run;
+    world.primary.transaction([put(ITEMS, 1n, 'waits')]);
+    world.primary.transaction([put(ITEMS, 30n, 'goes')]);
+    world.primary.transaction([put(ITEMS, 31n, 'goes too')]);
+    await gathered(world, run);
+    await go(run, [1]);
+    const apply = shadow.apply.bind(shadow);
+    shadow.apply = async (works, within) => {
+      await apply(works, within);
+      shadow.apply = apply;
+      // Neither low nor high is other than before.
+      world.primary.transaction([{ table: ITEMS, kind: 'delete', key: itemKey(31n) }]);
+      await tracked(world, run);
+      throw new ForeshadowError('SHADOW_UNREACHABLE', 'the answer was lost', { remedy: 'Wait.', retry: 'later' });
+    };
+    await go(run, [1]);
+    engine.holding.hold(false);
+    await gathered(world, run);
+    expect(await live(run, ITEMS)).toEqual(hex(world.primary.rowsNow(ITEMS)));
+  });
+});

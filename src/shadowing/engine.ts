@@ -59,9 +59,9 @@ export class Engine {
     this.#elements = new Map(elements);
     this.#backlog = backlog;
     this.#lastCut = lastCut;
-    this.#stand = new Stand(parts, this.#elements, backlog);
     const stir = (): void => this.#stir();
     this.holding = new Holding(parts, backlog, () => this.#hurry());
+    this.#stand = new Stand(parts, this.#elements, backlog, this.holding);
     this.#pace = new Pace(parts, this.#elements, backlog, this.holding);
     this.#ahead = new Ahead(parts, this, stir);
     this.#advance = new Advance(parts, { backlog, ahead: this.#ahead, holding: this.holding }, (table) => this.#elements.has(table), stir);
@@ -229,7 +229,6 @@ export class Engine {
     try {
       return await this.#parts.shadow.apply(works, signal);
     } finally {
-      for (const { table } of works) this.holding.drop(table);
       await this.#stand.reload(new Set(works.map(({ table }) => table)));
       this.#stir();
     }

@@ -1,6 +1,7 @@
 import { ForeshadowError } from '../model/errors.ts';
 import type { Element } from '../model/progress.ts';
 import type { TableName } from '../model/schema.ts';
+import type { Holding } from './holding.ts';
 import type { Backlog } from './lag.ts';
 import type { EngineParts } from './parts.ts';
 
@@ -9,12 +10,14 @@ export class Stand {
   readonly #parts: EngineParts;
   readonly #elements: Map<TableName, Element>;
   readonly #backlog: Backlog;
+  readonly #holding: Holding;
   isUncertain = false;
 
-  constructor(parts: EngineParts, elements: Map<TableName, Element>, backlog: Backlog) {
+  constructor(parts: EngineParts, elements: Map<TableName, Element>, backlog: Backlog, holding: Holding) {
     this.#parts = parts;
     this.#elements = elements;
     this.#backlog = backlog;
+    this.#holding = holding;
   }
 
   /** An apply of which nothing was heard may be in, and one that was not flushed may be lost. */
@@ -37,10 +40,13 @@ export class Stand {
 
   /** Whatever became of what was written: what is stored is the truth. Where a table was put back, its changes wait again. */
   async reload(written: ReadonlySet<TableName> = new Set()): Promise<void> {
+    this.isUncertain = true;
     for (const [table, element] of await this.#parts.shadow.elements()) {
       const thought = this.#elements.get(table)?.progress;
       if (thought === undefined && !written.has(table)) continue;
       this.#elements.set(table, element);
+      // Rows may have gone ahead of which nothing was heard, though progress is what it was.
+      this.#holding.drop(table);
       const { generation, low } = element.progress;
       if (low === thought?.low && !written.has(table)) continue;
       this.#backlog.rewound(table, this.#parts.tracker.head);
