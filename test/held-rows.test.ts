@@ -538,3 +538,16 @@ test('a row that went ahead without an answer, and is deleted before that is kno
     expect(await live(run, ITEMS)).toEqual(hex(world.primary.rowsNow(ITEMS)));
   });
 });
+
+test('nobody who has stopped deciding leaves the engine working gently', async () => {
+  await heldBack(
+    async (_world, { engine: { holding }, signal }) => {
+      holding.ease({ batchShare: 0.25, copiesYield: true });
+      const usual = 4 * holding.changesMax;
+      expect(holding.copiesYield).toBe(true);
+      await until(() => !holding.isOn, signal);
+      expect([holding.changesMax, holding.copiesYield]).toEqual([usual, false]);
+    },
+    { holding: { ...HOLDING, patienceMs: 50 } },
+  );
+});

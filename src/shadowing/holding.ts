@@ -29,6 +29,8 @@ export interface Ease {
   readonly copiesYield: boolean;
 }
 
+/** Where nobody asks for anything else. */
+const FREELY: Ease = { batchShare: 1, copiesYield: false };
 /** Rows called for that go together: of several elements as many as share a transaction. */
 const CALLED_ROWS = 5_000;
 const CALLED_BYTES = 16 << 20;
@@ -53,7 +55,7 @@ export class Holding {
   readonly #crowded = new Set<TableName>();
   #on = false;
   #heardMs = 0;
-  #ease: Ease = { batchShare: 1, copiesYield: false };
+  #ease = FREELY;
 
   /** @param hurry wakes the engine up. */
   constructor(parts: EngineParts, backlog: Backlog, hurry: () => void) {
@@ -84,18 +86,19 @@ export class Holding {
     return moved;
   }
 
+  /** For as long as rows are held back. */
   ease(ease: Ease): void {
     this.#ease = ease;
     this.#hurry();
   }
 
   get copiesYield(): boolean {
-    return this.#ease.copiesYield;
+    return this.#easeNow.copiesYield;
   }
 
   /** Changes in one transaction. */
   get changesMax(): number {
-    return Math.max(1, Math.ceil(FOLD_CHANGES * this.#ease.batchShare));
+    return Math.max(1, Math.ceil(FOLD_CHANGES * this.#easeNow.batchShare));
   }
 
   /** Rows are held back: it was said so, and whoever decides on them is there. */
@@ -126,7 +129,7 @@ export class Holding {
 
   /** It is the turn of more rows that are called for. */
   callNext(): void {
-    const { batchShare } = this.#ease;
+    const { batchShare } = this.#easeNow;
     this.#calls.next(Math.max(1, Math.ceil(CALLED_ROWS * batchShare)), CALLED_BYTES);
   }
 
@@ -204,6 +207,10 @@ export class Holding {
     this.#look(table, fold);
     if (this.#bytes >= (this.#parts.holding?.bytesMax ?? 0)) this.#makeRoom(fold.through < target ? table : null);
     return fold;
+  }
+
+  get #easeNow(): Ease {
+    return this.isOn ? this.#ease : FREELY;
   }
 
   readonly #hears = {
