@@ -111,6 +111,25 @@ describe('an error that is reported although its work is durable', () => {
       expect(await read(shadow, ITEMS, first.number, signal)).toEqual(hex([item(1n, 'one'), item(2n, 'one')]));
     });
   });
+
+  test('a table that went, reported as still there, is gone', async () => {
+    const world = new MemoryWorld(BOTH);
+    world.primary.transaction([put(ITEMS, 1n, 'one'), put(NOTES, 1n, 'one')]);
+    await running(world, async (run) => {
+      const { orchestrator, engine, shadow, signal } = run;
+      await orchestrator.capture(quiet, signal);
+      const retire = shadow.retire.bind(shadow);
+      shadow.retire = async (...of) => {
+        await retire(...of);
+        throw unreachable();
+      };
+      world.primary.alter(NOTES, null);
+      await until(() => !engine.elements.has(NOTES), signal);
+      world.primary.transaction([put(ITEMS, 1n, 'two')]);
+      await shadowed(world, run);
+      expect(await live(run, ITEMS)).toEqual(hex(world.primary.rowsNow(ITEMS)));
+    });
+  });
 });
 
 describe('a schema that changes around a cut', () => {

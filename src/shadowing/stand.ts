@@ -41,9 +41,11 @@ export class Stand {
   /** Whatever became of what was written: what is stored is the truth. Where a table was put back, its changes wait again. */
   async reload(written: ReadonlySet<TableName> = new Set()): Promise<void> {
     this.isUncertain = true;
-    for (const [table, element] of await this.#parts.shadow.elements()) {
+    const stored = await this.#parts.shadow.elements();
+    // Gone, or of another name by now.
+    for (const table of this.#elements.keys()) if (!stored.has(table)) this.#elements.delete(table);
+    for (const [table, element] of stored) {
       const thought = this.#elements.get(table)?.progress;
-      if (thought === undefined && !written.has(table)) continue;
       this.#elements.set(table, element);
       // Rows may have gone ahead of which nothing was heard, though progress is what it was.
       this.#holding.drop(table);
