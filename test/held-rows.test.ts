@@ -551,3 +551,23 @@ test('nobody who has stopped deciding leaves the engine working gently', async (
     { holding: { ...HOLDING, patienceMs: 50 } },
   );
 });
+
+test('who calls does not wait for a table that cannot move, and others go', async () => {
+  await heldBack(async (world, run) => {
+    const { rows } = run.engine.holding;
+    const apply = run.shadow.apply.bind(run.shadow);
+    run.shadow.apply = async (works, within) => {
+      if (works.some(({ table }) => table === NOTES)) {
+        throw new ForeshadowError('SHADOW_ACCESS', 'somebody has the table locked', { remedy: 'Wait.', retry: 'later' });
+      }
+      return apply(works, within);
+    };
+    world.primary.transaction([put(NOTES, 1n, 'two'), put(ITEMS, 1n, 'two')]);
+    await gathered(world, run);
+    expect(await run.engine.holding.move(rows.list(), run.signal)).toMatchObject({ rows: 1 });
+    expect(rows.list().map((row) => rows.table(row))).toEqual([NOTES]);
+    run.shadow.apply = apply;
+    expect(await run.engine.holding.move(rows.list(), run.signal)).toMatchObject({ rows: 1 });
+    expect(await live(run, NOTES)).toEqual(hex(world.primary.rowsNow(NOTES)));
+  });
+});

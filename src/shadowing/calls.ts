@@ -91,6 +91,11 @@ export class Calls {
     }
   }
 
+  /** The table cannot move at the moment: nobody waits for rows of it any more. They may be called for again. */
+  excuse(table: TableName): void {
+    for (const row of Array.from(this.of(table))) this.left(row, false);
+  }
+
   /** Nothing moves any more. */
   end(reason: unknown): void {
     const calls = new Set(Array.from(this.#calls.values()).flat());

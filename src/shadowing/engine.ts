@@ -342,6 +342,7 @@ export class Engine {
   #attempt<T>(tables: readonly TableName[], work: () => Promise<T>, signal: AbortSignal): Promise<T | null> {
     const tell = (table: TableName, error: ForeshadowError, waitMs: number): void => {
       this.#stand.doubt(error);
+      this.holding.excuse(table);
       this.#parts.log('a table will be tried again', { table, code: error.code, reason: error.message, waitMs });
     };
     return this.#rest.attempt(tables, work, tell, signal);

@@ -77,7 +77,7 @@ export class Holding {
 
   /**
    * Moves these rows, in this order, as soon as the turns allow. Resolves when they are in the shadow, with those that were written; rows that
-   * are held no more are done too.
+   * are held no more are done too, and those of a table that cannot move at the moment.
    */
   move(rows: readonly number[], signal: AbortSignal): Promise<Moved> {
     this.#heardMs = steadyMs();
@@ -163,6 +163,11 @@ export class Holding {
     const { table } = element.schema;
     const fold = this.#folds.has(table) ? await this.#extended(element, target, signal) : null;
     return fold === null ? 'afresh' : this.#all(table, fold);
+  }
+
+  /** The table cannot move at the moment: whoever called for rows of it need not wait for that. */
+  excuse(table: TableName): void {
+    this.#calls.excuse(table);
   }
 
   /** The table goes another way. */
