@@ -571,3 +571,16 @@ test('who calls does not wait for a table that cannot move, and others go', asyn
     expect(await live(run, NOTES)).toEqual(hex(world.primary.rowsNow(NOTES)));
   });
 });
+
+test('everything moves too where patience ends while it is being looked at', async () => {
+  const holding = { ...HOLDING, changed: (): unknown => (holding.patienceMs = 0) };
+  await heldBack(
+    async (world, run) => {
+      world.primary.transaction([put(ITEMS, 1n, 'two')]);
+      await tracked(world, run);
+      await until(() => !run.engine.backlog.isDirty(ITEMS), run.signal);
+      expect(await live(run, ITEMS)).toEqual(hex(world.primary.rowsNow(ITEMS)));
+    },
+    { holding },
+  );
+});

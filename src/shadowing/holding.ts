@@ -114,9 +114,9 @@ export class Holding {
 
   /** In how many milliseconds something is to move that need not now; or in `atMostMs`, if that is sooner. */
   nextDueMs(atMostMs: number | undefined): number | undefined {
-    if (this.#rows.count === 0 || !this.isOn) return atMostMs;
+    if (this.#rows.count === 0) return atMostMs;
     const nowMs = steadyMs();
-    let nextMs = this.#heardMs + (this.#parts.holding?.patienceMs ?? 0);
+    let nextMs = this.isOn ? this.#heardMs + (this.#parts.holding?.patienceMs ?? 0) : nowMs;
     for (const fold of this.#folds.values()) if (fold.oldest !== -1) nextMs = Math.min(nextMs, this.#dueMs(fold.oldest));
     return Math.min(nextMs > nowMs ? nextMs - nowMs : AGAIN_MS, atMostMs ?? Number.POSITIVE_INFINITY);
   }
