@@ -55,3 +55,24 @@ test('chunks of a copy do not keep changes of live tables waiting', async () => 
     expect(await live(run, ITEMS)).toEqual(hex(world.primary.rowsNow(ITEMS)));
   });
 });
+
+test('changes that were left to gather are looked at in the end, however long the round took', async () => {
+  const world = new MemoryWorld([tableSchema(ITEMS), tableSchema(NOTES)]);
+  world.primary.transaction([put(ITEMS, 1n, 'first'), put(NOTES, 1n, 'first')]);
+  await running(world, async (run) => void (await run.orchestrator.capture(quiet, run.signal)));
+  world.foldEveryMs = 200;
+  await running(world, async (run) => {
+    const { engine, signal } = run;
+    world.primary.snapshot = () => new Promise(() => {});
+    await engine.resync([NOTES], signal);
+    world.primary.transaction([put(ITEMS, 1n, 'second')]);
+    await tracked(world, run);
+    await until(() => !engine.backlog.isDirty(ITEMS), signal);
+    // The round that leaves the next change waits for its turn until it need not wait any more.
+    const looking = engine.still(() => pause(world.foldEveryMs + 50));
+    world.primary.transaction([put(ITEMS, 1n, 'third')]);
+    await looking;
+    await until(() => !engine.backlog.isDirty(ITEMS), signal);
+    expect(await live(run, ITEMS)).toEqual(hex(world.primary.rowsNow(ITEMS)));
+  });
+});

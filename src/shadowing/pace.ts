@@ -12,6 +12,8 @@ export class Pace {
   readonly #holding: Holding;
   /** On the clock of `performance`. */
   #gatherUntilMs = 0;
+  /** The last round left changes to gather. */
+  #leaves = false;
 
   constructor(parts: EngineParts, elements: ReadonlyMap<TableName, Element>, backlog: Backlog, holding: Holding) {
     this.#parts = parts;
@@ -32,15 +34,18 @@ export class Pace {
 
   /** When there is something to be done though nothing happens: `restMs`, or earlier where changes have gathered or may wait no longer. */
   nextTryMs(crossing: boolean, restMs: number | undefined): number | undefined {
-    const gathersMs = this.#gathersMs(crossing);
-    return this.#holding.nextDueMs(gathersMs === 0 ? restMs : Math.min(gathersMs, restMs ?? gathersMs));
+    // Where it is time by now, what was left is looked at even so.
+    const gathersMs = this.#leaves ? Math.max(1, this.#gathersMs(crossing)) : undefined;
+    this.#leaves = false;
+    return this.#holding.nextDueMs(gathersMs === undefined ? restMs : Math.min(gathersMs, restMs ?? gathersMs));
   }
 
   /** The element whose oldest change comes first to the end of its tolerance; copies come last. `all`: also those without changes. */
   order(crossing: boolean, isAsked: (table: TableName) => boolean, all: boolean): TableName[] {
-    const gather = this.#gathersMs(crossing) > 0;
+    this.#leaves = this.#gathersMs(crossing) > 0;
     const waiting = Array.from(this.#elements.values()).filter(
-      ({ schema, state }) => all || state.kind === 'copying' || (!gather && this.#backlog.isDirty(schema.table)) || isAsked(schema.table),
+      ({ schema, state }) =>
+        all || state.kind === 'copying' || (!this.#leaves && this.#backlog.isDirty(schema.table)) || isAsked(schema.table),
     );
     const deadlineMs = ({ schema: { table } }: Element): number =>
       (this.#backlog.waitingSinceMs(table) ?? Number.MAX_SAFE_INTEGER) + this.#parts.lagToleranceMs(table);
