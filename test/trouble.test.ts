@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { setImmediate as otherWork } from 'node:timers/promises';
+import { setImmediate as otherWork, setTimeout as pause } from 'node:timers/promises';
 import { afterEach, describe, expect, test, vi } from 'vitest';
 import { captureNumber } from '../src/model/capture.ts';
 import { ForeshadowError } from '../src/model/errors.ts';
@@ -373,6 +373,33 @@ describe('lag', () => {
     expect(backlog.waitingSinceMs(ITEMS)).toBe(sinceMs);
     backlog.applied(ITEMS, end, 1);
     expect(backlog.waitingSinceMs(ITEMS)).toBeNull();
+  });
+});
+
+test('while it is parked the engine does not look again and again for a table that rested', async () => {
+  const world = new MemoryWorld(ONE);
+  world.primary.transaction([put(ITEMS, 1n, 'one')]);
+  await running(world, async (run) => {
+    const { engine, orchestrator, shadow, signal } = run;
+    await orchestrator.capture(quiet, signal);
+    const apply = shadow.apply.bind(shadow);
+    const failed = Promise.withResolvers<void>();
+    shadow.apply = async () => {
+      failed.resolve();
+      throw unreachable();
+    };
+    world.primary.transaction([put(ITEMS, 1n, 'two')]);
+    await tracked(world, run);
+    await failed.promise;
+    engine.park(true);
+    shadow.apply = apply;
+    let rounds = 0;
+    const caughtUp = engine.caughtUp(run.tracker.head, signal, () => rounds++);
+    // Its first rest takes a quarter of a second.
+    await pause(500);
+    expect(rounds).toBeLessThan(50);
+    engine.park(false);
+    await caughtUp;
   });
 });
 

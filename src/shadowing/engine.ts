@@ -112,6 +112,7 @@ export class Engine {
     try {
       while (!signal.aborted) {
         this.#stirred = false;
+        this.#rest.look();
         const worked = await this.#round(signal);
         this.#settled.beat();
         const hurries = this.#pace.hurries(this.#isCrossing);
@@ -311,6 +312,7 @@ export class Engine {
       // An embedded store answers without ever letting timers, sockets and signals have their turn.
       await otherWork();
     }
+    if (order.length > 0) this.#stir(); // cut short: those that are left have their turn in the next round
     return worked && !signal.aborted;
   }
 

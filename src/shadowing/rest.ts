@@ -6,6 +6,7 @@ const LONGEST_MS = 15_000;
 /** Who failed in a way that may pass, and when each may be tried again: later each time. By the monotonic clock. */
 export class Rest<Key> {
   readonly #resting = new Map<Key, { readonly untilMs: number; readonly waitMs: number }>();
+  #lookedMs = 0;
 
   /** Runs `work`. Where it fails in a way that may pass, these rest, which is told, and null is returned. */
   async attempt<T>(
@@ -39,10 +40,15 @@ export class Rest<Key> {
     return rest !== undefined && rest.untilMs > performance.now();
   }
 
-  /** Milliseconds until the first may be tried again; undefined if none rests. */
+  /** Whoever has rested by now is tried next, or is not to be tried at all as things stand. */
+  look(): void {
+    this.#lookedMs = performance.now();
+  }
+
+  /** Milliseconds until the first may be tried again that rested still when it was last looked; undefined if none did. */
   get nextTryMs(): number | undefined {
     let first = Number.POSITIVE_INFINITY;
-    for (const { untilMs } of this.#resting.values()) first = Math.min(first, untilMs);
+    for (const { untilMs } of this.#resting.values()) if (untilMs > this.#lookedMs) first = Math.min(first, untilMs);
     return Number.isFinite(first) ? Math.max(1, first - performance.now()) : undefined;
   }
 }
