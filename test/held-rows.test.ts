@@ -38,7 +38,7 @@ const TABLES = [ITEMS, NOTES];
 const HOLDING = { bytesMax: 64 << 20, patienceMs: 60_000, changed: () => undefined };
 
 interface Act {
-  readonly kind: 'write' | 'move' | 'hold' | 'flow' | 'ease' | 'capture' | 'restart' | 'crash';
+  readonly kind: 'write' | 'move' | 'hold' | 'flow' | 'ease' | 'capture' | 'restart' | 'crash' | 'lost' | 'park' | 'repair' | 'rollback';
   readonly operations: readonly Drawn[];
   readonly picks: readonly number[];
 }
@@ -88,6 +88,10 @@ const acts: fc.Arbitrary<Act[]> = fc.array(
       'capture',
       'restart',
       'crash',
+      'lost',
+      'park',
+      'repair',
+      'rollback',
     ),
     operations: fc.array(drawn, { minLength: 1, maxLength: 5 }),
     picks: fc.array(fc.nat(20), { minLength: 1, maxLength: 6 }),
@@ -203,8 +207,7 @@ class Story {
     const { holding } = engine;
     const picked = (): number[] => picks.filter((at) => at < holding.rows.count).map((at) => holding.rows.at(at));
     if (kind === 'write') {
-      const some = operationsOf(this.world, operations);
-      if (some.length > 0) this.#model.note(this.world, this.world.primary.transaction(some).at);
+      this.#write(operations);
       // Now and then several come before they are looked at.
       if (operations.length > 1) await this.quiet();
     } else if (kind === 'move') {
@@ -223,7 +226,20 @@ class Story {
     } else if (kind === 'restart') {
       await this.stop();
       await this.start();
-    } else {
+    } else if (kind === 'lost') await this.#lost(picked(), operations);
+    else if (kind === 'park') {
+      engine.park(true);
+      const moved = holding.move(picked(), signal);
+      for (const some of operations) this.#write([some]);
+      await tracked(this.world, this.run);
+      engine.park(false);
+      await moved;
+      await this.quiet();
+    } else if (kind === 'repair') {
+      const keys = picks.map((id) => itemKey(BigInt(id)));
+      for (const table of TABLES) await engine.repair(table, keys, signal);
+    } else if (kind === 'rollback') await this.#rollback(picked());
+    else {
       this.#dying = true;
       const moved = await holding.move(picked(), signal).then(
         () => true,
@@ -234,6 +250,39 @@ class Story {
       });
       await this.start();
     }
+  }
+
+  #write(operations: readonly Drawn[]): void {
+    const some = operationsOf(this.world, operations);
+    if (some.length > 0) this.#model.note(this.world, this.world.primary.transaction(some).at);
+  }
+
+  /** Rows go, and nothing is heard of it; more comes before anybody looks. */
+  async #lost(rows: readonly number[], operations: readonly Drawn[]): Promise<void> {
+    const { shadow, engine, signal } = this.run;
+    const apply = shadow.apply.bind(shadow);
+    shadow.apply = async (works, within) => {
+      shadow.apply = apply;
+      await apply(works, within);
+      this.#write(operations);
+      await tracked(this.world, this.run);
+      throw new ForeshadowError('SHADOW_UNREACHABLE', 'the answer was lost', { remedy: 'Wait.', retry: 'later' });
+    };
+    await engine.holding.move(rows, signal);
+    shadow.apply = apply;
+  }
+
+  async #rollback(rows: readonly number[]): Promise<void> {
+    const { shadow, catalog, engine, signal } = this.run;
+    const record = (await catalog.list()).findLast(({ state }) => state === 'sealed');
+    if (record === undefined) return;
+    engine.park(true);
+    const moved = engine.holding.move(rows, signal);
+    expect(await rollback({ shadow, catalog, engine, failpoint: quiet }, record, signal)).toMatchObject({ proved: true });
+    expect(await moved).toEqual({ rows: 0, bytes: 0 });
+    this.#progress.clear();
+    engine.park(false);
+    await this.quiet();
   }
 
   async check(): Promise<void> {
