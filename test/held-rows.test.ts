@@ -513,6 +513,22 @@ test('over the bound the largest table makes room, and the others go on waiting'
   );
 });
 
+test('the largest makes room at once, though its turn was before it was known that there is none', async () => {
+  await heldBack(
+    async (world, run) => {
+      const { rows } = run.engine.holding;
+      world.primary.transaction(range(1, 15).map((id) => put(NOTES, BigInt(id), 'large'.padEnd(1000, '.'))));
+      await gathered(world, run);
+      expect(rows.count).toBe(15);
+      world.primary.transaction(range(1, 5).map((id) => put(ITEMS, BigInt(id), 'small'.padEnd(1000, '.'))));
+      await gathered(world, run);
+      await until(() => !run.engine.backlog.isDirty(NOTES), run.signal);
+      expect(new Set(rows.list().map((row) => rows.table(row)))).toEqual(new Set([ITEMS]));
+    },
+    { holding: { ...HOLDING, bytesMax: 40_000 } },
+  );
+});
+
 test('a transaction too large to be held goes as a whole, and what was held before it first', async () => {
   await heldBack(async (world, run) => {
     run.engine.holding.ease({ batchShare: 0.00001, copiesYield: false });

@@ -254,6 +254,8 @@ export class Holding {
     for (const [each, bytes] of this.#bytesOf) if (largest === null || bytes > (this.#bytesOf.get(largest) ?? 0)) largest = each;
     if (largest !== null) this.#crowded.add(largest);
     if (table !== null) this.#crowded.add(table);
+    // Their turn may have been before this one's.
+    this.#hurry();
   }
 
   /** Takes account of what the fold holds by now, if it still is of use. */
