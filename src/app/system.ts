@@ -274,7 +274,9 @@ class System implements LocalSystem {
     const reading = await this.#reading();
     const exists = await reading.catalog.exists();
     const parked = exists ? ((await reading.catalog.read('parked')) as { at: number } | null | undefined) : null;
-    const halted = exists && Array.from((await reading.shadow.elements()).values()).some(({ state }) => state.kind === 'halted');
+    // Where a session goes on, the shadow is asked by its engine alone: it has to know what a crash may have lost.
+    const elements = exists ? ((await this.#session)?.engine.elements ?? (await reading.shadow.elements())) : new Map<never, never>();
+    const halted = Array.from(elements.values()).some(({ state }) => state.kind === 'halted');
     if (!parked && !halted) {
       throw new ForeshadowError('USAGE', 'the shadow is not parked, and no table of it is halted', {
         remedy: 'It follows the primary already: nothing is to be done.',
