@@ -1,6 +1,7 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { ForecastReport } from '../src/app/forecast-report.ts';
 import { foreshadow, succeeds } from './command.ts';
@@ -54,6 +55,21 @@ test('the hottest tables of the coming hours are named, with how well that held 
   const fewer = (await succeeds(directory, ['forecast', '--exclude', 'audit_*', '--by', 'bytes'])) as unknown as ForecastReport;
   expect(fewer.hotspots[0]?.table).toBe('orders');
   expect(fewer.hotspots.map(({ table }) => table)).not.toContain('audit_log');
+});
+
+test('hotspots are looked for among tables of some sizes, and without some types', async () => {
+  const primary = new DatabaseSync(join(directory, 'primary.db'));
+  primary.exec(`CREATE TABLE orders (id INTEGER PRIMARY KEY, note VARCHAR(20)); CREATE TABLE settings (id INTEGER PRIMARY KEY);
+    CREATE TABLE audit_log (id INTEGER PRIMARY KEY, body BLOB); INSERT INTO audit_log VALUES (1, zeroblob(100000))`);
+  primary.close();
+  const named = async (...filter: string[]): Promise<string[]> =>
+    ((await succeeds(directory, ['forecast', ...filter])) as unknown as ForecastReport).hotspots.map(({ table }) => table);
+  expect((await named()).slice(0, 2)).toEqual(['audit_log', 'orders']);
+  expect(await named('--min-size', '50kB')).toEqual(['audit_log']);
+  expect((await named('--max-size', '50kB'))[0]).toBe('orders');
+  expect((await named('--without-type', 'blob'))[0]).toBe('orders');
+  expect(await named('--without-type', 'blob', 'varchar')).not.toContain('orders');
+  expect(await foreshadow(directory, ['forecast', '--min-size', 'large'])).toMatchObject({ code: 2 });
 });
 
 test('the load ahead is foretold with a bound, and by whom', async () => {

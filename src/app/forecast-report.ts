@@ -1,12 +1,12 @@
-import type { Selection } from '../model/selection.ts';
+import type { TableName } from '../model/schema.ts';
 import { Hotspots, rankHotspots, recallAt } from '../prediction/hotspots.ts';
-import type { Candidate } from '../prediction/hotspots.ts';
+import type { Candidate, HotspotFilter } from '../prediction/hotspots.ts';
 import { DAY_MS } from '../prediction/series.ts';
 import { Track } from '../prediction/track.ts';
 import type { Forecast } from '../prediction/track.ts';
 import { type ActivitySeries, type SlotSeries, slotLengths, slotStart } from '../tracking/history.ts';
 import type { Config } from './config.ts';
-import { openHistory } from './stores.ts';
+import { openHistory, openPrimary } from './stores.ts';
 
 /** What `foreshadow forecast --json` prints. Numbers are null where nothing was ever observed. */
 export interface ForecastReport {
@@ -38,7 +38,8 @@ export interface ForecastOptions {
   readonly aheadMs: number;
   readonly by: 'rows' | 'bytes';
   readonly limit: number;
-  readonly tables?: Selection;
+  /** By size and types the primary is asked. */
+  readonly filter?: HotspotFilter;
 }
 
 export const DAY = 24;
@@ -50,7 +51,7 @@ export const LEARNED = 2 * REACH;
 export const EVERY = 13;
 
 /** What is to come, from the history alone, as it would have been learned while it went on. Reads the file, beside whatever writes it. */
-export async function forecastReport(config: Config, options: ForecastOptions): Promise<ForecastReport> {
+export async function forecastReport(config: Config, options: ForecastOptions, signal: AbortSignal): Promise<ForecastReport> {
   await using history = await openHistory(config);
   const { dayMs } = config.prediction;
   const stepMs = slotLengths(dayMs).hourMs;
@@ -62,7 +63,7 @@ export async function forecastReport(config: Config, options: ForecastOptions): 
   return {
     from: new Date(untilMs).toISOString(),
     stepMs,
-    ...hotspotsOf(await history.activity(range), steps, options),
+    ...hotspotsOf(await history.activity(range), steps, options, await factsOf(config, options.filter ?? {}, signal)),
     load: Array.from(load, ([resource, { mean }]) => ({ resource, ...loadOf(mean, steps, zone) })),
   };
 }
@@ -72,10 +73,33 @@ export function zoneOf(dayMs: number): string {
   return dayMs === DAY_MS ? Intl.DateTimeFormat().resolvedOptions().timeZone : 'UTC';
 }
 
+type Facts = ReadonlyMap<TableName, Pick<Candidate, 'sizeBytes' | 'columnTypes'>>;
+
+/** What a filter speaks of; nothing where it speaks of names alone. */
+async function factsOf(config: Config, filter: HotspotFilter, signal: AbortSignal): Promise<Facts> {
+  const bySize = filter.sizeBytesMin !== undefined || filter.sizeBytesMax !== undefined;
+  if (!bySize && filter.withoutTypes === undefined) return new Map();
+  await using primary = await openPrimary(config, async () => new Set());
+  const { tables } = await primary.describe(signal);
+  const sizes = bySize ? await primary.sizes(signal) : new Map<TableName, number>();
+  return new Map(
+    tables.map(({ table, columns }) => [
+      table,
+      { sizeBytes: sizes.get(table) ?? null, columnTypes: columns.map(({ type }) => bareType(type)) },
+    ]),
+  );
+}
+
+/** `varchar` of `VARCHAR(20)`. */
+export function bareType(type: string): string {
+  return type.replace(/\s*\([^)]*\)/, '').toLowerCase();
+}
+
 function hotspotsOf(
   activity: ReadonlyMap<string, ActivitySeries>,
   period: number,
-  { by, limit, tables }: ForecastOptions,
+  { by, limit, filter = {} }: ForecastOptions,
+  facts: Facts,
 ): Pick<ForecastReport, 'hotspots' | 'held'> {
   const known = [...activity];
   const [rows, bytes] = [new Hotspots({ period, day: DAY }), new Hotspots({ period, day: DAY })];
@@ -101,11 +125,12 @@ function hotspotsOf(
   const [expectedRows, expectedBytes] = [rows.forecast(), bytes.forecast()];
   const candidates = known.map(([table], index): Candidate => {
     const expected = { expectedRows: expectedRows[index] ?? 0, expectedBytes: expectedBytes[index] ?? 0 };
-    return { table: table as Candidate['table'], sizeBytes: null, columnTypes: [], ...expected };
+    const { sizeBytes, columnTypes } = facts.get(table as TableName) ?? { sizeBytes: null, columnTypes: [] };
+    return { table: table as TableName, sizeBytes, columnTypes, ...expected };
   });
   const tested = recalls.filter((value) => !Number.isNaN(value));
   return {
-    hotspots: rankHotspots(candidates, by, limit, tables === undefined ? {} : { tables }).map((each) => ({
+    hotspots: rankHotspots(candidates, by, limit, filter).map((each) => ({
       rank: each.rank,
       table: each.table,
       distinctRows: Math.round(each.expectedRows),

@@ -195,6 +195,11 @@ export function describePrimary(
       expect(links.shape).not.toBe(tableNamed('things').shape);
     });
 
+    test('tells how large its tables are', async () => {
+      const sizes = await primary.sizes(patience());
+      for (const table of [fixture.links, fixture.things]) expect(sizes.get(table)).toBeGreaterThanOrEqual(0);
+    });
+
     test('has one identity and nothing to object to', async () => {
       expect(await primary.identity(patience())).toBe(await primary.identity(patience()));
       const findings = await primary.check(patience());

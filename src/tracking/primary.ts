@@ -70,6 +70,9 @@ export interface Primary extends AsyncDisposable {
   /** What it keeps for us until it is acknowledged; null: nothing is installed, or nothing it keeps could fill its disk. */
   retained(signal: AbortSignal): Promise<Retained | null>;
 
+  /** Bytes that each table takes with its indexes, and perhaps tables that are not of the data set. May read the whole database. */
+  sizes(signal: AbortSignal): Promise<ReadonlyMap<TableName, number>>;
+
   /** How busy it is; what it cannot tell, or this user may not see, is left out. */
   load(signal: AbortSignal): Promise<LoadSample>;
 

@@ -1,7 +1,7 @@
 import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
 import { parseDuration } from '../../app/config-duration.ts';
-import { type ForecastReport, forecastReport } from '../../app/forecast-report.ts';
+import { type ForecastReport, bareType, forecastReport } from '../../app/forecast-report.ts';
 import { ForeshadowError } from '../../model/errors.ts';
 import { drawn } from '../drawing.ts';
 import { EXIT } from '../failure.ts';
@@ -16,13 +16,16 @@ interface Options {
   readonly limit: number;
   readonly table?: string[];
   readonly exclude?: string[];
+  readonly minSize?: number;
+  readonly maxSize?: number;
+  readonly withoutType?: string[];
 }
 
 export function forecastCommand(act: Act): Command {
   return newCommand(
     'forecast',
     'hotspots and load ahead',
-    ['foreshadow forecast', 'foreshadow forecast --ahead 6h --by bytes --json', "foreshadow forecast --exclude 'audit_*'"],
+    ['foreshadow forecast', 'foreshadow forecast --ahead 6h --by bytes --json', "foreshadow forecast --exclude 'audit_*' --min-size 1GB"],
     'Says from what was learned (`foreshadow history`) which tables will be modified most, and how busy the primary will be, with what one hour in ten exceeds.',
   )
     .option('--ahead <duration>', 'how far ahead', '24h')
@@ -30,10 +33,19 @@ export function forecastCommand(act: Act): Command {
     .option('--limit <number>', 'how many hotspots', toLimit, 10)
     .option('--table <patterns...>', 'only tables of these names')
     .option('--exclude <patterns...>', 'no tables of these names')
+    .option('--min-size <size>', 'only tables that take as much on the primary, with their indexes, such as 100MB', toBytes)
+    .option('--max-size <size>', 'only tables that take no more', toBytes)
+    .option('--without-type <types...>', 'no tables that have a column of these types, such as bytea')
     .action(
-      act(async (invocation, { ahead, by, limit, table, exclude }: Options) => {
-        const tables = { include: table ?? ['*'], exclude: exclude ?? [] };
-        const report = await forecastReport(await configOf(invocation), { aheadMs: durationOf(ahead), by, limit, tables });
+      act(async (invocation, { ahead, by, limit, table, exclude, minSize, maxSize, withoutType }: Options) => {
+        const filter = {
+          tables: { include: table ?? ['*'], exclude: exclude ?? [] },
+          ...(minSize === undefined ? {} : { sizeBytesMin: minSize }),
+          ...(maxSize === undefined ? {} : { sizeBytesMax: maxSize }),
+          ...(withoutType === undefined ? {} : { withoutTypes: withoutType.map(bareType) }),
+        };
+        const options = { aheadMs: durationOf(ahead), by, limit, filter };
+        const report = await forecastReport(await configOf(invocation), options, invocation.signal);
         if (invocation.json) await invocation.out.json(report);
         else await invocation.out.write(forecastText(report));
         return EXIT.done;
@@ -45,6 +57,15 @@ function toLimit(text: string): number {
   const limit = Number(text);
   if (!Number.isInteger(limit) || limit < 1 || limit > 1000) throw new InvalidArgumentError('A whole number from 1 to 1000 is needed.');
   return limit;
+}
+
+const BYTES: Readonly<Record<string, number>> = { '': 1, b: 1, kb: 1e3, mb: 1e6, gb: 1e9, tb: 1e12 };
+
+function toBytes(text: string): number {
+  const [, amount, unit = ''] = /^(\d+(?:\.\d+)?)\s*([a-z]*)$/i.exec(text.trim()) ?? [];
+  const factor = BYTES[unit.toLowerCase()];
+  if (amount === undefined || factor === undefined) throw new InvalidArgumentError('A size such as 500kB, 100MB or 1.5GB is needed.');
+  return Number(amount) * factor;
 }
 
 /** Beyond a week nothing that is learned here says more than the week before. */

@@ -157,6 +157,11 @@ export class MemoryPrimary implements Primary {
   }
 
   /** A memory is never busy. */
+  async sizes(): Promise<ReadonlyMap<TableName, number>> {
+    const bytesOf = (rows: Iterable<Tuple>): number => Array.from(rows).reduce((sum, { length }) => sum + length, 0);
+    return new Map(Array.from(this.#tables, ([table, rows]) => [table, bytesOf(rows.values())]));
+  }
+
   async load(): Promise<LoadSample> {
     return { atMs: Date.now(), readings: [] };
   }

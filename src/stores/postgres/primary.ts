@@ -14,6 +14,7 @@ import { boundary } from './numbering.ts';
 import { CatalogView } from './catalog-view.ts';
 import { checkPrimary } from './check.ts';
 import { literal } from './connection.ts';
+import { readIdentity, readSizes } from './database.ts';
 import { catalogTrouble } from './failure.ts';
 import { type CatalogTable, isTrackable, readTables, readTypes, type TrackableTable, trackable, typesIn } from './describe.ts';
 import { describeDataSet } from './describe-ddl.ts';
@@ -97,13 +98,7 @@ class PostgresPrimary implements Primary {
   }
 
   identity(signal: AbortSignal): Promise<string> {
-    return this.#ask(async (wire) => {
-      const [found] = await wire.query(
-        `SELECT 'postgres:' || (pg_control_system()).system_identifier || ':' || oid FROM pg_database WHERE datname = current_database()`,
-        signal,
-      );
-      return found?.rows[0]?.[0] as string;
-    }, signal);
+    return this.#ask((wire) => readIdentity(wire, signal), signal);
   }
 
   check(signal: AbortSignal): Promise<readonly Finding[]> {
@@ -258,6 +253,10 @@ class PostgresPrimary implements Primary {
 
   retained(signal: AbortSignal): Promise<Retained | null> {
     return this.#ask((wire) => readRetained(wire, this.#name, signal), signal);
+  }
+
+  sizes(signal: AbortSignal): Promise<ReadonlyMap<TableName, number>> {
+    return this.#ask((wire) => readSizes(wire, signal), signal);
   }
 
   load(signal: AbortSignal): Promise<LoadSample> {

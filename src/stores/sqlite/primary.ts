@@ -15,6 +15,7 @@ import { Follower } from './follow.ts';
 import { SqliteLoad } from './load.ts';
 import { hasTraces, isInstalled, lastMark, purgeLog, readStanding, removeAll, settle } from './log.ts';
 import { LOCK_WAIT_MS, inWriteTransaction, untilUnlocked } from './lock.ts';
+import { readSizes } from './sizes.ts';
 import { sqliteValues } from './values.ts';
 
 /** Acknowledged rows are forgotten in steps of this size: rare, because each holds the write lock (50 to 60 ms measured). */
@@ -140,6 +141,10 @@ class SqlitePrimary implements Primary {
   /** The trigger log is a table like others: what it may come to is told by `check`. */
   retained(): Promise<null> {
     return Promise.resolve(null);
+  }
+
+  async sizes(signal: AbortSignal): Promise<ReadonlyMap<TableName, number>> {
+    return await this.#ask(signal, readSizes);
   }
 
   load(): Promise<LoadSample> {
