@@ -85,7 +85,7 @@ export function describeShadowModel(open: ShadowOpener): void {
             await run.session.close();
           }
         }),
-        { numRuns: 40 },
+        { numRuns: Number(process.env['SHADOW_RUNS'] ?? 20) },
       );
     });
   });
