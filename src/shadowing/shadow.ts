@@ -257,7 +257,7 @@ export function rowsOf(work: ApplyWork, standing: StandingRows): RowSource {
   return typeof work.rows === 'function' ? work.rows(standing) : work.rows;
 }
 
-/** A long reading ended early, as somebody waited for it. It may begin again. */
+/** A long reading ended early, as somebody waited for it. What it read is of no use; pages (`rows`) are in nobody's way. */
 export class GaveWay extends Error {
   override readonly name = 'GaveWay';
 }

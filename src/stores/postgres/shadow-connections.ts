@@ -53,6 +53,7 @@ export class Writer implements AsyncDisposable {
 
   /**
    * What was committed is on the disk. Asked on the connection that committed it: a crash of the server in between would have ended that one.
+   * A COMMIT flushes the log only where the transaction has an id: the claim's row lock gives it one.
    */
   async flush(): Promise<void> {
     if (this.#unsettled === null) return;
