@@ -232,7 +232,7 @@ export class Steering {
     const sinceMs = (row: number): number => held.sinceMs(row) * this.#scale;
     const toleranceOf = (row: number): number => policy.toleranceMs[this.#placeOf(held.table(row))] ?? 0;
     const forced = forcedRows({ list: () => held.list(), sinceMs }, nowMs + slotMs, toleranceOf);
-    const most = Math.min(this.#rate.most(this.slotMs), (this.#parts.settings.capacity ?? Infinity) * (this.slotMs / 1000));
+    const most = this.#most;
     const limits = { least: Math.min(most, forced.length), most };
     let taken = turn(policy, { ...when, limits, waiting: [], coming: dueAtMs === null ? [] : null });
     const room = this.#wholeRows(taken.headroom.rows[0] ?? 0, nowMs);
@@ -255,10 +255,10 @@ export class Steering {
           if (taken.plan !== null) return { rows: groups.chosen(taken.plan, room, { sinceMs, calm }), room, turn: taken };
         }
       } catch (error) {
-        this.#trouble = `planning failed: ${messageOf(error)}`;
-        taken = { ...taken, mode: 'quiet-first', plan: null, instructions: [], degraded: this.#trouble };
+        const degraded = `planning failed: ${messageOf(error)}`;
+        taken = { ...taken, mode: 'quiet-first', plan: null, instructions: [], degraded, failed: true };
       }
-      if (taken.degraded?.startsWith('planning failed') === true) this.#trouble = taken.degraded;
+      if (taken.failed) this.#trouble = taken.degraded;
     }
     const waiting = { list: () => held.list(), sinceMs };
     return { rows: forcedFirst(waiting, forced, (row) => held.lastMs(row), room), room, turn: taken };
@@ -306,8 +306,8 @@ export class Steering {
 
   /** Every resource that says when the primary is busy, with its load now and ahead; learns what our last move did to it. */
   #resources(atMs: number, slots: number): ResourceOutlook[] {
-    const { outlook, loadNow, settings } = this.#parts;
-    const most = Math.min(this.#rate.most(this.slotMs), (settings.capacity ?? Infinity) * (this.slotMs / 1000));
+    const { outlook, loadNow } = this.#parts;
+    const most = this.#most;
     const ownShare = this.#ownCpuShare();
     const rows = this.#last?.moved.rows ?? 0;
     const outlooks: ResourceOutlook[] = [];
@@ -321,6 +321,11 @@ export class Steering {
       outlooks.push({ name, ceiling, forecast, measured, costPerRow: cost.perRow(ceiling, most) });
     }
     return outlooks;
+  }
+
+  /** Rows that can move in a slot, however idle the primary is. */
+  get #most(): number {
+    return Math.min(this.#rate.most(this.slotMs), (this.#parts.settings.capacity ?? Infinity) * (this.slotMs / 1000));
   }
 
   /** Of all processors, what this process used since it was last asked. */

@@ -63,6 +63,8 @@ export interface Turn {
   readonly mode: 'planned' | 'quiet-first';
   /** Why it is not planned; null where it is. */
   readonly degraded: string | null;
+  /** Planning went wrong, which is no more than a reason to be told. */
+  readonly failed: boolean;
   readonly plan: Plan | null;
   readonly instructions: readonly Instruction[];
   readonly headroom: Headroom;
@@ -93,7 +95,14 @@ export function inForce(before: Standing, busyness: Busyness, elements: readonly
 /** Never throws: whatever is wrong with what it was given, shadowing goes on quiet-first, and the turn says why. */
 export function turn({ wentBack }: InForce, observed: Observed): Turn {
   const free = headroom(observed.resources, slotsLeft(observed), observed.limits);
-  const quietFirst = (degraded: string): Turn => ({ mode: 'quiet-first', degraded, plan: null, instructions: [], headroom: free });
+  const quietFirst = (degraded: string, failed = false): Turn => ({
+    mode: 'quiet-first',
+    degraded,
+    failed,
+    plan: null,
+    instructions: [],
+    headroom: free,
+  });
   if (wentBack) return quietFirst('the clock went back: nothing is planned until the next turn');
   if (observed.coming === null) return quietFirst('there is no forecast yet: no cycle of captures has been seen whole');
   if (!Number.isFinite(observed.dueMs) || observed.dueMs <= observed.nowMs) return quietFirst('no capture is ahead to plan for');
@@ -101,9 +110,16 @@ export function turn({ wentBack }: InForce, observed: Observed): Turn {
     const { settings, waiting, coming } = observed;
     const planned = plan({ ...settings, capacity: free.rows, waiting, coming });
     const context = { ...observed, headroom: free, mostRows: observed.limits.most };
-    return { mode: 'planned', degraded: null, plan: planned, instructions: instructionsOf(planned, context), headroom: free };
+    return {
+      mode: 'planned',
+      degraded: null,
+      failed: false,
+      plan: planned,
+      instructions: instructionsOf(planned, context),
+      headroom: free,
+    };
   } catch (error) {
-    return quietFirst(`planning failed: ${messageOf(error)}`);
+    return quietFirst(`planning failed: ${messageOf(error)}`, true);
   }
 }
 
