@@ -70,6 +70,7 @@ test('hotspots are looked for among tables of some sizes, and without some types
   expect((await named('--without-type', 'blob'))[0]).toBe('orders');
   expect(await named('--without-type', 'blob', 'varchar')).not.toContain('orders');
   expect(await foreshadow(directory, ['forecast', '--min-size', 'large'])).toMatchObject({ code: 2 });
+  expect(await foreshadow(directory, ['forecast', '--without-type', 'bytea'])).toMatchObject({ code: 2 });
 });
 
 test('the load ahead is foretold with a bound, and by whom', async () => {

@@ -1,3 +1,4 @@
+import { ForeshadowError } from '../model/errors.ts';
 import type { TableName } from '../model/schema.ts';
 import { Hotspots, rankHotspots, recallAt } from '../prediction/hotspots.ts';
 import type { Candidate, HotspotFilter } from '../prediction/hotspots.ts';
@@ -81,6 +82,13 @@ async function factsOf(config: Config, filter: HotspotFilter, signal: AbortSigna
   if (!bySize && filter.withoutTypes === undefined) return new Map();
   await using primary = await openPrimary(config, async () => new Set());
   const { tables } = await primary.describe(signal);
+  const types = new Set(tables.flatMap(({ columns }) => columns.map(({ type }) => bareType(type))));
+  const unknown = filter.withoutTypes?.find((type) => !types.has(type));
+  if (unknown !== undefined) {
+    throw new ForeshadowError('USAGE', `no table of the data set has a column of the type ${unknown}`, {
+      remedy: `Name types as the primary does: ${Array.from(types).toSorted().join(', ')}.`,
+    });
+  }
   const sizes = bySize ? await primary.sizes(signal) : new Map<TableName, number>();
   return new Map(
     tables.map(({ table, columns }) => [

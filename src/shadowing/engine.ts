@@ -18,7 +18,7 @@ import { Pace } from './pace.ts';
 import type { EngineParts } from './parts.ts';
 import { Rest } from './rest.ts';
 import type { ApplyReport, ApplyWork } from './shadow.ts';
-import { Stand } from './stand.ts';
+import { Footing } from './footing.ts';
 import { Write, type Written, grouped, isFull } from './write.ts';
 
 const RETRY_MS = 250;
@@ -33,7 +33,7 @@ export class Engine {
   readonly #backlog: Backlog;
   readonly #ahead: Ahead;
   readonly #advance: Advance;
-  readonly #stand: Stand;
+  readonly #footing: Footing;
   readonly #pace: Pace;
   readonly #turns = new Turns();
   readonly #wake = new Pulse();
@@ -61,7 +61,7 @@ export class Engine {
     this.#lastCut = lastCut;
     const stir = (): void => this.#stir();
     this.holding = new Holding(parts, backlog, () => this.#hurry());
-    this.#stand = new Stand(parts, this.#elements, backlog, this.holding);
+    this.#footing = new Footing(parts, this.#elements, backlog, this.holding);
     this.#pace = new Pace(parts, this.#elements, backlog, this.holding);
     this.#ahead = new Ahead(parts, this, stir);
     this.#advance = new Advance(parts, { backlog, ahead: this.#ahead, holding: this.holding }, (table) => this.#elements.has(table), stir);
@@ -230,7 +230,7 @@ export class Engine {
     try {
       return await this.#parts.shadow.apply(works, signal);
     } finally {
-      await this.#stand.reload(new Set(works.map(({ table }) => table)));
+      await this.#footing.reload(new Set(works.map(({ table }) => table)));
       this.#stir();
     }
   }
@@ -288,7 +288,7 @@ export class Engine {
 
   async #round(signal: AbortSignal): Promise<boolean> {
     if (this.#parked && this.#drain === null) return false;
-    if (this.#stand.isUncertain) await this.#orLater('asking where the shadow stands', () => this.#stand.reload(), signal);
+    if (this.#footing.isUncertain) await this.#orLater('asking where the shadow stands', () => this.#footing.reload(), signal);
     this.holding.callNext();
     const order = this.#pace.order(this.#isCrossing, (table) => this.#advance.hasRepair(table), this.#drain !== null).toReversed();
     const yields = (table: TableName): boolean => this.holding.copiesYield && this.#elements.get(table)?.state.kind === 'copying';
@@ -304,7 +304,7 @@ export class Engine {
   /** Steps of all of these. Returns whether one moved. */
   async #serve(order: TableName[], signal: AbortSignal): Promise<boolean> {
     let worked = false;
-    while (order.length > 0 && !signal.aborted && !this.#stand.isUncertain) {
+    while (order.length > 0 && !signal.aborted && !this.#footing.isUncertain) {
       const moved = await this.#turns.take(() => this.#turn(order, signal));
       worked ||= moved;
       if (!moved) continue;
@@ -343,7 +343,7 @@ export class Engine {
   /** One element's trouble is not the others': it rests, longer each time, and they go on. Null: it was so. */
   #attempt<T>(tables: readonly TableName[], work: () => Promise<T>, signal: AbortSignal): Promise<T | null> {
     const tell = (table: TableName, error: ForeshadowError, waitMs: number): void => {
-      this.#stand.doubt(error);
+      this.#footing.doubt(error);
       this.holding.excuse(table);
       this.#parts.log('a table will be tried again', { table, code: error.code, reason: error.message, waitMs });
     };
@@ -380,7 +380,7 @@ export class Engine {
   #alone<T>(work: () => Promise<T>): Promise<T> {
     return this.#turns.take(async () => {
       this.#took(await this.#advance.settle(this.#elements));
-      if (await this.#stand.ascertain()) this.#stir();
+      if (await this.#footing.ascertain()) this.#stir();
       return work();
     });
   }
@@ -397,7 +397,7 @@ export class Engine {
       await this.#turns.take(work);
     } catch (error) {
       if (signal.aborted || !(error instanceof ForeshadowError && error.retry === 'later')) throw error;
-      this.#stand.doubt(error);
+      this.#footing.doubt(error);
       this.#parts.log(`${what} will be tried again`, { code: error.code, reason: error.message, waitMs: RETRY_MS });
       await this.#urgent.next(signal, RETRY_MS);
       this.#stir();

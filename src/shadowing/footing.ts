@@ -6,7 +6,7 @@ import type { Backlog } from './lag.ts';
 import type { EngineParts } from './parts.ts';
 
 /** Whether the shadow stands where the elements say. */
-export class Stand {
+export class Footing {
   readonly #parts: EngineParts;
   readonly #elements: Map<TableName, Element>;
   readonly #backlog: Backlog;
