@@ -270,6 +270,23 @@ describe('steering', () => {
     expect((await world.slot()).turn.mode).toBe('planned');
   });
 
+  test('a load that is seen no more is not taken for none', async () => {
+    let seen = true;
+    const loads = new Map([['host.disk', 0.9]]);
+    const upper = (_: string, __: number, ___: number, slots: number): Float64Array => new Float64Array(slots).fill(Number.NaN);
+    const outlook = { ceilingOf: () => 0.7, knowsDay: (): boolean => true, upper };
+    const world = new World({ parts: { outlook, loadNow: () => (seen ? loads : new Map()) }, settings: { policy: 'quiet-first' } });
+    for (let slot = 0; slot < 6; slot++) await world.slot();
+    expect(world.done.at(-1)).toMatchObject({ room: 0, inForce: { standing: { ease: 1 } } });
+    seen = false;
+    const blind: TurnDone[] = [];
+    for (let slot = 0; slot < 6; slot++) blind.push(await world.slot());
+    // Half the ceiling stands for it, and half of the 10 rows there would be room for.
+    expect(new Set(blind.map(({ room }) => room))).toEqual(new Set([5]));
+    expect(blind.at(-1)?.inForce.standing.ease).toBe(1);
+    expect(blind.at(-1)?.resources).toMatchObject([{ name: 'host.disk', measured: Number.NaN }]);
+  });
+
   test('a turn that comes late has the room of those it missed', async () => {
     const world = new World({ settings: { policy: 'quiet-first', capacity: 2 / 60 } });
     for (let slot = 0; slot < 20; slot++) await world.slot();

@@ -244,7 +244,7 @@ export class Steering {
         learning.look(nowMs);
         const coming = this.#coming(learning, policy, when, dueAtMs);
         const unseen = when.resources.find(
-          ({ name, measured, ceiling }) => measured > FAR_SHARE * ceiling && !this.#parts.outlook.knowsDay(name),
+          ({ name, measured, ceiling }) => !(measured <= FAR_SHARE * ceiling) && !this.#parts.outlook.knowsDay(name),
         );
         if (coming !== null && unseen !== undefined) {
           taken = { ...taken, degraded: `${unseen.name} has not been seen for a whole day: nobody knows when there will be room` };
@@ -311,7 +311,10 @@ export class Steering {
     const ownShare = this.#ownCpuShare();
     const rows = this.#last?.moved.rows ?? 0;
     const outlooks: ResourceOutlook[] = [];
-    for (const [name, measured] of loadNow()) {
+    const seen = loadNow();
+    // A primary too busy to say how busy it is must not look idle: what was seen once counts on, though nobody knows it now.
+    for (const name of new Set([...this.#costs.keys(), ...seen.keys()])) {
+      const measured = seen.get(name) ?? Number.NaN;
       const cost = this.#costs.get(name) ?? new MoveCost();
       this.#costs.set(name, cost);
       cost.learn(name === CPU ? measured + ownShare : measured, rows);
