@@ -69,6 +69,29 @@ describe('when captures are due', () => {
     expect(shown(due.next(at('2026-11-22T05:00:00Z'))?.atMs)).toBe('2026-11-23T03:00');
   });
 
+  test('one that failed is tried again after a while, as long as the window is open', () => {
+    const due = windowed(unknown);
+    due.captured(at('2026-11-22T01:00:00Z'));
+    due.failed(at('2026-11-22T01:02:00Z'));
+    expect(shown(due.next(at('2026-11-22T01:02:00Z'))?.atMs)).toBe('2026-11-22T01:17');
+    expect(shown(due.next(at('2026-11-22T01:30:00Z'))?.atMs)).toBe('2026-11-22T01:30');
+    due.captured(at('2026-11-22T04:47:00Z'));
+    due.failed(at('2026-11-22T04:48:00Z'));
+    expect(shown(due.next(at('2026-11-22T04:48:00Z'))?.atMs)).toBe('2026-11-23T01:00');
+  });
+
+  test('one that was due does not stand when another came first, and a clock that was years ahead takes no window', () => {
+    const due = windowed(unknown);
+    const next = due.next(at('2026-11-22T01:10:00Z'));
+    expect(next === null || due.stands(next)).toBe(true);
+    due.captured(at('2026-11-22T01:10:30Z'));
+    expect(next === null || due.stands(next)).toBe(false);
+    due.captured(at('2031-01-01T01:10:00Z'));
+    expect(shown(due.next(at('2026-11-22T02:00:00Z'))?.atMs)).toBe('2026-11-22T02:00');
+    due.captured(at('2026-11-22T02:00:00Z'));
+    expect(shown(due.next(at('2026-11-22T02:01:00Z'))?.atMs)).toBe('2026-11-23T01:00');
+  });
+
   test('windows may reach into the next day, and go by the clock of their zone', () => {
     const due = windowed(unknown, { from: '23:30', to: '02:00', timeZone: 'Europe/Berlin' });
     // Summer time ends in the night of 25 October: 02:00 is an hour later then.

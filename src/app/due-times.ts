@@ -1,4 +1,4 @@
-import { Schedule, Windows } from '../capture/schedule.ts';
+import { Schedule, type Window, Windows } from '../capture/schedule.ts';
 import { slotLengths } from '../tracking/history.ts';
 import type { Config, PredictionPolicy } from './config.ts';
 
@@ -10,6 +10,8 @@ export interface Due {
 }
 
 const TIMER_MS_MAX = 2 ** 31 - 1;
+/** What came to nothing in a window is tried again after so many slots. */
+const AGAIN_SLOTS = 15;
 
 /** How busy the primary is forecast to be in each slot from a moment on, as a share of its ceilings; NaN: nobody knows. */
 export type BusyAhead = (fromMs: number, slotMs: number, slots: number) => Float64Array;
@@ -24,6 +26,7 @@ export class DueTimes {
   readonly #slotMs: number;
   readonly #busyAhead: BusyAhead;
   #capturedMs = Number.NEGATIVE_INFINITY;
+  #againMs = Number.NEGATIVE_INFINITY;
 
   constructor({ schedule, window }: Config['captures'], slotMs: number, busyAhead: BusyAhead) {
     this.#schedule = schedule === null ? null : new Schedule(schedule.cron, schedule.timeZone);
@@ -37,9 +40,20 @@ export class DueTimes {
     return this.#windows === null ? TIMER_MS_MAX : this.#slotMs;
   }
 
-  /** A capture was cut. */
+  /** A capture was cut, or one that was due is being taken. */
   captured(atMs: number): void {
-    this.#capturedMs = Math.max(this.#capturedMs, atMs);
+    this.#capturedMs = atMs;
+  }
+
+  /** Nothing came of the one that was being taken: in a window there is time to try again, but not at once. */
+  failed(atMs: number): void {
+    this.#capturedMs = Number.NEGATIVE_INFINITY;
+    this.#againMs = atMs + AGAIN_SLOTS * this.#slotMs;
+  }
+
+  /** Whether what was due is so still: a window has one capture, and another may have come meanwhile. */
+  stands({ atMs }: Due): boolean {
+    return this.#windows === null || !this.#isCaptured(this.#windows.at(new Date(atMs)));
   }
 
   next(nowMs: number): Due | null {
@@ -49,9 +63,13 @@ export class DueTimes {
     }
     if (this.#windows === null) return null;
     let window = this.#windows.at(new Date(nowMs));
-    if (this.#capturedMs >= window.fromMs) window = this.#windows.at(new Date(window.untilMs));
-    const beginMs = Math.max(nowMs, window.fromMs);
-    return this.#quietest(beginMs, window.untilMs);
+    if (this.#isCaptured(window) || this.#againMs >= window.untilMs) window = this.#windows.at(new Date(window.untilMs));
+    return this.#quietest(Math.max(nowMs, window.fromMs, this.#againMs), window.untilMs);
+  }
+
+  /** By a capture of that time: one that a clock dated wrongly, years ahead, is not every window's. */
+  #isCaptured({ fromMs, untilMs }: Window): boolean {
+    return this.#capturedMs >= fromMs && this.#capturedMs <= untilMs;
   }
 
   #quietest(beginMs: number, untilMs: number): Due {

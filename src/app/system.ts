@@ -75,7 +75,7 @@ class System implements LocalSystem {
         // A timer holds 2^31 ms at most; waking early just asks again.
         const waitMs = next === null ? undefined : Math.min(next.atMs - Date.now(), due.changesAfterMs);
         if (waitMs === undefined || waitMs > 0) await new Pulse().next(ended, waitMs);
-        if (next !== null && Date.now() >= next.atMs) await this.#captureOnSchedule(session, due, ended);
+        if (next !== null && Date.now() >= next.atMs && due.stands(next)) await this.#captureOnSchedule(session, due, ended);
       }
     } catch (error) {
       if (signal.aborted) return;
@@ -88,7 +88,6 @@ class System implements LocalSystem {
 
   async #captureOnSchedule(session: Session, due: DueTimes, signal: AbortSignal): Promise<void> {
     const { log } = this.#options;
-    // Whatever becomes of it: what was due at this moment is not due again.
     due.captured(Date.now());
     try {
       if (session.engine.parked) {
@@ -100,6 +99,7 @@ class System implements LocalSystem {
       log(record.verdict === 'VALID' ? 'info' : 'warn', 'captured', { capture: record.number, verdict: record.verdict, note: record.note });
     } catch (error) {
       if (isAbort(error)) throw error;
+      due.failed(Date.now());
       log('error', 'a scheduled capture failed', { reason: messageOf(error) });
     }
   }
