@@ -44,7 +44,16 @@ export class Foresight {
     this.#log = log;
     const challengers = resources.use(new Challengers());
     this.#given = new GivenForecasts({ prometheus, file, lengths, now: Date.now });
-    this.outlook = new LoadOutlook({ history: learning.history, lengths, ceiling, challengers, given: this.#given, now: Date.now });
+    const sampled = (): Iterable<string> => learning.loadNow().keys();
+    this.outlook = new LoadOutlook({
+      history: learning.history,
+      lengths,
+      ceiling,
+      challengers,
+      given: this.#given,
+      sampled,
+      now: Date.now,
+    });
     this.due = new DueTimes(config.captures, lengths.minuteMs, (...ahead) => this.outlook.busyAhead(...ahead));
     this.steering =
       this.policy === 'stream-everything'

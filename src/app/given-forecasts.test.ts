@@ -107,6 +107,23 @@ describe('a forecast that is given', () => {
     expect(absent.troubles).toEqual([expect.stringMatching(/absent\.csv.*our own/)]);
   });
 
+  test('stands for a day of load that was not seen, but not where it has nothing to say', async () => {
+    const knows = async (path: string): Promise<boolean> => {
+      const forecasts = given({ file: path });
+      await forecasts.readFile();
+      const parts = {
+        history: openMemoryHistory(lengths),
+        lengths,
+        ceiling: { share: 0.7, of: new Map() },
+        challengers: null,
+        now: () => NOW,
+      };
+      return new LoadOutlook({ ...parts, given: forecasts }).knowsDay('host.cpu');
+    };
+    expect(await knows(await file('ahead.csv', `${NOW},host.cpu,0.3`, `${NOW + HOUR},host.cpu,0.3`))).toBe(true);
+    expect(await knows(await file('over.csv', `${NOW - 3 * HOUR},host.cpu,0.3`, `${NOW - 2 * HOUR},host.cpu,0.3`))).toBe(false);
+  });
+
   test('counts instead of our own where it says something, and not where nobody could believe it', async () => {
     const of = (value: number, path: string) => file(path, `${NOW},host.cpu,${value}`, `${NOW + HOUR},host.cpu,${value}`);
     const outlookOf = async (path: string): Promise<LoadOutlook> => {

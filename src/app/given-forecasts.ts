@@ -46,6 +46,11 @@ export class GivenForecasts {
     return [...this.#troubles.values(), ...over];
   }
 
+  /** Whose load is forecast. */
+  get resources(): Iterable<string> {
+    return this.#all().keys();
+  }
+
   /** What is given for each slot from a moment on; NaN where nothing is. Null: nothing is given of the resource at all. */
   slots(resource: string, fromMs: number, slotMs: number, slots: number): Float64Array | null {
     const points = this.#read.get(resource) ?? this.#queried.get(resource);

@@ -69,6 +69,39 @@ describe('the load ahead', () => {
     expect(Math.abs(((NOW / HOUR + quietest) % 24) - 18)).toBeLessThanOrEqual(3);
   });
 
+  test('knows a day when every hour of it was seen, however many days that took', async () => {
+    const knows = async (hours: readonly number[]): Promise<boolean> => {
+      const history = openMemoryHistory(lengths);
+      const load = hours.map((ago) => ({ resource: 'host.cpu', atMs: NOW - ago * HOUR, value: 0.4 }));
+      await history.seed({ stepMs: HOUR, observed: null, activity: [], load });
+      const outlook = outlookOf(history);
+      await outlook.refresh(signal);
+      return outlook.knowsDay('host.cpu');
+    };
+    const all = Array.from({ length: 24 }, (_, hour) => hour + 1);
+    expect(await knows(all)).toBe(true);
+    expect(await knows(all.slice(1))).toBe(false);
+    // Office hours, on five days.
+    expect(await knows([0, 1, 2, 3, 4].flatMap((day) => all.slice(0, 8).map((ago) => ago + 24 * day)))).toBe(false);
+  });
+
+  test('names ceilings and forecasts of what nobody sees', async () => {
+    const of = new Map([
+      ['cpu', { share: 0.5 }],
+      ['host.cpu', { share: 0.5 }],
+    ]);
+    const given: OutlookParts['given'] = { slots: () => null, troubles: [], resources: ['sessions', 'sessions.active'] };
+    let sampled: string[] = [];
+    const outlook = outlookOf(openMemoryHistory(lengths), { ceiling: { share: 0.7, of }, given, sampled: () => sampled });
+    // Nothing was seen yet: that says nothing.
+    expect(outlook.troubles).toEqual([]);
+    sampled = ['sessions.active', 'host.cpu'];
+    expect(outlook.troubles).toEqual([
+      'the ceiling of cpu counts for nothing: no load of that name is seen (but host.cpu, sessions.active)',
+      'the forecast that is given of sessions counts for nothing: no load of that name is seen (but host.cpu, sessions.active)',
+    ]);
+  });
+
   test('knows nothing of an empty history', async () => {
     const outlook = outlookOf(openMemoryHistory(lengths));
     await outlook.refresh(signal);

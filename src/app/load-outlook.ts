@@ -29,13 +29,16 @@ export interface OutlookParts {
   /** Null: none are asked. */
   readonly challengers: Pick<Challengers, 'ask'> | null;
   /** What others forecast. */
-  readonly given?: Pick<GivenForecasts, 'slots' | 'troubles'>;
+  readonly given?: Pick<GivenForecasts, 'slots' | 'troubles' | 'resources'>;
+  /** Resources whose load is known now. */
+  readonly sampled?: () => Iterable<string>;
   readonly now: () => number;
   readonly newTrack?: () => Track;
 }
 
 interface Resource {
   readonly track: Track;
+  /** Hours of the day of which any was seen. */
   readonly hours: number;
   forecast: Forecast;
   most: number;
@@ -61,7 +64,7 @@ export class LoadOutlook {
       this.#doubted,
       (resource) => `the forecast of ${resource} that is given is beyond all belief: our own counts`,
     );
-    return [...own, ...(this.#parts.given?.troubles ?? []), ...doubted];
+    return [...own, ...(this.#parts.given?.troubles ?? []), ...doubted, ...this.#unseen()];
   }
 
   /** The load that shadowing must not push a resource above; null where nothing is known by which to say what is too much. */
@@ -75,7 +78,8 @@ export class LoadOutlook {
 
   /** Whether every hour of a day was seen, so that what is forecast is more than that all goes on as it does. */
   knowsDay(resource: string): boolean {
-    return (this.#resources.get(resource)?.hours ?? 0) >= DAY || this.#parts.given?.slots(resource, this.#parts.now(), 1, 1) != null;
+    const given = this.#parts.given?.slots(resource, this.#parts.now(), 1, 1)?.[0];
+    return (this.#resources.get(resource)?.hours ?? 0) >= DAY || Number.isFinite(given);
   }
 
   /** What is exceeded one time in ten in each slot from a moment on; NaN beyond what is forecast. */
@@ -144,7 +148,11 @@ export class LoadOutlook {
       .subarray(-REACH)
       .filter((value) => !Number.isNaN(value))
       .toSorted();
-    this.#resources.set(name, { track, hours: seen.length, forecast, most: seen.at(-1) ?? Number.NaN, usual: quantile(seen, 0.5) });
+    const first = mean.values.length - REACH;
+    const hours = new Set(
+      Array.from(mean.values, (value, hour) => (Number.isNaN(value) || hour < first ? -1 : hour % DAY)).filter((hour) => hour >= 0),
+    ).size;
+    this.#resources.set(name, { track, hours, forecast, most: seen.at(-1) ?? Number.NaN, usual: quantile(seen, 0.5) });
   }
 
   /** What models of kept libraries say of it: each is heard where it proved better. */
@@ -157,6 +165,18 @@ export class LoadOutlook {
       if (answer !== null) said.set(model, answer.point);
     }
     return said;
+  }
+
+  /** What is said of resources that nobody sees here, by a slip of the pen or because the primary does not tell, protects nothing. */
+  #unseen(): string[] {
+    const { ceiling, given, sampled } = this.#parts;
+    const seen = new Set([...this.#resources.keys(), ...(sampled?.() ?? [])]);
+    if (seen.size === 0) return [];
+    const told = (of: string, names: Iterable<string>): string[] =>
+      Array.from(names)
+        .filter((name) => !seen.has(name))
+        .map((name) => `${of} ${name} counts for nothing: no load of that name is seen (but ${Array.from(seen).toSorted().join(', ')})`);
+    return [...told('the ceiling of', ceiling.of.keys()), ...told('the forecast that is given of', given?.resources ?? [])];
   }
 
   /** Of resources whose top is known 1, of others the most that was seen; null where that says nothing of when the primary is busy. */
