@@ -26,6 +26,13 @@ describe('a trace', () => {
     expect([...trace.rowBytes]).toEqual([40, 50]);
   });
 
+  test('is read from times since 1970, in seconds or in milliseconds', () => {
+    const inSeconds = read('time,row', '1767225600,1', '1767225601.5,1');
+    const inMs = read('timestamp,row', '1767225600000,1', '1767225601500,1');
+    expect([...inMs.atMs]).toEqual([...inSeconds.atMs]);
+    expect(inMs.atMs[0]).toBe(Date.UTC(2026, 0, 1));
+  });
+
   test('is read from what tail prints; a truncated table names no row', () => {
     const trace = read(
       '{"table":"orders","kind":"update","key":{"id":7},"row":{"id":7},"committedAt":"2026-01-01T00:00:00.000Z"}',
@@ -39,7 +46,9 @@ describe('a trace', () => {
     [['when,what', '1,2'], 'line 1 of changes.csv is no header'],
     [['seconds,page', 'soon,1'], 'line 2 of changes.csv has no time'],
     [['seconds,page', ',1'], 'line 2 of changes.csv has no time'],
-    [['seconds,page', '1'], 'line 2 of changes.csv names no row'],
+    [['seconds,page', '1, '], 'line 2 of changes.csv names no row'],
+    [['seconds,page', '1'], 'line 2 of changes.csv has 1 fields, and the header 2'],
+    [['time,page', '1767225600000000,1'], 'line 2 of changes.csv has a time that is neither in seconds nor in milliseconds'],
     [['seconds,page,bytes', '1,2,many'], 'line 2 of changes.csv has no size'],
     [['{"table":"orders"'], 'line 1 of changes.csv is no JSON'],
     [['{"key":{"id":1}}'], 'line 1 of changes.csv has no table'],

@@ -17,11 +17,15 @@ const TIME_COLUMNS = ['time', 'timestamp', 'seconds', 'ms', 'committedat'];
 const ELEMENT_COLUMNS = ['element', 'table'];
 const ROW_COLUMNS = ['row', 'key', 'page', 'id'];
 const LONGEST_LINE = 1_000_000;
+/** Below this a number counts seconds: in milliseconds it would be in 1973. Beyond the other it counts neither. */
+const SECONDS_MAX = 1e11;
+const MS_MAX = 1e14;
 
 interface Columns {
+  readonly count: number;
   readonly time: number;
-  /** Of one unit of a number in the time column; text that is no number is a date. */
-  readonly unitMs: number;
+  /** What a number in the time column counts; null: seconds, or milliseconds where it is too large for that. Text that is no number is a date. */
+  readonly unitMs: number | null;
   readonly row: number;
   readonly element: number;
   readonly bytes: number;
@@ -82,17 +86,20 @@ export class TraceReader {
     if (time < 0 || row < 0) {
       throw this.#invalid(`is no header: it needs a time (${TIME_COLUMNS.slice(0, 4).join(', ')}) and a row (${ROW_COLUMNS.join(', ')})`);
     }
-    return { time, row, unitMs: names[time] === 'ms' ? 1 : 1000, element: find(ELEMENT_COLUMNS), bytes: names.indexOf('bytes') };
+    const unitMs = names[time] === 'ms' ? 1 : names[time] === 'seconds' ? 1000 : null;
+    return { count: names.length, time, row, unitMs, element: find(ELEMENT_COLUMNS), bytes: names.indexOf('bytes') };
   }
 
   #takeCells(cells: readonly string[], columns: Columns): void {
+    if (cells.length !== columns.count) throw this.#invalid(`has ${cells.length} fields, and the header ${columns.count}`);
     const time = cells[columns.time]?.trim() ?? '';
     const row = cells[columns.row]?.trim() ?? '';
     if (row === '') throw this.#invalid('names no row');
     const bytes = columns.bytes < 0 ? 1 : Number(cells[columns.bytes]);
     if (!(bytes >= 0 && bytes < Infinity)) throw this.#invalid('has no size in its column bytes');
     const number = time === '' ? Number.NaN : Number(time);
-    const atMs = Number.isNaN(number) ? Date.parse(time) : number * columns.unitMs;
+    const unitMs = columns.unitMs ?? (number < SECONDS_MAX ? 1000 : 1);
+    const atMs = Number.isNaN(number) ? Date.parse(time) : number * unitMs;
     this.#add(atMs, columns.element < 0 ? 'rows' : (cells[columns.element] ?? '').trim(), row, bytes);
   }
 
@@ -111,6 +118,7 @@ export class TraceReader {
 
   #add(atMs: number, element: string, row: string, bytes: number): void {
     if (!Number.isFinite(atMs)) throw this.#invalid('has no time');
+    if (atMs > MS_MAX) throw this.#invalid('has a time that is neither in seconds nor in milliseconds');
     const elementIndex = numberOf(this.#elements, element);
     const rowIndex = numberOf(this.#rows, `${elementIndex} ${row}`);
     this.#rowElement[rowIndex] = elementIndex;
