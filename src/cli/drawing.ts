@@ -13,3 +13,11 @@ export function drawn(values: readonly (number | null)[], most = 0): string {
     })
     .join('');
 }
+
+/** Means of so many slots at a time; of those that are known. */
+export function gathered(values: readonly (number | null)[], each: number): (number | null)[] {
+  return Array.from({ length: Math.ceil(values.length / each) }, (_, index) => {
+    const known = values.slice(index * each, (index + 1) * each).filter((value) => value !== null);
+    return known.length === 0 ? null : known.reduce((sum, value) => sum + value, 0) / known.length;
+  });
+}

@@ -100,6 +100,11 @@ test('says what was done and why, each reason once', async () => {
   const text = await printed(['--past', '1h']);
   expect(text.match(/planned/g)).toHaveLength(3);
   expect(text.match(/ {2}prioritise orders: later slots have no room/g)).toHaveLength(1);
+  // All of the time that was asked for, though it be more than what fits on a screen.
+  const kept = openSqliteHistory(join(directory, '.foreshadow', 'history.db'), slotLengths(86_400_000));
+  for (let ago = 100; ago > 3; ago--) await kept.keepTurn({ atMs: nowMs - ago * 60_000, document: JSON.stringify(TURN) });
+  await kept[Symbol.asyncDispose]();
+  expect((await printed(['--past', '2h'])).match(/planned/g)).toHaveLength(100);
   const { turns } = JSON.parse(await printed(['--past', '--limit', '2', '--json'])) as { turns: TurnReport[] };
   expect(turns.map(({ movedRows }) => movedRows)).toEqual([2, 1]);
 });

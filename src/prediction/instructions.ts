@@ -49,14 +49,14 @@ export interface PlanContext {
 /** In the order in which they are to be obeyed: ease, what is forced, what to prioritise (largest residual first), what waits. */
 export function instructionsOf(plan: Plan, context: PlanContext): Instruction[] {
   const byElement = new Map<number, Shares>();
+  const isForced = new Set(plan.order.slice(0, plan.forced));
   for (const [entry, { element, rows, clean }] of context.waiting.entries()) {
     const shares = byElement.get(element) ?? { waiting: 0, forced: 0, chosen: 0, clean: 0 };
     byElement.set(element, shares);
-    const place = plan.order.indexOf(entry);
     const now = plan.now[entry] as number;
     shares.waiting += rows;
     shares.clean += rows * clean;
-    if (place >= 0 && place < plan.forced) shares.forced += now;
+    if (isForced.has(entry)) shares.forced += now;
     else shares.chosen += now;
   }
   const forced: Instruction[] = [];

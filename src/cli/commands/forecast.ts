@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import { parseDuration } from '../../app/config-duration.ts';
 import { type ForecastReport, bareType, forecastReport } from '../../app/forecast-report.ts';
 import { ForeshadowError } from '../../model/errors.ts';
-import { drawn } from '../drawing.ts';
+import { DRAWN, drawn, gathered } from '../drawing.ts';
 import { EXIT } from '../failure.ts';
 import { configOf, newCommand } from '../invocation.ts';
 import type { Act } from '../invocation.ts';
@@ -79,7 +79,9 @@ function durationOf(text: string): number {
 }
 
 function forecastText({ from, stepMs, hotspots, held, load }: ForecastReport): string {
-  if (hotspots.length + load.length === 0) return 'nothing is learned yet: foreshadow start, or foreshadow history --seed\n';
+  if (hotspots.length + load.length === 0) {
+    return `nothing can be forecast yet: the first ${duration(stepMs)} has to be over (foreshadow start), or what was before put in (foreshadow history --seed)\n`;
+  }
   const right = true;
   const hot = tableText(
     [{ title: 'hotspot' }, { title: 'rows', right }, { title: 'bytes', right }, { title: 'share', right }],
@@ -95,8 +97,12 @@ function forecastText({ from, stepMs, hotspots, held, load }: ForecastReport): s
       ? 'no forecast of this length has been put to the test yet'
       : `the last ${held.forecasts} such forecasts named ${Math.round(100 * held.recall)} % of the hottest ${held.of}`;
   const figure = (value: number | null | undefined) => (value === null || value === undefined ? '-' : number(Number(value.toPrecision(3))));
+  // All that was asked for is drawn, in as many characters as there is room for.
+  const steps = load[0]?.middle.length ?? 0;
+  const stride = Math.max(1, Math.ceil(steps / DRAWN));
+  const picture = `middle, and what is exceeded one time in ten, by ${duration(stepMs * stride)}`;
   const busy = tableText(
-    [{ title: 'load' }, { title: 'next', right }, { title: 'at most', right }, { title: 'middle, and what is exceeded one time in ten' }],
+    [{ title: 'load' }, { title: `next ${duration(stepMs)}`, right }, { title: 'at most', right }, { title: picture }],
     load.flatMap(({ resource, basis, middle, upper, voices }) => {
       const most = Math.max(0, ...upper.map((value) => value ?? 0));
       const who =
@@ -107,11 +113,11 @@ function forecastText({ from, stepMs, hotspots, held, load }: ForecastReport): s
               .map(({ name, error }) => `${name} ${figure(error)}`)
               .join(', ')}`;
       return [
-        [cell(resource), figure(middle[0]), figure(upper[0]), drawn(middle, most)],
-        [`  ${who}`, '', '', drawn(upper, most)],
+        [cell(resource), figure(middle[0]), figure(upper[0]), drawn(gathered(middle, stride), most)],
+        [`  ${who}`, '', '', drawn(gathered(upper, stride), most)],
       ];
     }),
   );
   const sections = [hotspots.length === 0 ? null : `${hot}${before}\n`, load.length === 0 ? null : busy].filter((each) => each !== null);
-  return `from ${localTime(from)}, by ${duration(stepMs)}\n\n${sections.join('\n')}`;
+  return `from ${localTime(from)} on\n\n${sections.join('\n')}`;
 }

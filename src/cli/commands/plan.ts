@@ -2,7 +2,7 @@ import type { Command } from 'commander';
 import { parseDuration } from '../../app/config-duration.ts';
 import { type InstructionReport, type PlanReport, type TurnReport, pastTurns } from '../../app/plan-report.ts';
 import { ForeshadowError } from '../../model/errors.ts';
-import { DRAWN, drawn } from '../drawing.ts';
+import { DRAWN, drawn, gathered } from '../drawing.ts';
 import { EXIT } from '../failure.ts';
 import { configOf, newCommand, operationsOf } from '../invocation.ts';
 import type { Act } from '../invocation.ts';
@@ -25,7 +25,7 @@ export function planCommand(act: Act): Command {
     'Shows what is to move into the shadow until the next capture, slot by slot against the load forecast, the instructions in force and their reasons; with --past what was done and why. Plans are made by a running start.',
   )
     .option('--past [duration]', `what was done and why, of that long (default: ${PAST})`)
-    .option('--limit <number>', 'of the past, how many turns at most: the newest', '60')
+    .option('--limit <number>', 'of the past, how many turns at most: the newest', String(TURNS_SHOWN_MAX))
     .action(
       act(async (invocation, { past, limit }: Options) => {
         if (past !== undefined) {
@@ -131,14 +131,6 @@ function timelineText({ from, slotMs, rows, room }: NonNullable<PlanReport['time
 
 function capped(value: number | null, ceiling: number): number | null {
   return value === null ? null : Math.min(value, ceiling);
-}
-
-/** Means of so many slots at a time; of those that are known. */
-function gathered(values: readonly (number | null)[], each: number): (number | null)[] {
-  return Array.from({ length: Math.ceil(values.length / each) }, (_, index) => {
-    const known = values.slice(index * each, (index + 1) * each).filter((value) => value !== null);
-    return known.length === 0 ? null : known.reduce((sum, value) => sum + value, 0) / known.length;
-  });
 }
 
 function pastText(turns: readonly TurnReport[]): string {
