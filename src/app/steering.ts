@@ -282,19 +282,22 @@ export class Steering {
     return groups;
   }
 
+  /** Those of elements of one lag tolerance are planned together: there may be thousands. */
   #coming(
     learning: RowLearning,
     policy: InForce,
     when: Pick<Observed, 'nowMs' | 'dueMs' | 'slotMs'>,
     dueAtMs: number,
   ): ComingRows[] | null {
-    const coming = learning.coming(dueAtMs * this.#scale, slotsLeft(when));
-    if (coming === null) return null;
-    return Array.from(coming, ([element, rows]) => ({
-      element,
-      rows,
-      patience: Math.floor((policy.toleranceMs[element] ?? 0) / when.slotMs),
-    }));
+    const rows = learning.coming(dueAtMs * this.#scale, slotsLeft(when));
+    if (rows === null) return null;
+    const patienceOf = ([element]: readonly [number, number]): number => Math.floor((policy.toleranceMs[element] ?? 0) / when.slotMs);
+    return Array.from(Map.groupBy(learning.shares, patienceOf)).flatMap(([patience, own]) => {
+      const whole = own.reduce((sum, [, share]) => sum + share, 0);
+      return whole === 0
+        ? []
+        : { shares: new Map(own.map(([element, share]) => [element, share / whole])), rows: rows.map((each) => each * whole), patience };
+    });
   }
 
   /** Where the capture that was ahead has come due, a cycle has ended. */

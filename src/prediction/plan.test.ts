@@ -32,7 +32,7 @@ const request = fc
     ),
     coming: fc.array(
       fc.record({
-        element: fc.nat({ max: 3 }),
+        shares: fc.nat({ max: 3 }).map((element) => new Map([[element, 1]])),
         rows: fc.array(amount, { maxLength: 20 }),
         patience: fc.oneof(fc.nat({ max: 9 }), fc.constant(Infinity)),
       }),
@@ -59,14 +59,41 @@ describe('a plan', () => {
   });
 
   test('leaves the last slots to rows that are yet to come', () => {
-    const coming: ComingRows[] = [{ element: 1, rows: [0, 10, 10, 0], patience: Infinity }];
+    const coming: ComingRows[] = [{ shares: new Map([[1, 1]]), rows: [0, 10, 10, 0], patience: Infinity }];
     const { now, byElement } = ask({ waiting: [waiting({ rows: 20, clean: 1 })], coming });
     expect(sum(now)).toBe(10);
     expect([...(byElement.get(1) ?? [])]).toEqual([0, 0, 10, 10]);
   });
 
+  test('divides what comes among elements by their shares', () => {
+    const coming = { rows: [8, 0, 4, 4], patience: Infinity };
+    const shares = new Map([
+      [1, 0.75],
+      [2, 0.25],
+    ]);
+    const { moved, residual, byElement, residualByElement } = ask({ capacity: [2, 2, 2, 2], coming: [{ ...coming, shares }] });
+    expect(ask({ capacity: [2, 2, 2, 2], coming: [{ ...coming, shares: new Map([[1, 1]]) }] })).toMatchObject({ moved, residual });
+    expect([...(byElement.get(1) ?? [])]).toEqual([...moved].map((rows) => 0.75 * rows));
+    expect([...residualByElement.values()]).toEqual([0.75 * residual, 0.25 * residual]);
+  });
+
+  // It is made while everything else waits: in a time that does not grow with rows to come times slots.
+  test('is made for thousands of elements and a day of slots', () => {
+    const slots = 1440;
+    const shares = new Map(Array.from({ length: 3000 }, (_, element) => [element, 1 / 3000]));
+    const coming = [{ shares, rows: new Float64Array(slots).fill(10), patience: 15 }];
+    const rows = Array.from({ length: 20_000 }, (_, entry) =>
+      waiting({ element: entry % 3000, latest: entry % 15, clean: (entry % 7) / 7, calm: (entry % 11) / 11 }),
+    );
+    const { moved, residual } = ask({ capacity: new Float64Array(slots).fill(100), waiting: rows, coming });
+    expect(sum(moved)).toBeGreaterThan(slots * 9);
+    expect(residual).toBeGreaterThan(0);
+  });
+
   test('counts on what comes in the last slot as residual, whatever the capacity', () => {
-    expect(ask({ capacity: [1000, 1000], coming: [{ element: 2, rows: [0, 7], patience: Infinity }] })).toMatchObject({ residual: 7 });
+    expect(ask({ capacity: [1000, 1000], coming: [{ shares: new Map([[2, 1]]), rows: [0, 7], patience: Infinity }] })).toMatchObject({
+      residual: 7,
+    });
   });
 
   test('moves rows at their lag tolerance before any other, earliest first, hot or not', () => {
@@ -96,7 +123,7 @@ describe('a plan', () => {
     const { now, residual } = ask({
       capacity: [Number.NaN, 5],
       waiting: [waiting({ rows: Number.NaN }), waiting({ rows: 6, clean: Number.NaN })],
-      coming: [{ element: 0, rows: [Number.NaN, Number.NaN], patience: Number.NaN }],
+      coming: [{ shares: new Map([[0, 1]]), rows: [Number.NaN, Number.NaN], patience: Number.NaN }],
       reserve: Number.NaN,
     });
     expect([...now]).toEqual([0, 0]);

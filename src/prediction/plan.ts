@@ -24,9 +24,10 @@ export interface WaitingRows {
   readonly latest: number;
 }
 
-/** Rows of one element whose last change before the capture is yet to come. */
+/** Rows whose last change before the capture is yet to come, of elements that may let them wait as long. */
 export interface ComingRows {
-  readonly element: number;
+  /** How they divide among elements: in sum 1. Each has its share in every slot. */
+  readonly shares: ReadonlyMap<number, number>;
   /** Per slot. Those that come in a slot can move from the next one on. */
   readonly rows: ArrayLike<number>;
   /** Slots that the lag tolerance lets them wait; Infinity: until the capture. */
@@ -66,8 +67,14 @@ export interface Plan {
 /** Less than this many rows is nothing. */
 const NOTHING = 1e-9;
 
+/** What moves of an element, or of several together: per slot, and what is left for the capture. */
+interface Tally {
+  readonly moved: Float64Array;
+  left: number;
+}
+
 interface Job {
-  readonly element: number;
+  readonly tally: Tally;
   /** Index into `waiting`, or -1: yet to come. */
   readonly entry: number;
   readonly release: number;
@@ -83,37 +90,48 @@ interface Job {
 /** Deterministic: the same request gives the same plan. Numbers that are no finite number count as 0. */
 export function plan(request: PlanRequest): Plan {
   const slots = request.capacity.length;
-  const waiting = request.waiting.map((each, entry) => waitingJob(each, entry, slots));
-  const coming = request.coming.flatMap((each) => comingJobs(each, slots));
-  const byElement = new Map<number, Float64Array>();
+  const tallies = new Map<number, Tally>();
+  const tallyOf = (element: number): Tally => {
+    const tally = tallies.get(element) ?? { moved: new Float64Array(slots), left: 0 };
+    tallies.set(element, tally);
+    return tally;
+  };
+  const pools = request.coming.map((each) => ({ ...each, tally: { moved: new Float64Array(slots), left: 0 } }));
+  const waiting = request.waiting.map((each, entry) => waitingJob(each, entry, slots, tallyOf(each.element)));
+  const coming = pools.flatMap((each) => comingJobs(each, slots, each.tally));
   const moved = new Float64Array(slots);
-  const note = ({ element }: Job, slot: number, rows: number): void => {
+  const note = ({ tally }: Job, slot: number, rows: number): void => {
     moved[slot] = (moved[slot] as number) + rows;
-    const own = byElement.get(element) ?? new Float64Array(slots);
-    own[slot] = (own[slot] as number) + rows;
-    byElement.set(element, own);
+    tally.moved[slot] = (tally.moved[slot] as number) + rows;
   };
   if (slots > 0) fillBackwards(waiting, coming, request, note);
   const now = slots > 0 ? moveNow(waiting, request, note) : { now: new Float64Array(waiting.length), order: [], forced: 0 };
-  const residualByElement = new Map<number, number>();
   let residual = 0;
-  for (const { element, left } of [...waiting, ...coming]) {
+  for (const { tally, left } of [...waiting, ...coming]) {
     if (left <= NOTHING) continue;
     residual += left;
-    residualByElement.set(element, (residualByElement.get(element) ?? 0) + left);
+    tally.left += left;
   }
+  for (const { shares, tally } of pools) for (const [element, share] of shares) divide(tally, share, tallyOf(element));
+  const byElement = new Map(Array.from(tallies, ([element, tally]) => [element, tally.moved]));
+  const residualByElement = new Map(Array.from(tallies, ([element, { left }]) => [element, left]));
   return { ...now, moved, byElement, residual, residualByElement };
 }
 
 type Note = (job: Job, slot: number, rows: number) => void;
 
+function divide(pool: Tally, share: number, own: Tally): void {
+  own.left += share * pool.left;
+  for (const [slot, rows] of pool.moved.entries()) if (rows > 0) own.moved[slot] = (own.moved[slot] as number) + share * rows;
+}
+
 /** Rows forced by their lag tolerance move whatever becomes of them; of others, those count that will still be clean at the capture. */
-function waitingJob({ element, rows, clean, calm, latest }: WaitingRows, entry: number, slots: number): Job {
+function waitingJob({ rows, clean, calm, latest }: WaitingRows, entry: number, slots: number, tally: Tally): Job {
   const chance = Math.min(1, Math.max(0, finite(clean)));
   const last = slots - 1;
   const isForced = latest < last;
   return {
-    element,
+    tally,
     entry,
     release: 0,
     latest: isForced ? Math.max(0, Math.floor(latest)) : last,
@@ -124,9 +142,9 @@ function waitingJob({ element, rows, clean, calm, latest }: WaitingRows, entry: 
   };
 }
 
-function comingJobs({ element, rows, patience }: ComingRows, slots: number): Job[] {
+function comingJobs({ rows, patience }: ComingRows, slots: number, tally: Tally): Job[] {
   return Array.from({ length: slots }, (_, slot) => ({
-    element,
+    tally,
     entry: -1,
     release: slot + 1,
     latest: Math.min(slots - 1, slot + 1 + Math.max(0, Math.floor(patience))),
@@ -140,17 +158,19 @@ function comingJobs({ element, rows, patience }: ComingRows, slots: number): Job
 /** From the last slot to the one after now. Rows yet to come are filled latest first: they have the least choice. */
 function fillBackwards(waiting: readonly Job[], coming: readonly Job[], { capacity, reserve }: PlanRequest, note: Note): void {
   const queues = [
-    coming.toSorted((a, b) => b.release - a.release || a.latest - b.latest),
-    waiting.toSorted((a, b) => a.calm - b.calm || a.latest - b.latest || a.entry - b.entry),
-  ].map((jobs) => ({ jobs, begin: 0 }));
+    new Open(coming.toSorted((a, b) => b.release - a.release || a.latest - b.latest)),
+    new Open(waiting.toSorted((a, b) => a.calm - b.calm || a.latest - b.latest || a.entry - b.entry)),
+  ];
   for (let slot = capacity.length - 1; slot > 0; slot--) {
     let free = Math.max(0, finite(capacity[slot])) / Math.max(1, finite(reserve));
     for (const queue of queues) {
-      // What lies before `begin` is done, or came too late for every slot that is left.
-      while (isOver(queue.jobs[queue.begin], slot)) queue.begin++;
-      for (let index = queue.begin; index < queue.jobs.length && free > NOTHING; index++) {
-        const job = queue.jobs[index] as Job;
-        if (job.latest < slot || job.left <= NOTHING) continue;
+      queue.reach(slot);
+      for (let job = queue.first; job !== null && free > NOTHING; job = queue.first) {
+        // What came too late for this slot came too late for all that are left.
+        if (job.release > slot || job.left <= NOTHING) {
+          queue.drop();
+          continue;
+        }
         const rows = Math.min(job.left, free);
         job.left -= rows;
         free -= rows;
@@ -160,8 +180,52 @@ function fillBackwards(waiting: readonly Job[], coming: readonly Job[], { capaci
   }
 }
 
-function isOver(job: Job | undefined, slot: number): boolean {
-  return job !== undefined && (job.left <= NOTHING || job.release > slot);
+/** Jobs that may still be done in the slot that was reached, going back in time: the first of them in a given order is found at once (a heap). */
+class Open {
+  readonly #jobs: readonly Job[];
+  /** Places of jobs: those that may be done latest, last. */
+  readonly #ahead: number[];
+  readonly #heap: number[] = [];
+
+  constructor(jobs: readonly Job[]) {
+    this.#jobs = jobs;
+    this.#ahead = Array.from(jobs.keys()).toSorted((a, b) => (jobs[a] as Job).latest - (jobs[b] as Job).latest);
+  }
+
+  get first(): Job | null {
+    return this.#jobs[this.#heap[0] ?? -1] ?? null;
+  }
+
+  reach(slot: number): void {
+    for (let next = this.#ahead.at(-1); next !== undefined && (this.#jobs[next] as Job).latest >= slot; next = this.#ahead.at(-1)) {
+      this.#ahead.pop();
+      this.#add(next);
+    }
+  }
+
+  drop(): void {
+    const heap = this.#heap;
+    const last = heap.pop();
+    if (last === undefined || heap.length === 0) return;
+    let hole = 0;
+    for (let below = 1; below < heap.length; below = 2 * hole + 1) {
+      if (below + 1 < heap.length && (heap[below + 1] as number) < (heap[below] as number)) below++;
+      if ((heap[below] as number) >= last) break;
+      heap[hole] = heap[below] as number;
+      hole = below;
+    }
+    heap[hole] = last;
+  }
+
+  #add(place: number): void {
+    const heap = this.#heap;
+    let hole = heap.push(place) - 1;
+    for (let above = (hole - 1) >> 1; hole > 0 && (heap[above] as number) > place; above = (hole - 1) >> 1) {
+      heap[hole] = heap[above] as number;
+      hole = above;
+    }
+    heap[hole] = place;
+  }
 }
 
 /** What could not be put off: first what its lag tolerance forces, by deadline, then the coldest. */

@@ -146,6 +146,9 @@ export function tolerating(policy: Policy, toleranceMs: number): Policy {
   return { ...policy, settings, choose: (moment) => policy.choose({ ...moment, toleranceMs }) };
 }
 
+/** A simulation does not tell elements apart. */
+const ALL: ReadonlyMap<number, number> = new Map([[0, 1]]);
+
 function planned(
   moment: Moment,
   settings: PlanSettings,
@@ -156,7 +159,7 @@ function planned(
   const { dirty, nowMs, slotMs, toleranceMs } = moment;
   const groups = new RowGroups({ nowMs, slotMs, slots: capacity.length, toleranceMs: () => toleranceMs });
   for (const row of dirty.list()) groups.add(row, { element: 0, sinceMs: dirty.sinceMs(row), clean: clean(row), calm: calm(row) });
-  const coming: ComingRows[] = [{ element: 0, rows: comingRows, patience: Math.floor(toleranceMs / slotMs) }];
+  const coming: ComingRows[] = [{ shares: ALL, rows: comingRows, patience: Math.floor(toleranceMs / slotMs) }];
   const made = plan({ ...settings, capacity, waiting: groups.waiting, coming });
   return groups.chosen(made, rowsNow(moment), { sinceMs: (row) => dirty.sinceMs(row), calm });
 }

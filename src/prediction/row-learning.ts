@@ -75,11 +75,14 @@ export class RowLearning {
     return this.#survival.clean(row, nowMs, Math.min(SOON_MS, dueMs - nowMs));
   }
 
-  /** Rows expected to see their last change before a capture due then, per slot from now on, by element; null before a cycle was seen whole. */
-  coming(dueMs: number, slots: number): ReadonlyMap<number, Float64Array> | null {
-    if (this.cycles === 0) return null;
-    const all = this.#arrivals.expected(dueMs, slots);
-    return new Map(Array.from(this.#shares, ([element, share]) => [element, all.map((rows) => rows * share)]));
+  /** Rows expected to see their last change before a capture due then, per slot from now on, of all elements; null before a cycle was seen whole. */
+  coming(dueMs: number, slots: number): Float64Array | null {
+    return this.cycles === 0 ? null : this.#arrivals.expected(dueMs, slots);
+  }
+
+  /** How those divide among elements. */
+  get shares(): ReadonlyMap<number, number> {
+    return this.#shares;
   }
 
   /**
