@@ -50,7 +50,8 @@ describe('the load ahead', () => {
     const plain = outlookOf(await learned());
     const own = outlookOf(await learned(), { ceiling: { share: 0.7, of } });
     await Promise.all([plain.refresh(signal), own.refresh(signal)]);
-    expect(['host.cpu', 'sessions.active', 'wal.bytes', 'unheard.of'].map((each) => plain.ceilingOf(each))).toEqual([
+    expect(['host.cpu', 'writer', 'sessions.active', 'wal.bytes', 'unheard.of'].map((each) => plain.ceilingOf(each))).toEqual([
+      0.7,
       0.7,
       expect.closeTo(70, 0) as number,
       null,

@@ -20,7 +20,7 @@ const TELLING = 1.5;
 /** A given forecast of more times what was ever seen is not believed. */
 const ABSURD = 10;
 /** Those that are a share of a whole: their top is known. */
-const SHARES = new Set(['host.cpu', 'host.disk']);
+const SHARES = new Set(['host.cpu', 'host.disk', 'writer']);
 
 export interface OutlookParts {
   readonly history: History;

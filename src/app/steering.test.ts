@@ -266,7 +266,12 @@ describe('steering', () => {
       degraded: expect.stringMatching(/host\.disk has not been seen/),
     });
     expect(world.steering.troubles).toEqual([]);
+    // Around a tenth of its ceiling it does not plan in one turn and move everything in the next.
+    world.load = 0.06;
+    expect((await world.slot()).turn.mode).toBe('quiet-first');
     world.load = 0.01;
+    expect((await world.slot()).turn.mode).toBe('planned');
+    world.load = 0.06;
     expect((await world.slot()).turn.mode).toBe('planned');
   });
 

@@ -75,7 +75,7 @@ const MINUTE_MS = 60_000;
 const ROWS_AT_ONCE = 2000;
 /** Room of slots that a late turn missed is made use of up to so many. */
 const LATE_SLOTS_MAX = 10;
-/** A load below this share of its ceiling does not have to be forecast for anything to be planned. */
+/** A load below this share of its ceiling does not have to be forecast for anything to be planned; one that was above, below half of it. */
 const FAR_SHARE = 0.1;
 const CPU = 'host.cpu';
 
@@ -96,6 +96,8 @@ export class Steering {
   readonly #places = new Map<TableName, number>();
   readonly #costs = new Map<string, MoveCost>();
   readonly #rate = new MoveRate();
+  /** Resources not far below their ceiling: it takes more to be so than to stay so. */
+  readonly #near = new Set<string>();
   #standing: Standing = CALM_STANDING;
   #last: TurnDone | null = null;
   #trouble: string | null = null;
@@ -243,9 +245,7 @@ export class Steering {
       try {
         learning.look(nowMs);
         const coming = this.#coming(learning, policy, when, dueAtMs);
-        const unseen = when.resources.find(
-          ({ name, measured, ceiling }) => !(measured <= FAR_SHARE * ceiling) && !this.#parts.outlook.knowsDay(name),
-        );
+        const unseen = when.resources.find((each) => this.#isNear(each) && !this.#parts.outlook.knowsDay(each.name));
         if (coming !== null && unseen !== undefined) {
           taken = { ...taken, degraded: `${unseen.name} has not been seen for a whole day: nobody knows when there will be room` };
         } else if (coming !== null) {
@@ -327,6 +327,13 @@ export class Steering {
       outlooks.push({ name, ceiling, forecast, measured, costPerRow: cost.perRow(ceiling, most) });
     }
     return outlooks;
+  }
+
+  #isNear({ name, measured, ceiling }: ResourceOutlook): boolean {
+    const isNear = !(measured <= (this.#near.has(name) ? FAR_SHARE / 2 : FAR_SHARE) * ceiling);
+    if (isNear) this.#near.add(name);
+    else this.#near.delete(name);
+    return isNear;
   }
 
   /** Rows that can move in a slot, however idle the primary is. */

@@ -93,7 +93,8 @@ test('says what was done and why, each reason once', async () => {
   const history = openSqliteHistory(join(directory, '.foreshadow', 'history.db'), slotLengths(86_400_000));
   const nowMs = Date.now();
   for (const ago of [3, 2, 1]) {
-    const turn = { ...TURN, at: new Date(nowMs - ago * 60_000).toISOString(), movedRows: ago };
+    const instructions = TURN.instructions.map((each) => ({ ...each, because: `${each.because} for ${ago}` }));
+    const turn = { ...TURN, at: new Date(nowMs - ago * 60_000).toISOString(), movedRows: ago, instructions };
     await history.keepTurn({ atMs: nowMs - ago * 60_000, document: JSON.stringify(turn) });
   }
   await history[Symbol.asyncDispose]();

@@ -154,15 +154,17 @@ function pastText(turns: readonly TurnReport[]): string {
     { title: 'gave way', right },
   ];
   const [titles, ...lines] = tableText(columns, rows).trimEnd().split('\n');
-  const reasons = turns.map(reasonsOf);
-  // What was said the turn before is not said again.
-  const told = lines.map((line, index) => (reasons[index] === reasons[index - 1] ? `${line}\n` : `${line}\n${reasons[index] ?? ''}`));
+  const told = lines.map((line, index) => `${line}\n${reasonsOf(turns[index], turns[index - 1])}`);
   return `${titles}\n${told.join('')}`;
 }
 
-function reasonsOf({ degraded, instructions }: TurnReport): string {
-  const because = instructions.map(
-    ({ kind, table, because: why }) => `  ${kind} ${table === null ? 'all tables' : cell(table)}: ${cell(why)}\n`,
-  );
-  return `${degraded === null ? '' : `  not planned: ${cell(degraded)}\n`}${because.join('')}`;
+/** What is told of the turn before goes without saying, though its figures be others. */
+function reasonsOf(turn: TurnReport | undefined, before: TurnReport | undefined): string {
+  const isNew = ({ kind, table }: InstructionReport): boolean =>
+    before?.instructions.some((each) => each.kind === kind && each.table === table) !== true;
+  const because = (turn?.instructions ?? [])
+    .filter(isNew)
+    .map(({ kind, table, because: why }) => `  ${kind} ${table === null ? 'all tables' : cell(table)}: ${cell(why)}\n`);
+  const degraded = turn?.degraded ?? null;
+  return `${degraded === null || degraded === before?.degraded ? '' : `  not planned: ${cell(degraded)}\n`}${because.join('')}`;
 }
