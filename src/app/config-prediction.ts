@@ -87,6 +87,16 @@ export const prediction = z
         expects: 'a number of rows such as 2000',
       })
       .optional(),
+    reserve: z
+      .number()
+      .min(1)
+      .max(10)
+      .meta({
+        description:
+          'How many times as much work as forecast a plan keeps room for. Less moves fewer rows ahead and leaves more to the capture, more the other way round: `foreshadow simulate` says what would have served best.',
+        expects: 'a number from 1 to 10 such as 1.5',
+      })
+      .prefault(1.5),
     interval: duration
       .refine((ms) => ms >= 100, { message: 'this is too short', params: { remedy: 'write 100ms or more' } })
       .meta({

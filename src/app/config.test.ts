@@ -47,6 +47,7 @@ describe('a config that is right', () => {
         policy: null,
         ceiling: { share: 0.7, of: new Map() },
         capacity: null,
+        reserve: 1.5,
       },
     });
   });

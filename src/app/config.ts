@@ -77,6 +77,7 @@ export interface Config {
     readonly ceiling: CeilingRule;
     /** Rows a second; null: what the stores were seen to move. */
     readonly capacity: number | null;
+    readonly reserve: number;
   };
 }
 
@@ -288,6 +289,7 @@ function predictionRule({ policy, ceiling, ...rest }: ConfigDocument['prediction
       ? { share: ceiling['share'] as number, of: new Map() }
       : { share: CEILING_SHARE, of: new Map(Object.entries(ceiling as Record<string, Ceiling>)) },
     capacity: rest.capacity ?? null,
+    reserve: rest.reserve,
   };
 }
 

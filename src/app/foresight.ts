@@ -36,7 +36,7 @@ export class Foresight {
 
   /** What it opens is closed with `resources`. */
   constructor(config: Config, learning: Learning, resources: AsyncDisposableStack, log: Log) {
-    const { dayMs, intervalMs, ceiling, capacity, prometheus, loadForecast: file } = config.prediction;
+    const { dayMs, intervalMs, ceiling, capacity, reserve, prometheus, loadForecast: file } = config.prediction;
     const lengths = slotLengths(dayMs);
     this.policy = policyOf(config);
     this.#config = config;
@@ -64,6 +64,7 @@ export class Foresight {
               dayMs,
               intervalMs,
               capacity,
+              reserve,
               toleranceMs: (table) => toleranceOf(config, table),
               toleranceMaxMs: (table) => toleranceMaxOf(config, table),
             },

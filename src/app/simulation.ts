@@ -68,7 +68,8 @@ export interface SimulationReport {
   }[];
 }
 
-const RESERVES = [1, 1.2, 1.4, 1.6, 1.8, 2, 2.25, 2.5, 3, 4];
+/** Of `prediction.reserve`, its default among them. */
+const RESERVES = [1, 1.25, 1.5, 1.75, 2, 2.25, 2.5, 3, 4];
 /** Residual that the fewest moves are looked for at, beside quiet-first's. */
 const ALLOWED = 1.02;
 const CEILING = 0.7;

@@ -82,6 +82,7 @@ class World {
         dayMs,
         intervalMs: this.slotMs,
         capacity: 10 / (this.slotMs / 1000),
+        reserve: 1.5,
         toleranceMs: () => 45 * this.slotMs,
         toleranceMaxMs: () => 45 * this.slotMs,
         ...settings,
@@ -174,6 +175,13 @@ describe('steering', () => {
     expect(sum(ours, ({ residual }) => residual)).toBeLessThanOrEqual(1.05 * sum(theirs, ({ residual }) => residual));
     expect(planned.steering.troubles).toEqual([]);
     expect(quiet.done.every(({ turn }) => turn.degraded === null && turn.mode === 'quiet-first')).toBe(true);
+  });
+
+  test('keeps in hand what it is told to: with more of it more moves ahead, and less is left', async () => {
+    const [little, much] = await Promise.all([1, 4].map((reserve) => new World({ settings: { reserve } }).run(10)));
+    const [lean, ample] = [little?.cycles.slice(4) ?? [], much?.cycles.slice(4) ?? []];
+    expect(sum(ample, ({ moved }) => moved)).toBeGreaterThan(1.05 * sum(lean, ({ moved }) => moved));
+    expect(sum(ample, ({ residual }) => residual)).toBeLessThan(sum(lean, ({ residual }) => residual));
   });
 
   test('never moves more than there is room for, and lets no row pass its lag tolerance while there is', async () => {

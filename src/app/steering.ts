@@ -21,6 +21,8 @@ export interface SteeringSettings {
   readonly intervalMs: number;
   /** Rows a second; null: what the stores were seen to move. */
   readonly capacity: number | null;
+  /** What the plan keeps in hand: `PlanSettings`. */
+  readonly reserve: number;
   readonly toleranceMs: (table: TableName) => number;
   /** The most it may rise to under load. */
   readonly toleranceMaxMs: (table: TableName) => number;
@@ -66,8 +68,6 @@ export interface TurnDone {
   readonly toWall: (atMs: number) => number;
 }
 
-/** Of time: what the plan keeps in hand, by what served best on traces (bench/results/precapture.md). */
-const PLAN: PlanSettings = { reserve: 1.5, worth: 0 };
 /** Nothing is learned of what lies further from a capture than two days. */
 const CYCLE_SLOTS = 2 * 1440;
 const MINUTE_MS = 60_000;
@@ -199,7 +199,8 @@ export class Steering {
     );
     this.#standing = policy.standing;
     const clockText = (ms: number): string => this.#clockText(toWall(ms));
-    const observed = { ...when, resources, elements: this.#tables.slice(), settings: PLAN, clock: clockText };
+    const settings: PlanSettings = { reserve: this.#parts.settings.reserve, worth: 0 };
+    const observed = { ...when, resources, elements: this.#tables.slice(), settings, clock: clockText };
     const { rows, room, turn: taken } = await this.#decide(holding.rows, policy, observed, dueAtMs);
     holding.ease({ batchShare: policy.batchShare, copiesYield: policy.copiesYield });
     const begunMs = clock.steadyMs();

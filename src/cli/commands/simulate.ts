@@ -108,17 +108,30 @@ function reportText(report: SimulationReport): string {
   ];
   if (regret !== null && chosen !== null) {
     lines.push(
+      bestText(chosen, report.policies),
       `With perfect forecasts the plan would leave ${signed(regret.policy.residualRows)} rows beside the clairvoyant (policy regret); forecasting costs ${signed(regret.forecast.residualRows)} rows left and ${signed(regret.forecast.rowsPerDistinct)} moved per distinct row (forecast regret).`,
     );
   }
   for (const { toleranceMs, fewerRowsShare, residualRows, kept, lagMaxMs } of report.tolerances) {
-    const beside = fewerRowsShare >= 0 ? `${(fewerRowsShare * 100).toFixed(0)} % fewer` : `${(-fewerRowsShare * 100).toFixed(0)} % more`;
     const limit = kept ? '' : `; the capacity does not suffice to keep it: ages reached ${duration(lagMaxMs)}`;
     lines.push(
-      `With a lag tolerance of ${duration(toleranceMs)} you would have moved ${beside} rows than by moving every change as it comes (residual ${residualRows.toFixed(1)} rows${limit}).`,
+      `With policy.lagTolerance at ${duration(toleranceMs)} you would have moved ${fewer(fewerRowsShare)} rows than by moving every change as it comes (residual ${residualRows.toFixed(1)} rows${limit}).`,
     );
   }
   return `${lines.join('\n')}\n`;
+}
+
+/** What the predictive policy comes to with the settings that served best, beside the best that needs no forecast. */
+function bestText(chosen: PolicyReport, policies: readonly PolicyReport[]): string {
+  const quiet = policies.find(({ policy, settings }) => policy === 'quiet-first' && Object.keys(settings).length === 0);
+  const reserve = `With prediction.reserve: ${chosen.settings['reserve']} planning would have served best`;
+  if (quiet === undefined || quiet.rowsPerDistinct === 0) return `${reserve}.`;
+  const beside = fewer(1 - chosen.rowsPerDistinct / quiet.rowsPerDistinct);
+  return `${reserve}: ${beside} rows moved than quiet-first, and ${chosen.residualRows.toFixed(1)} left for a capture beside ${quiet.residualRows.toFixed(1)}.`;
+}
+
+function fewer(share: number): string {
+  return `${Math.abs(share * 100).toFixed(0)} % ${share >= 0 ? 'fewer' : 'more'}`;
 }
 
 function sameSettings(a: PolicyReport, b: PolicyReport): boolean {
