@@ -5,8 +5,11 @@ import type { Candidate, HotspotFilter } from '../prediction/hotspots.ts';
 import { DAY_MS } from '../prediction/series.ts';
 import { Track } from '../prediction/track.ts';
 import type { Forecast } from '../prediction/track.ts';
-import { type ActivitySeries, type SlotSeries, slotLengths, slotStart } from '../tracking/history.ts';
+import { type ActivitySeries, type LoadSeries, slotLengths, slotStart } from '../tracking/history.ts';
+import { Challengers } from './challengers.ts';
 import type { Config } from './config.ts';
+import { LEARNED, REACH, SEASON, asking, teach } from './load-track.ts';
+import type { ProgressListener } from './operations.ts';
 import { openHistory, openPrimary } from './stores.ts';
 
 /** What `foreshadow forecast --json` prints. Numbers are null where nothing was ever observed. */
@@ -43,16 +46,15 @@ export interface ForecastOptions {
   readonly filter?: HotspotFilter;
 }
 
-export const DAY = 24;
-export const SEASON = { day: DAY, week: 7 * DAY };
-/** Four weeks are looked back for patterns; as many again to see how well forecasts from then on held. */
-export const REACH = 28 * DAY;
-export const LEARNED = 2 * REACH;
-/** Hours from one forecast of the past to the next: all hours of the day are met. */
-export const EVERY = 13;
+const { day: DAY } = SEASON;
 
 /** What is to come, from the history alone, as it would have been learned while it went on. Reads the file, beside whatever writes it. */
-export async function forecastReport(config: Config, options: ForecastOptions, signal: AbortSignal): Promise<ForecastReport> {
+export async function forecastReport(
+  config: Config,
+  options: ForecastOptions,
+  progress: ProgressListener,
+  signal: AbortSignal,
+): Promise<ForecastReport> {
   await using history = await openHistory(config);
   const { dayMs } = config.prediction;
   const stepMs = slotLengths(dayMs).hourMs;
@@ -65,7 +67,7 @@ export async function forecastReport(config: Config, options: ForecastOptions, s
     from: new Date(untilMs).toISOString(),
     stepMs,
     ...hotspotsOf(await history.activity(range), steps, options, await factsOf(config, options.filter ?? {}, signal)),
-    load: Array.from(load, ([resource, { mean }]) => ({ resource, ...loadOf(mean, steps, zone) })),
+    load: await loadsOf(load, { steps, zone }, progress, signal),
   };
 }
 
@@ -158,19 +160,29 @@ function sumOf(values: Float64Array, from: number, count: number): number {
   return sum;
 }
 
-/** Goes once more through what was learned, so that the forecast rests on errors that have matured. */
-function loadOf(mean: SlotSeries, steps: number, zone: string): Omit<ForecastReport['load'][number], 'resource'> {
-  const track = new Track({ season: SEASON, steps, zone, reach: REACH });
-  const first = mean.values.findIndex((value) => !Number.isNaN(value));
-  const begin = first < 0 ? mean.values.length : first + 1 + ((mean.values.length - first - 1) % EVERY);
-  for (let at = begin; at < mean.values.length; at += EVERY) track.turn({ ...mean, values: mean.values.slice(0, at) });
-  const forecast = track.turn(mean);
-  return {
-    basis: forecast.basis,
-    middle: Array.from(forecast.point, rounded),
-    upper: Array.from(forecast.upper, rounded),
-    voices: forecast.voices.map((name) => ({ name, error: rounded(track.errorOf(name, 0) ?? Number.NaN) })),
-  };
+async function loadsOf(
+  load: ReadonlyMap<string, LoadSeries>,
+  ahead: { readonly steps: number; readonly zone: string },
+  progress: ProgressListener,
+  signal: AbortSignal,
+): Promise<ForecastReport['load']> {
+  await using challengers = new Challengers();
+  const loads: ForecastReport['load'][number][] = [];
+  for (const [resource, { mean }] of load) {
+    progress({ phase: 'forecasting load', table: null, done: loads.length, total: load.size, unit: 'resources' });
+    const track = new Track({ season: SEASON, reach: REACH, ...ahead });
+    const ask = asking(challengers, ahead, signal);
+    await teach(track, mean, ask, async (turn) => turn());
+    const forecast = track.turn(mean, await ask(mean));
+    loads.push({
+      resource,
+      basis: forecast.basis,
+      middle: Array.from(forecast.point, rounded),
+      upper: Array.from(forecast.upper, rounded),
+      voices: forecast.voices.map((name) => ({ name, error: rounded(track.errorOf(name, 0) ?? Number.NaN) })),
+    });
+  }
+  return loads;
 }
 
 /** To three digits behind the point: more would claim what is not known. */

@@ -5,16 +5,16 @@ import { Track } from '../prediction/track.ts';
 import type { Forecast } from '../prediction/track.ts';
 import { type History, type SlotLengths, type SlotSeries, slotStart } from '../tracking/history.ts';
 import type { CeilingRule } from './config.ts';
-import { CHALLENGERS, type Challengers, questionOf } from './challengers.ts';
+import type { Challengers } from './challengers.ts';
 import type { GivenForecasts } from './given-forecasts.ts';
-import { DAY, EVERY, LEARNED, REACH, SEASON, zoneOf } from './forecast-report.ts';
+import { zoneOf } from './forecast-report.ts';
+import { LEARNED, REACH, SEASON, asking, teach } from './load-track.ts';
 
+const { day: DAY, week: WEEK } = SEASON;
 /** How far ahead load is forecast: as far as a capture may be. */
-const STEPS = 7 * DAY;
+const STEPS = WEEK;
 /** After each piece of work the event loop has so many times as long to itself. */
 const REST = 4;
-/** Where an hour is shorter than this, nobody waits for models that compute for long. */
-const CHALLENGED_MS_MIN = 60_000;
 /** A resource whose busiest hour is not so many times as busy as its usual one says nothing of when the primary is busy. */
 const TELLING = 1.5;
 /** A given forecast of more times what was ever seen is not believed. */
@@ -134,15 +134,9 @@ export class LoadOutlook {
     const known = this.#resources.get(name);
     const zone = zoneOf(this.#parts.lengths.dayMs);
     const track = known?.track ?? this.#parts.newTrack?.() ?? new Track({ season: SEASON, steps: STEPS, zone, reach: REACH });
-    // One that was met now goes once more through what was learned, so that it rests on errors that have matured.
-    if (known === undefined) {
-      const first = mean.values.findIndex((value) => !Number.isNaN(value));
-      const begin = first < 0 ? mean.values.length : first + 1 + ((mean.values.length - first - 1) % EVERY);
-      for (let at = begin; at < mean.values.length; at += EVERY) {
-        await rested(() => track.turn({ ...mean, values: mean.values.slice(0, at) }), signal);
-      }
-    }
-    const said = await this.#ask(mean, zone, signal);
+    const ask = asking(this.#parts.challengers, { steps: STEPS, zone }, signal);
+    if (known === undefined) await teach(track, mean, ask, (turn) => rested(turn, signal));
+    const said = await ask(mean);
     const forecast = await rested(() => track.turn(mean, said), signal);
     const seen = mean.values
       .subarray(-REACH)
@@ -153,18 +147,6 @@ export class LoadOutlook {
       Array.from(mean.values, (value, hour) => (Number.isNaN(value) || hour < first ? -1 : hour % DAY)).filter((hour) => hour >= 0),
     ).size;
     this.#resources.set(name, { track, hours, forecast, most: seen.at(-1) ?? Number.NaN, usual: quantile(seen, 0.5) });
-  }
-
-  /** What models of kept libraries say of it: each is heard where it proved better. */
-  async #ask(mean: SlotSeries, zone: string, signal: AbortSignal): Promise<Map<string, Float64Array>> {
-    const { challengers, lengths } = this.#parts;
-    const said = new Map<string, Float64Array>();
-    if (challengers === null || lengths.hourMs < CHALLENGED_MS_MIN) return said;
-    for (const model of CHALLENGERS) {
-      const { answer } = await challengers.ask(questionOf(model, mean, { steps: STEPS, reach: REACH, season: SEASON, zone }), signal);
-      if (answer !== null) said.set(model, answer.point);
-    }
-    return said;
   }
 
   /** What is said of resources that nobody sees here, by a slip of the pen or because the primary does not tell, protects nothing. */

@@ -5,7 +5,7 @@ import { type ForecastReport, bareType, forecastReport } from '../../app/forecas
 import { ForeshadowError } from '../../model/errors.ts';
 import { DRAWN, drawn, gathered } from '../drawing.ts';
 import { EXIT } from '../failure.ts';
-import { configOf, newCommand } from '../invocation.ts';
+import { configOf, newCommand, withProgress } from '../invocation.ts';
 import type { Act } from '../invocation.ts';
 import { tableText } from '../table.ts';
 import { cell, duration, localTime, number, size } from '../words.ts';
@@ -45,7 +45,8 @@ export function forecastCommand(act: Act): Command {
           ...(withoutType === undefined ? {} : { withoutTypes: withoutType.map(bareType) }),
         };
         const options = { aheadMs: durationOf(ahead), by, limit, filter };
-        const report = await forecastReport(await configOf(invocation), options, invocation.signal);
+        const config = await configOf(invocation);
+        const report = await withProgress(invocation, (progress) => forecastReport(config, options, progress, invocation.signal));
         if (invocation.json) await invocation.out.json(report);
         else await invocation.out.write(forecastText(report));
         return EXIT.done;
@@ -102,7 +103,12 @@ function forecastText({ from, stepMs, hotspots, held, load }: ForecastReport): s
   const stride = Math.max(1, Math.ceil(steps / DRAWN));
   const picture = `middle, and what is exceeded one time in ten, by ${duration(stepMs * stride)}`;
   const busy = tableText(
-    [{ title: 'load' }, { title: `next ${duration(stepMs)}`, right }, { title: 'at most', right }, { title: picture }],
+    [
+      { title: 'load, and who speaks (error)' },
+      { title: `next ${duration(stepMs)}`, right },
+      { title: 'at most', right },
+      { title: picture },
+    ],
     load.flatMap(({ resource, basis, middle, upper, voices }) => {
       const most = Math.max(0, ...upper.map((value) => value ?? 0));
       const who =
