@@ -28,7 +28,8 @@ export class LoadQueries {
   }
 
   get troubles(): readonly string[] {
-    return [...new Set(this.#troubles.values())];
+    const byReason = Map.groupBy(this.#troubles, ([, reason]) => reason);
+    return Array.from(byReason, ([reason, names]) => `load of ${names.map(([name]) => resourceOf(name)).join(', ')}: ${reason}`);
   }
 
   /** How busy each resource is now, as far as that is not too long ago. */
@@ -40,7 +41,8 @@ export class LoadQueries {
   /** Asks every `everyMs` until `signal` aborts. What fails is told once, and asked again; it stops nothing. */
   async run(everyMs: number, signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
-      for (const [name, query] of this.#rule.load) await this.#collect(name, query, signal);
+      // One that is not answered keeps nobody waiting.
+      await Promise.all(Array.from(this.#rule.load, ([name, query]) => this.#collect(name, query, signal)));
       await new Pulse().next(signal, Math.max(everyMs, this.#lengths.minuteMs)).catch(() => undefined); // aborted: the loop ends
     }
   }

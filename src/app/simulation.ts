@@ -62,7 +62,7 @@ export interface SimulationReport {
     readonly fewerRowsShare: number;
     readonly residualRows: number;
     readonly lagP99Ms: number;
-    /** False where the capacity does not suffice to keep it: ages reached `lagMaxMs`. */
+    /** False where it was not kept within the capacity: ages reached `lagMaxMs`. */
     readonly kept: boolean;
     readonly lagMaxMs: number;
   }[];
