@@ -1,4 +1,4 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { type Server, createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -59,6 +59,18 @@ test('what a capture drops from the journal is written down before', async () =>
   // Another process, which sees what is on the disk.
   const { tables } = (await succeeds(directory, ['status'])) as unknown as StatusReport;
   expect(tables[0]).toMatchObject({ table: 'item', lastHour: { changes: 3, distinctRows: 3 } });
+});
+
+test('a history that cannot be opened stops nothing, and status says what that means', async () => {
+  await mkdir(join(directory, '.foreshadow'));
+  await writeFile(join(directory, '.foreshadow', 'history.db'), 'no database at all, whatever its name may say of it');
+  const { signal } = new AbortController();
+  await using system = await openSystem(parseConfig(CONFIG, join(directory, 'foreshadow.yaml'), {}), { log: () => {} });
+  put(1, 2, 3);
+  expect((await system.capture(() => {}, signal)).verdict).toBe('VALID');
+  expect((await system.status(signal)).learning.troubles).toEqual([
+    expect.stringMatching(/^what is learned ends with this process: .*history\.db cannot be opened: .*move it away/),
+  ]);
 });
 
 test('the history is seeded by a file, twice, and shown', async () => {

@@ -18,17 +18,20 @@ export class Learning {
   readonly history: History;
   readonly #queries: LoadQueries | null;
   readonly #everyMs: number;
+  /** Why what is learned does not outlive the process; null: it does. */
+  readonly #passing: string | null;
 
-  constructor(recorder: Recorder, history: History, queries: LoadQueries | null, everyMs: number) {
+  constructor(recorder: Recorder, { history, passing }: Opened, queries: LoadQueries | null, everyMs: number) {
     this.recorder = recorder;
     this.history = history;
     this.#queries = queries;
     this.#everyMs = everyMs;
+    this.#passing = passing;
   }
 
   /** Why something is not being learned; empty while everything is. */
   get troubles(): readonly string[] {
-    return [...this.recorder.troubles, ...(this.#queries?.troubles ?? [])];
+    return [...(this.#passing === null ? [] : [this.#passing]), ...this.recorder.troubles, ...(this.#queries?.troubles ?? [])];
   }
 
   /** How busy each resource of the primary is now, our own copying left out. */
@@ -50,24 +53,31 @@ export async function startLearning(
   log: Log,
   signal: AbortSignal,
 ): Promise<Learning> {
-  const history = resources.use(await openHistoryOr(config, log));
+  const opened = await openHistoryOr(config, log);
+  const history = resources.use(opened.history);
   const known = await stores.shadow.elements();
   const { dayMs, intervalMs: everyMs, prometheus } = config.prediction;
   const keyOf = (table: TableName): readonly number[] | null => (engine()?.elements ?? known).get(table)?.schema.key ?? null;
   const copies = (): boolean => engine()?.isCopying === true;
   const lengths = slotLengths(dayMs);
   const recorder = await Recorder.open({ ...stores, history, lengths, everyMs, keyOf, copies, log }, [...known.keys()], signal);
-  return new Learning(recorder, history, prometheus === null ? null : new LoadQueries(prometheus, history, lengths, log), everyMs);
+  return new Learning(recorder, opened, prometheus === null ? null : new LoadQueries(prometheus, history, lengths, log), everyMs);
+}
+
+interface Opened {
+  readonly history: History;
+  readonly passing: string | null;
 }
 
 /** Where the history's file cannot be had that is said, and what is learned ends with the process. */
-async function openHistoryOr(config: Config, log: Log): Promise<History> {
+async function openHistoryOr(config: Config, log: Log): Promise<Opened> {
   try {
-    return await openHistory(config);
+    return { history: await openHistory(config), passing: null };
   } catch (error) {
     const { remedy = 'Move the file away: learning begins anew.' } = error as Partial<ForeshadowError>;
-    log('warn', 'the history cannot be opened: what is learned ends with this process', { reason: messageOf(error), remedy });
-    return openPassingHistory(config);
+    const what = 'what is learned ends with this process';
+    log('warn', `the history cannot be opened: ${what}`, { reason: messageOf(error), remedy });
+    return { history: await openPassingHistory(config), passing: `${what}: ${messageOf(error)}. ${remedy}` };
   }
 }
 
