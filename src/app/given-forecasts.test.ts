@@ -98,6 +98,14 @@ describe('a forecast that is given', () => {
     expect([forecasts.slots('host.cpu', NOW, HOUR, 1), forecasts.troubles[0]]).toEqual([null, expect.stringMatching(/line 2.*our own/)]);
   });
 
+  test('by a file, counts from where its points are, on whatever grid', async () => {
+    const half = HOUR / 2;
+    const path = await file('half.csv', `${NOW - half},host.cpu,0.2`, `${NOW + half},host.cpu,0.6`, `${NOW + HOUR + half},host.cpu,0.4`);
+    const forecasts = given({ file: path });
+    await forecasts.readFile();
+    expect(forecasts.slots('host.cpu', NOW, half, 5)).toEqual(Float64Array.of(0.2, 0.6, 0.6, 0.4, 0.4));
+  });
+
   test('by a file that is over, or absent, gives way to our own', async () => {
     const old = given({ file: await file('old.csv', `${NOW - 3 * HOUR},host.cpu,0.9`, `${NOW - 2 * HOUR},host.cpu,0.3`) });
     await old.readFile();

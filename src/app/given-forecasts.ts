@@ -87,7 +87,9 @@ export class GivenForecasts {
       const { mtimeMs, size } = await stat(file);
       const at = `${mtimeMs} ${size}`;
       if (at === this.#readAt) return;
-      const { load } = await readSeed(file, lengths);
+      // Points stay where they are, to the minute: not every zone's hours are those of UTC.
+      const { minuteMs } = lengths;
+      const { load } = await readSeed(file, { minuteMs, hourMs: minuteMs, dayMs: minuteMs });
       this.#read = new Map(
         Map.groupBy(load, ({ resource }) => resource)
           .entries()
