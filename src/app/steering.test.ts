@@ -317,14 +317,17 @@ describe('steering', () => {
   test('holds rows back while it runs, and takes no turn while everything moves for a capture', async () => {
     const world = new World();
     const ending = new AbortController();
-    let turns = 0;
     const engine = { holding: world.holding, parked: false, drain: {} as unknown };
     const running = world.steering.run(engine, ending.signal);
     expect(world.waiting.held).toBe(true);
-    expect(world.done.length).toBe(0);
-    turns = world.done.length;
     ending.abort();
     await running;
-    expect([turns, world.waiting.held]).toEqual([0, false]);
+    expect([world.done.length, world.waiting.held]).toEqual([0, false]);
+    // A turn that was begun is taken to its end.
+    const again = new AbortController();
+    const taken = world.steering.run({ ...engine, drain: null }, again.signal);
+    again.abort();
+    await taken;
+    expect(world.done.length).toBe(1);
   });
 });

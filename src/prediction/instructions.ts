@@ -82,10 +82,12 @@ interface Shares {
   clean: number;
 }
 
-function easeOf({ headroom, mostRows, nowMs, slotMs, clock }: PlanContext): Instruction[] {
+/** Where there is room for all that waits, there is nothing to be eased. */
+function easeOf({ waiting, headroom, mostRows, nowMs, slotMs, clock }: PlanContext): Instruction[] {
   const bound = headroom.boundBy[0];
   const rows = headroom.rows[0];
   if (bound === undefined || bound === null || rows === undefined || rows >= mostRows) return [];
+  if (rows >= waiting.reduce((sum, each) => sum + each.rows, 0)) return [];
   let slot = 1;
   while (slot < headroom.rows.length && headroom.boundBy[slot] === bound && (headroom.rows[slot] as number) < mostRows) slot++;
   const untilMs = nowMs + slot * slotMs;

@@ -85,7 +85,11 @@ describe('a turn', () => {
   });
 
   test('slows down under load, and says for how long', () => {
-    const { instructions, policy } = turn(CALM_STANDING, observed({ resources: [load(0.68, [0.68, 0.69, 0.1])] }));
+    const busy = (rows: number): Given =>
+      observed({ resources: [load(0.68, [0.68, 0.69, 0.1])], waiting: [{ element: 0, rows, clean: 0.2, calm: 0.2, sinceMs: 0 }] });
+    // There is room for all of these.
+    expect(turn(CALM_STANDING, busy(19)).instructions.map(({ kind }) => kind)).toEqual(['wait']);
+    const { instructions, policy } = turn(CALM_STANDING, busy(50));
     expect(instructions[0]).toMatchObject({ kind: 'ease', untilMs: 10 * MINUTE_MS });
     expect(instructions[0]?.because).toContain('cpu on the primary leaves room for 20 of 100 rows a slot');
     expect(policy.copiesYield).toBe(false);
