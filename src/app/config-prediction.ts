@@ -74,7 +74,7 @@ export const prediction = z
     ceiling: ceiling
       .meta({
         description:
-          "The load that shadowing must not push the primary above: a share of all processors, of the disk's time and of that in which SQLite's write lock is held, of other resources of the most that was ever seen of them. For some resources only, under their names (`docs/reference/load.md`), a share or a load; the others have 70%. Above it nothing moves but what lag tolerance forces.",
+          "The load that shadowing must not push the primary above: a share of all processors, of the disk's time and of that in which SQLite's write lock is held, of other resources of their busiest hour (the highest in a hundred left out, which may be mistakes). For some resources only, under their names (`docs/reference/load.md`), a share or a load; the others have 70%. Above it nothing moves but what lag tolerance forces.",
         expects: CEILING_EXPECTS,
       })
       .prefault('70%'),

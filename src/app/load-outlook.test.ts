@@ -60,6 +60,19 @@ describe('the load ahead', () => {
     expect(['host.cpu', 'sessions.active', 'wal.bytes'].map((each) => own.ceilingOf(each))).toEqual([0.7, expect.closeTo(50, 0), 5000]);
   });
 
+  test('one absurd hour raises no ceiling', async () => {
+    const history = await learned();
+    await history.seed({
+      stepMs: HOUR,
+      observed: null,
+      activity: [],
+      load: [{ resource: 'sessions.active', atMs: NOW - 50 * HOUR, value: 1e9 }],
+    });
+    const outlook = outlookOf(history);
+    await outlook.refresh(signal);
+    expect(outlook.ceilingOf('sessions.active')).toBeCloseTo(70, 0);
+  });
+
   test('says which moment is quietest', async () => {
     const outlook = outlookOf(await learned());
     expect(outlook.busyAhead(NOW, HOUR, 3)).toEqual(new Float64Array(3).fill(Number.NaN));

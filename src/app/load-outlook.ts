@@ -146,7 +146,7 @@ export class LoadOutlook {
     const hours = new Set(
       Array.from(mean.values, (value, hour) => (Number.isNaN(value) || hour < first ? -1 : hour % DAY)).filter((hour) => hour >= 0),
     ).size;
-    this.#resources.set(name, { track, hours, forecast, most: seen.at(-1) ?? Number.NaN, usual: quantile(seen, 0.5) });
+    this.#resources.set(name, { track, hours, forecast, most: mostOf(seen), usual: quantile(seen, 0.5) });
   }
 
   /** What is said of resources that nobody sees here, by a slip of the pen or because the primary does not tell, protects nothing. */
@@ -188,6 +188,11 @@ export class LoadOutlook {
     else this.#doubted.delete(resource);
     return !isAbsurd;
   }
+}
+
+/** Of ascending values; the highest in a hundred are passed over, and the highest at least: one that was a mistake must not stand for weeks. */
+function mostOf(seen: Float64Array): number {
+  return seen.at(-1 - Math.ceil(seen.length / 100)) ?? seen.at(-1) ?? Number.NaN;
 }
 
 /** Does a piece of work, and leaves the event loop to others for as long as that took several times over. */
