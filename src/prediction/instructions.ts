@@ -105,7 +105,7 @@ function prioritiseOf(element: string, shares: Shares, left: number, slots: Floa
   const idle = slots?.findIndex((rows, slot) => slot > 0 && rows <= 0) ?? 1;
   const untilMs = idle < 0 ? dueMs : Math.min(dueMs, nowMs + idle * slotMs);
   const chance = Math.round((100 * shares.clean) / shares.waiting);
-  const expected = round(left) > 0 ? ` ${amount(left)} of them are expected to be left even so.` : '';
+  const expected = round(left) > 0 ? ` ${amount(left)} of its rows, with those yet to change, are expected to be left even so.` : '';
   const because = `later slots have no room for all ${amount(shares.waiting)} rows that wait before the capture at ${clock(dueMs)}, and ${chance} % of them are likely to stay as they are.${expected}`;
   return { kind: 'prioritise', element, rows: round(shares.chosen), untilMs, because };
 }

@@ -68,7 +68,7 @@ describe('a turn', () => {
         rows: 100,
         untilMs: 60 * MINUTE_MS,
         because:
-          'later slots have no room for all 2,000 rows that wait before the capture at 01:00, and 90 % of them are likely to stay as they are. 610 of them are expected to be left even so.',
+          'later slots have no room for all 2,000 rows that wait before the capture at 01:00, and 90 % of them are likely to stay as they are. 610 of its rows, with those yet to change, are expected to be left even so.',
       },
     ]);
   });
