@@ -115,3 +115,11 @@ test.each([
 ])('without another policy, what moves ahead is planned where there is time for it: %s', (settings, policy) => {
   expect(policyOf(parseConfig(`${MINIMAL}${settings}\n`, '/data/foreshadow.yaml', {}))).toBe(policy);
 });
+
+test.each(['2026-11-22T10:01:00Z', '2026-11-22T10:58:00Z'])(
+  'whenever it is asked, as at %s: captures close together have none',
+  (moment) => {
+    const config = parseConfig(`${MINIMAL}captures: { schedule: "0,5 * * * *", timeZone: UTC }\n`, '/data/foreshadow.yaml', {});
+    expect(policyOf(config, new Date(moment))).toBe('stream-everything');
+  },
+);

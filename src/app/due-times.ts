@@ -89,17 +89,26 @@ export class DueTimes {
 /** Captures must be so many slots apart for anything to be planned ahead of them. */
 const CYCLE_SLOTS_MIN = 10;
 
+/** A schedule may have captures closer together at some times than at others: so many are looked at. */
+const RUNS_SEEN = 12;
+
 /** As the config says; if it does not, a plan where there is time for one. */
-export function policyOf({ captures: { schedule, window }, prediction }: Pick<Config, 'captures' | 'prediction'>): PredictionPolicy {
+export function policyOf(
+  { captures: { schedule, window }, prediction }: Pick<Config, 'captures' | 'prediction'>,
+  now = new Date(),
+): PredictionPolicy {
   if (prediction.policy !== null) return prediction.policy;
   if (window !== null) return 'predictive';
   if (schedule === null) return 'stream-everything';
   const times = new Schedule(schedule.cron, schedule.timeZone);
-  const first = times.next(new Date());
-  const second = first === null ? null : times.next(first);
-  if (first === null || second === null) return 'predictive';
   const slotMs = Math.max(prediction.intervalMs, slotLengths(prediction.dayMs).minuteMs);
-  return second.getTime() - first.getTime() >= CYCLE_SLOTS_MIN * slotMs ? 'predictive' : 'stream-everything';
+  let before = times.next(now);
+  for (let run = 1; run < RUNS_SEEN && before !== null; run++) {
+    const after = times.next(before);
+    if (after !== null && after.getTime() - before.getTime() < CYCLE_SLOTS_MIN * slotMs) return 'stream-everything';
+    before = after;
+  }
+  return 'predictive';
 }
 
 function percent(share: number): string {
