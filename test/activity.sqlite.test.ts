@@ -90,6 +90,8 @@ test('the history is seeded by a file, twice, and shown', async () => {
   const [item] = report.tables;
   expect(item?.changes.slice(-24)).toEqual(lines.map((_, index) => 77 + index));
   expect(item?.changes[0]).toBeNull();
+  const ever = (await succeeds(directory, ['history', '--since', '9000d', '--step', 'minute'])) as unknown as HistoryReport;
+  expect(ever.tables[0]?.changes.length).toBeLessThanOrEqual(8 * 1440);
   await writeFile(join(directory, 'bad.csv'), 'time,element,rows\nyesterday,item,1\n');
   const refused = await foreshadow(directory, ['history', '--seed', 'bad.csv']);
   expect(refused.code).toBe(1);

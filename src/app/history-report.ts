@@ -1,4 +1,4 @@
-import { type History, type SlotSeries, slotLengths, slotStart } from '../tracking/history.ts';
+import { type History, SLOTS_KEPT, type SlotSeries, slotLengths, slotStart } from '../tracking/history.ts';
 import type { Config } from './config.ts';
 import { ForeshadowError } from '../model/errors.ts';
 import { querySeed, readSeed } from './seed.ts';
@@ -31,14 +31,17 @@ export interface SeedReport {
   readonly slots: number;
 }
 
-export type Step = 'minute' | 'hour' | 'day';
+const STEPS = ['minute', 'hour', 'day'] as const;
+export type Step = (typeof STEPS)[number];
 
 /** The last `sinceMs` of what was learned, without the slot that is not over. Reads the file, beside whatever writes it. */
 export async function historyReport(config: Config, step: Step, sinceMs: number): Promise<HistoryReport> {
   await using history = await openHistory(config);
   const stepMs = slotLengths(config.prediction.dayMs)[`${step}Ms`];
   const untilMs = slotStart(Date.now(), stepMs);
-  const range = { stepMs, fromMs: slotStart(untilMs - sinceMs, stepMs), untilMs };
+  // Further back than slots of that length are kept there is nothing to be seen.
+  const reachMs = Math.min(sinceMs, (SLOTS_KEPT[STEPS.indexOf(step)] as number) * stepMs);
+  const range = { stepMs, fromMs: slotStart(untilMs - reachMs, stepMs), untilMs };
   const { tables } = await history.known();
   const activity = await history.activity(
     range,

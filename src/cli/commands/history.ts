@@ -60,7 +60,7 @@ function seedText({ tables, resources, slots }: SeedReport): string {
 }
 
 function historyText({ from, tables, load }: HistoryReport, step: Step): string {
-  if (tables.length + load.length === 0) return 'nothing is learned yet: foreshadow start\n';
+  if (tables.length + load.length === 0) return 'nothing is learned of that time: foreshadow start\n';
   const right = true;
   const sum = (values: readonly (number | null)[]): number => values.reduce<number>((total, value) => total + (value ?? 0), 0);
   const activity = tableText(
