@@ -125,7 +125,7 @@ function forecastText({ from, stepMs, hotspots, held, load }: ForecastReport): s
     }),
   );
   const sections = [
-    hotspots.length === 0 ? 'no hotspots: no table that was asked for is expected to be modified\n' : `${hot}${before}\n`,
+    hotspots.length === 0 ? 'no hotspots: no table asked for was seen to be modified in an hour that is over\n' : `${hot}${before}\n`,
     load.length === 0 ? null : busy,
   ].filter((each) => each !== null);
   return `from ${localTime(from)} on\n\n${sections.join('\n')}`;
