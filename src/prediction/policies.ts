@@ -140,10 +140,21 @@ export function everyPolicy(reserves: readonly number[], worths: readonly number
   ];
 }
 
-/** The same policy, with a lag tolerance of its own. */
+/**
+ * The same policy, with a lag tolerance of its own that is kept whatever the capacity: as in earnest, where capacity is for what moves ahead of
+ * that.
+ */
 export function tolerating(policy: Policy, toleranceMs: number): Policy {
   const settings = { ...policy.settings, toleranceMs };
-  return { ...policy, settings, choose: (moment) => policy.choose({ ...moment, toleranceMs }) };
+  return {
+    ...policy,
+    settings,
+    choose: (given) => {
+      const moment = { ...given, toleranceMs };
+      const least = forcedNow(moment).length;
+      return policy.choose(least > rowsNow(moment) ? { ...moment, capacity: moment.capacity.with(0, least) } : moment);
+    },
+  };
 }
 
 /** A simulation does not tell elements apart. */

@@ -113,7 +113,7 @@ function reportText(report: SimulationReport): string {
     );
   }
   for (const { toleranceMs, fewerRowsShare, residualRows, kept, lagMaxMs } of report.tolerances) {
-    const limit = kept ? '' : `; within the capacity it was not kept: ages reached ${duration(lagMaxMs)}`;
+    const limit = kept ? '' : `; it was not kept: ages reached ${duration(lagMaxMs)}`;
     lines.push(
       `With policy.lagTolerance at ${duration(toleranceMs)} you would have moved ${fewer(fewerRowsShare)} rows than by moving every change as it comes (residual ${residualRows.toFixed(1)} rows${limit}).`,
     );
