@@ -1,4 +1,4 @@
-import type { Socket } from 'node:net';
+import { Socket, type SocketConstructorOpts } from 'node:net';
 import { Client, type ClientConfig } from 'pg';
 import type { ConnectionOptions as TlsOptions } from 'node:tls';
 import { readFile } from 'node:fs/promises';
@@ -194,7 +194,13 @@ function clientConfig(target: Target, options: ConnectOptions, tls: TlsOptions |
     keepAliveInitialDelayMillis: 30_000,
     ssl: tls,
   };
-  if (options.replication === true) config.replication = 'database';
+  if (options.replication === true) {
+    config.replication = 'database';
+    // A paused socket goes on reading until so much has gathered in it, in the morsels that pausing was to avoid (`Flow`).
+    const stops = { readableHighWaterMark: 1 };
+    config.stream = () => new Socket(stops as SocketConstructorOpts);
+    if (tls !== false) config.ssl = { ...tls, highWaterMark: 1 } as TlsOptions;
+  }
   if (options.database !== undefined) {
     const url = new URL(target.rest);
     url.pathname = `/${encodeURIComponent(options.database)}`;

@@ -8,7 +8,7 @@ const DRAINED_BYTES = 32 << 10;
 
 /** How long a stream of changes is left to gather. Over a local socket, whose buffers are small, that would let the server wait too. */
 export function gulpMsOf(socket: Socket): number {
-  return socket.remoteAddress === undefined ? 0 : 15;
+  return socket.remoteAddress === undefined ? 0 : 30;
 }
 
 /**

@@ -1,8 +1,10 @@
+import { once } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { createDatabase, type TestDatabase } from '../../../test/postgres.ts';
 import { ForeshadowError } from '../../model/errors.ts';
 import { cellsOf, packTuple, type Tuple } from '../../model/tuple.ts';
-import { codeOf } from './connection.ts';
+import { codeOf, connect, streamOf } from './connection.ts';
 import { Wire } from './wire.ts';
 
 let database: TestDatabase;
@@ -179,6 +181,21 @@ describe('errors of a connection name the place and never the password', () => {
     expect(await attempt(`${database.url}?sslmode=require`)).toMatchObject({ code: 'SHADOW_ACCESS' });
     await using wire = await Wire.open(`${database.url}?sslmode=prefer`, { side: 'shadow', purpose: 'test' });
     expect(wire.broken).toBe(false);
+  });
+
+  test('a replication connection that is paused reads no more than what it was reading', async () => {
+    const client = await connect(database.url, { side: 'primary', purpose: 'test', replication: true });
+    const socket = streamOf(client);
+    const heard = client.query(`DO $$ BEGIN FOR i IN 1..200 LOOP RAISE NOTICE 'notice %', i; PERFORM pg_sleep(0.001); END LOOP; END $$`);
+    await once(client, 'notice');
+    socket.pause();
+    const before = socket.bytesRead;
+    await sleep(500);
+    expect(socket.bytesRead - before).toBeLessThan(2000);
+    socket.resume();
+    await heard;
+    expect(socket.bytesRead - before).toBeGreaterThan(10_000);
+    await client.end();
   });
 
   test('not a URL at all', async () => {
