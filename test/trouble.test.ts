@@ -268,6 +268,29 @@ describe('one table in trouble', () => {
     });
   });
 
+  test('of a journal that does not come to where the primary stands a capture has what there is, and says so', async () => {
+    const world = new MemoryWorld(BOTH, { drainDeadlineMs: 100, validate: 'none' });
+    world.primary.transaction([put(ITEMS, 1n, 'one')]);
+    await running(world, async ({ orchestrator, shadow, signal }) => {
+      await orchestrator.capture(quiet, signal);
+      const { journal } = world;
+      const append = journal.append.bind(journal);
+      const room = Promise.withResolvers<void>();
+      journal.append = async (batch, evidence) => {
+        await room.promise;
+        return append(batch, evidence);
+      };
+      world.primary.transaction([put(ITEMS, 1n, 'two')]);
+      const { record } = await orchestrator.capture(quiet, signal);
+      room.resolve();
+      expect(record.note).toBe('tracking did not come to where the primary stood before the drain deadline');
+      expect(await read(shadow, ITEMS, record.number, signal)).toEqual(hex([item(1n, 'one')]));
+      const { record: next } = await orchestrator.capture(quiet, signal);
+      expect(next.note).toBeNull();
+      expect(await read(shadow, ITEMS, next.number, signal)).toEqual(hex([item(1n, 'two')]));
+    });
+  });
+
   test('it holds up neither the others nor a capture', async () => {
     const world = new MemoryWorld(BOTH, { drainDeadlineMs: 1_000 });
     world.primary.transaction([put(ITEMS, 1n, 'one'), put(NOTES, 1n, 'one')]);

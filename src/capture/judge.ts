@@ -104,7 +104,8 @@ export class Judge {
       verdict,
       coverage: outcome?.coverage ?? notValidated(cut, seals.length),
       timings,
-      note: cured?.note ?? failure ?? cut.note ?? (validate ? null : 'taken before a rollback, to keep what stood then; not compared'),
+      note:
+        noteOf(cut.note, cured?.note ?? failure) ?? (validate ? null : 'taken before a rollback, to keep what stood then; not compared'),
     });
     await catalog.seal(sealed, seals);
     if (outcome !== null) {
@@ -313,4 +314,9 @@ function sameKey(a: TableSchema, b: TableSchema): boolean {
 
 function notValidated(cut: CaptureRecord, tables: number): Coverage {
   return { tables, rows: 0, witnessed: 0, skipped: cut.absent };
+}
+
+function noteOf(...notes: readonly (string | null)[]): string | null {
+  const said = notes.filter((note) => note !== null);
+  return said.length === 0 ? null : said.join('; ');
 }

@@ -10,6 +10,8 @@ import { lastReadable, toState } from './states.ts';
 const NO_PHASE: OnPhase = () => {};
 /** How long a primary that does not answer may hold up a capture, before one is cut from what the journal has. */
 const ASK_PRIMARY_MS = 10_000;
+const UNASKED = 'the primary could not be asked where it stands';
+const UNREACHED = 'tracking did not come to where the primary stood before the drain deadline';
 const CREATED = 'created since: it is copied from now on, and is in the next capture';
 
 /** Takes captures: drain, cut, seal, validate, cure. One at a time. */
@@ -94,16 +96,16 @@ export class Orchestrator {
     const planned = await this.#plan();
     failpoint('planned');
     try {
-      let certain = await reached;
+      let doubt = await reached;
       await this.#parts.adopt([], signal);
       if (engine.isCopying) {
         await this.#untilCopied(planned, onPhase, signal);
         // A new table may have waited for one of its name to go.
         await this.#parts.adopt([], signal);
         if (engine.isCopying) await this.#untilCopied(planned, onPhase, signal);
-        certain = await this.#reachNow(signal);
+        doubt = await this.#reachNow(signal);
       }
-      const draining = await this.#beginDrain(planned, certain);
+      const draining = await this.#beginDrain(planned, doubt);
       failpoint('draining');
       return await this.#finish(draining, { begunMs, appliedBefore }, onPhase, lifetime, options.validate);
     } catch (error) {
@@ -156,17 +158,19 @@ export class Orchestrator {
     }
   }
 
-  /** Waits until the journal has what the primary has committed by now. False: it could not be asked. */
-  async #reachNow(signal: AbortSignal): Promise<boolean> {
-    const { primary, tracker } = this.#parts;
-    const within = AbortSignal.any([signal, AbortSignal.timeout(ASK_PRIMARY_MS)]);
+  /** Waits until the journal has what the primary has committed by now. Returns why it may lack some; null: it does not. */
+  async #reachNow(signal: AbortSignal): Promise<string | null> {
+    const { primary, tracker, policy } = this.#parts;
+    let doubt = UNASKED;
     try {
-      await tracker.reached(await primary.now(within), within);
-      return true;
+      const at = await primary.now(AbortSignal.any([signal, AbortSignal.timeout(ASK_PRIMARY_MS)]));
+      doubt = UNREACHED;
+      await tracker.reached(at, AbortSignal.any([signal, AbortSignal.timeout(policy.drainDeadlineMs)]));
+      return null;
     } catch (error) {
       if (signal.aborted) throw error;
-      this.#parts.log('the primary could not be asked where it stands', { reason: messageOf(error) });
-      return false;
+      this.#parts.log(doubt, { reason: messageOf(error) });
+      return doubt;
     }
   }
 
@@ -174,11 +178,11 @@ export class Orchestrator {
    * Chooses C, a journal boundary past everything the shadow has applied. While the engine stands still: an element that went past C before it
    * knew of it would bring rows into the capture that no other table has. Elements come to C while it is made durable, and cross after that.
    */
-  async #beginDrain(planned: CaptureRecord, certain: boolean): Promise<CaptureRecord> {
+  async #beginDrain(planned: CaptureRecord, doubt: string | null): Promise<CaptureRecord> {
     const { engine, catalog, tracker } = this.#parts;
     const { draining, written } = await engine.still(() => {
       const position = maxPosition(tracker.head, engine.high);
-      const record = toState(planned, 'draining', { position, note: certain ? null : 'the primary could not be asked' });
+      const record = toState(planned, 'draining', { position, note: doubt });
       const begun = engine.beginDrain(record.number, position, catalog.save(record));
       // Told below.
       begun.catch(() => undefined);

@@ -47,7 +47,7 @@ export interface ValidationOutcome {
 }
 
 const DIFFERENCES_KEPT = 10_000;
-/** A chunk takes a fraction of a second: by then the primary does not answer. */
+/** A chunk takes a fraction of a second: by then the primary does not answer, or tracking is far behind it. */
 const CHUNK_DEADLINE_MS = 120_000;
 
 export const FROM_THE_START: Cursor = { pass: 'primary', after: null };
@@ -173,9 +173,16 @@ export class Validation {
     if (reason !== null) this.#unconfirmed.set(schema, reason);
   }
 
-  #chunk(schema: TableSchema, scope: CompareScope, signal: AbortSignal): Promise<CompareOutcome> {
-    const within = AbortSignal.any([signal, AbortSignal.timeout(CHUNK_DEADLINE_MS)]);
-    return this.#request.stand(schema.table, (stand) => compareChunk(this.#parts, schema, stand, scope, within));
+  async #chunk(schema: TableSchema, scope: CompareScope, signal: AbortSignal): Promise<CompareOutcome> {
+    const deadline = AbortSignal.timeout(CHUNK_DEADLINE_MS);
+    const within = AbortSignal.any([signal, deadline]);
+    try {
+      return await this.#request.stand(schema.table, (stand) => compareChunk(this.#parts, schema, stand, scope, within));
+    } catch (error) {
+      if (error !== deadline.reason) throw error;
+      const reason = `the primary and its changes did not come together within ${CHUNK_DEADLINE_MS / 1000} seconds`;
+      throw new Error(`${reason} for rows of ${schema.table}`, { cause: error });
+    }
   }
 }
 
