@@ -11,7 +11,8 @@ const BIN = fileURLToPath(new URL('../../../bin/foreshadow.js', import.meta.url)
 /** On a busy machine the schedule of the demonstration still takes its time. */
 const TIMEOUT_MS = 180_000;
 
-test.each([['SQLite'], ['PostgreSQL', '--postgres']])(
+// Both wait for their schedule most of the time.
+test.concurrent.each([['SQLite'], ['PostgreSQL', '--postgres']])(
   'the demonstration plays to its end on %s, and leaves nothing behind',
   async (_, ...options) => {
     const directory = await mkdtemp(join(tmpdir(), 'foreshadow-demo-test-'));
