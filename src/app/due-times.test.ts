@@ -99,6 +99,14 @@ describe('when captures are due', () => {
     expect(due.next(at('2026-10-24T23:59:00Z'))?.atMs).toBe(at('2026-10-24T23:59:00Z'));
     expect(due.next(at('2026-10-25T12:00:00Z'))?.atMs).toBe(at('2026-10-25T22:30:00Z'));
   });
+
+  test('a window in the hour that clocks skip is the moment after it, and one from a time to the same is a day', () => {
+    const skipped = windowed(quietAt(20), { from: '02:00', to: '02:30', timeZone: 'Europe/Berlin' });
+    expect(shown(skipped.next(at('2027-03-27T12:00:00Z'))?.atMs)).toBe('2027-03-28T01:00');
+    expect(shown(skipped.next(at('2027-03-28T01:00:00Z'))?.atMs)).toBe('2027-03-29T00:00');
+    const always = windowed(quietAt(20), { from: '02:00', to: '02:00', timeZone: 'Europe/Berlin' });
+    expect(shown(always.next(at('2027-03-26T12:00:00Z'))?.atMs)).toBe('2027-03-26T20:00');
+  });
 });
 
 const MINIMAL = 'dataSet: shop\nprimary: sqlite:shop.db\nshadow: sqlite:shadow.db\ntables: ["*"]\n';

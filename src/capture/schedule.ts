@@ -29,19 +29,23 @@ const LONGEST_DAY_MS = 25 * 3_600_000;
 export class Windows {
   readonly #from: Schedule;
   readonly #until: Schedule;
+  /** From one time to the same of the next day. */
+  readonly #wholeDay: boolean;
 
   /** A null time zone is the machine's. */
   constructor(from: string, until: string, timeZone: string | null) {
     const daily = (time: string): Schedule => new Schedule(`${Number(time.slice(3))} ${Number(time.slice(0, 2))} * * *`, timeZone);
     this.#from = daily(from);
     this.#until = daily(until);
+    this.#wholeDay = from === until;
   }
 
-  /** The one that is open at a moment, or else the next. */
+  /** The one that is open at a moment, or else the next; no more than a moment where both of its times are left out as clocks are set forward. */
   at(moment: Date): Window {
     const until = following(this.#until, moment);
     let from = following(this.#from, new Date(until.getTime() - LONGEST_DAY_MS));
-    for (let next = following(this.#from, from); next < until; next = following(this.#from, from)) from = next;
+    const begins = (next: Date): boolean => next < until || (!this.#wholeDay && next.getTime() === until.getTime());
+    for (let next = following(this.#from, from); begins(next); next = following(this.#from, from)) from = next;
     return { fromMs: from.getTime(), untilMs: until.getTime() };
   }
 }
