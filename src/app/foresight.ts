@@ -12,7 +12,7 @@ import type { Learning } from './learning.ts';
 import { LoadOutlook } from './load-outlook.ts';
 import type { Log } from './local-system.ts';
 import { keptTurn } from './plan-report.ts';
-import { Steering, type TurnDone } from './steering.ts';
+import { Steering } from './steering.ts';
 
 /** Rows that are held back for a plan take this much memory at most; what does not fit moves. */
 const HELD_BYTES_MAX = 256 << 20;
@@ -32,7 +32,8 @@ export class Foresight {
   readonly #config: Config;
   readonly #learning: Learning;
   readonly #log: Log;
-  #unkept: string | null = null;
+  /** What cannot be kept, and why. */
+  readonly #unkept = new Map<string, string>();
 
   /** What it opens is closed with `resources`. */
   constructor(config: Config, learning: Learning, resources: AsyncDisposableStack, log: Log) {
@@ -72,14 +73,15 @@ export class Foresight {
             loadNow: () => learning.loadNow(),
             due: (nowMs) => this.due.next(nowMs)?.atMs ?? null,
             clock: { wallMs: Date.now, steadyMs },
-            keep: (done) => this.#keep(done),
+            keep: (done) => this.#keep('what was decided', () => learning.history.keepTurn(keptTurn(done))),
+            keepLearned: (document) => this.#keep('what was learned of rows', () => learning.history.keepLearned(document)),
             log,
           });
   }
 
   /** Why prediction does not do all it could; empty while it does. */
   get troubles(): readonly string[] {
-    return [...this.outlook.troubles, ...(this.steering?.troubles ?? []), ...(this.#unkept === null ? [] : [this.#unkept])];
+    return [...this.outlook.troubles, ...(this.steering?.troubles ?? []), ...this.#unkept.values()];
   }
 
   /** What the engine holds rows back by; undefined: it holds none back. */
@@ -100,18 +102,28 @@ export class Foresight {
 
   /** Looks ahead until `signal` aborts. */
   run(engine: Engine, signal: AbortSignal): Promise<unknown> {
-    return Promise.all([this.outlook.run(signal), this.#given.run(signal), this.steering?.run(engine, signal)]);
+    return Promise.all([this.outlook.run(signal), this.#given.run(signal), this.#steer(engine, signal)]);
+  }
+
+  async #steer(engine: Engine, signal: AbortSignal): Promise<void> {
+    if (this.steering === null) return;
+    const kept = await this.#learning.history.learned().catch((error: unknown) => {
+      this.#log('warn', 'what was learned of rows cannot be read: it is learned anew', { reason: messageOf(error) });
+      return null;
+    });
+    this.steering.begin(kept);
+    await this.steering.run(engine, signal);
   }
 
   /** That it cannot be kept stops nothing. */
-  async #keep(done: TurnDone): Promise<void> {
+  async #keep(what: string, keep: () => Promise<void>): Promise<void> {
     try {
-      await this.#learning.history.keepTurn(keptTurn(done));
-      this.#unkept = null;
+      await keep();
+      this.#unkept.delete(what);
     } catch (error) {
-      const reason = `what was decided is not kept: ${messageOf(error)}`;
-      if (this.#unkept === null) this.#log('warn', 'what was decided is not kept', { reason: messageOf(error) });
-      this.#unkept = reason;
+      const reason = messageOf(error);
+      if (!this.#unkept.has(what)) this.#log('warn', `${what} is not kept`, { reason });
+      this.#unkept.set(what, `${what} is not kept: ${reason}`);
     }
   }
 }

@@ -63,7 +63,10 @@ interface Options {
 /** An application and the loop, on a clock of their own. */
 class World {
   readonly waiting = new Waiting();
-  readonly steering: Steering;
+  steering: Steering;
+  readonly #parts: SteeringParts;
+  kept: string | null = null;
+  readonly logged: string[] = [];
   readonly cycles: Cycle[] = [];
   readonly done: TurnDone[] = [];
   readonly moves: number[][] = [];
@@ -76,7 +79,7 @@ class World {
 
   constructor({ settings = {}, parts = {}, dayMs = DAY }: Options = {}) {
     this.slotMs = dayMs / 1440;
-    this.steering = new Steering({
+    this.#parts = {
       settings: {
         policy: 'predictive',
         dayMs,
@@ -94,10 +97,23 @@ class World {
       keep: async (done) => {
         this.done.push(done);
       },
-      log: () => {},
+      keepLearned: async (document) => {
+        this.kept = document;
+      },
+      log: (_, message, fields) => {
+        this.logged.push(`${message}: ${String(fields?.reason)}`);
+      },
       ...parts,
-    });
+    };
+    this.steering = new Steering(this.#parts);
     this.steering.begin();
+  }
+
+  /** Another process takes over: of what the loop knew it has what was kept. */
+  restart(kept = this.kept): this {
+    this.steering = new Steering(this.#parts);
+    this.steering.begin(kept);
+    return this;
   }
 
   get cycleMs(): number {
@@ -122,7 +138,7 @@ class World {
 
   /** One slot: a turn at its beginning, the application's changes after it; the capture where it is due. */
   async slot(): Promise<TurnDone> {
-    const done = await this.steering.turn(this.holding, SIGNAL);
+    const done = await this.turn();
     for (let row = 0; row < 10; row++) if (this.#next() < 0.5) this.#change(row);
     for (let count = 0; count < 4; count++) this.#change(10 + Math.floor(this.#next() * 500));
     this.wallMs += this.slotMs;
@@ -133,6 +149,10 @@ class World {
       this.#open = { moved: 0, residual: 0 };
     }
     return done;
+  }
+
+  turn(): Promise<TurnDone> {
+    return this.steering.turn(this.holding, SIGNAL);
   }
 
   async run(cycles: number): Promise<this> {
@@ -312,6 +332,53 @@ describe('steering', () => {
     const world = await new World({ parts: { due: () => null } }).run(2);
     expect(world.done.at(-1)?.turn).toMatchObject({ mode: 'quiet-first', degraded: 'no capture is ahead to plan for' });
     expect(world.moves.some((rows) => rows.length > 0)).toBe(true);
+  });
+
+  test('begun anew it plans at once, and moves what it would have moved had it never stopped but for what it knew of single rows', async () => {
+    // What moving costs a resource is learned anew too: here there is none.
+    const parts = { loadNow: () => new Map<string, number>() };
+    const worlds = await Promise.all(Array.from({ length: 3 }, () => new World({ parts }).run(10)));
+    const [never, kept, forgot] = worlds as [World, World, World];
+    // The turn in which the cycle ends: of the next nothing has changed yet.
+    for (const world of worlds) await world.turn();
+    kept.restart();
+    forgot.restart(null);
+    const [theirs, ours, none] = [await never.turn(), await kept.turn(), await forgot.turn()].map(({ turn }) => turn);
+    expect(ours).toMatchObject({ mode: 'planned', plan: theirs?.plan, headroom: theirs?.headroom, instructions: theirs?.instructions });
+    expect(none?.mode).toBe('quiet-first');
+    await Promise.all(worlds.map((world) => world.run(1)));
+    const movedIn = ({ cycles }: World): number => cycles.at(-1)?.moved ?? Number.NaN;
+    expect(movedIn(kept)).toBeLessThan(1.1 * movedIn(never));
+    expect(movedIn(forgot)).toBeGreaterThan(1.5 * movedIn(never));
+    expect(kept.cycles.at(-1)?.residual).toBeLessThan(1.3 * (never.cycles.at(-1)?.residual ?? Number.NaN));
+    expect([kept.logged, kept.steering.troubles]).toEqual([[], []]);
+  });
+
+  const unreadable: [string, (kept: string) => string, RegExp][] = [
+    ['it is damaged', (kept) => kept.slice(0, -9), /JSON/],
+    ['it is of another format', (kept) => kept.replace('"format":1', '"format":2'), /it has format 2, and this version knows 1/],
+    ['a slot had another length', (kept) => kept.replace('"slotMs":60000', '"slotMs":30000'), /learned in slots of 30000 ms/],
+    ['a day had another length', (kept) => kept.replace('"dayMs":86400000', '"dayMs":1440000'), /a day of 1440000 ms/],
+    ['a number is none', (kept) => kept.replace(/"rows":\[[^,]*,/, '"rows":[null,'), /it has null for a number/],
+    ['it names no tables', (kept) => kept.replace('"orders"', '7'), /elements that are no tables/],
+    ['it is nothing', () => 'null', /null/],
+  ];
+  test.each(unreadable)('learns anew, and says so, where of what was kept %s', async (_, damage, reason) => {
+    const world = await new World().run(3);
+    const whole = world.kept ?? '';
+    expect(damage(whole)).not.toBe(whole);
+    world.restart(damage(whole));
+    expect(world.logged).toEqual([expect.stringMatching(/^what was learned of rows is of no use: it is learned anew: /)]);
+    expect(world.logged[0]).toMatch(reason);
+    expect((await world.slot()).turn).toMatchObject({ mode: 'quiet-first', degraded: expect.stringMatching(/no cycle of captures/) });
+    await world.run(2);
+    expect((await world.slot()).turn.mode).toBe('planned');
+  });
+
+  test('a day of another length is written down and taken up as one of 24 hours is', async () => {
+    const world = await new World({ dayMs: 1_440_000 }).run(5);
+    await world.restart().slot();
+    expect([world.logged, world.done.at(-1)?.turn.mode]).toEqual([[], 'planned']);
   });
 
   test('holds rows back while it runs, and takes no turn while everything moves for a capture', async () => {

@@ -12,6 +12,7 @@ import { DAY_MS } from '../prediction/series.ts';
 import { CALM_STANDING, type InForce, type Observed, type Standing, type Turn, inForce, slotsLeft, turn } from '../prediction/step.ts';
 import type { HeldView } from '../shadowing/held-rows.ts';
 import type { Holding } from '../shadowing/holding.ts';
+import { type LearnedIn, learningDocument, readLearning } from './kept-learning.ts';
 import type { LoadOutlook } from './load-outlook.ts';
 import type { Log } from './local-system.ts';
 
@@ -39,6 +40,8 @@ export interface SteeringParts {
   readonly clock: { readonly wallMs: () => number; readonly steadyMs: () => number };
   /** Keeps what was done, and why. */
   readonly keep: (done: TurnDone) => Promise<void>;
+  /** Keeps what was learned of rows by the end of a cycle, for `begin`. */
+  readonly keepLearned: (document: string) => Promise<void>;
   readonly log: Log;
 }
 
@@ -151,9 +154,23 @@ export class Steering {
     this.#learning.changed(rowOf(element, identity), element, atMs * this.#scale);
   }
 
-  /** Before rows are held back: what comes from here on is learned from, where policy wants that. */
-  begin(): void {
-    if (this.#parts.settings.policy === 'predictive') this.#learning ??= new RowLearning(this.#slotMs, CYCLE_SLOTS);
+  /**
+   * Before rows are held back: what comes from here on is learned from, where policy wants that.
+   *
+   * @param kept what an earlier process learned of rows (`keepLearned`); null: nothing. What cannot be read is of no more use than that.
+   */
+  begin(kept: string | null = null): void {
+    if (this.#parts.settings.policy !== 'predictive' || this.#learning !== null) return;
+    this.#learning = new RowLearning(this.#slotMs, CYCLE_SLOTS);
+    if (kept === null) return;
+    const learning = new RowLearning(this.#slotMs, CYCLE_SLOTS);
+    try {
+      const { tables, rows } = readLearning(kept, this.#learnedIn);
+      learning.resume({ ...rows, shares: rows.shares.map(([element, share]) => [this.#placeOf(tables[element] as TableName), share]) });
+      this.#learning = learning;
+    } catch (error) {
+      this.#parts.log('warn', 'what was learned of rows is of no use: it is learned anew', { reason: messageOf(error) });
+    }
   }
 
   /** Takes a turn each slot until `signal` aborts; then everything moves as it comes again. */
@@ -186,7 +203,7 @@ export class Steering {
     const [atMs, steadyMs] = [clock.wallMs(), clock.steadyMs()];
     const nowMs = steadyMs * this.#scale;
     const toWall = (ms: number): number => atMs + (ms - nowMs) / this.#scale;
-    this.#cycle(atMs, nowMs);
+    await this.#cycle(atMs, nowMs);
     const dueAtMs = due(atMs);
     const dueMs = dueAtMs === null ? Number.NaN : nowMs + (dueAtMs - atMs) * this.#scale;
     const when = { nowMs, dueMs, slotMs: this.#slotMs };
@@ -302,10 +319,16 @@ export class Steering {
   }
 
   /** Where the capture that was ahead has come due, a cycle has ended. */
-  #cycle(atMs: number, nowMs: number): void {
+  async #cycle(atMs: number, nowMs: number): Promise<void> {
+    const learning = this.#learning;
     const dueAtMs = this.#last?.dueAtMs ?? null;
-    if (dueAtMs === null || dueAtMs > atMs) return;
-    this.#learning?.due(nowMs - (atMs - dueAtMs) * this.#scale, dueAtMs * this.#scale);
+    if (learning === null || dueAtMs === null || dueAtMs > atMs) return;
+    const learned = learning.due(nowMs - (atMs - dueAtMs) * this.#scale, dueAtMs * this.#scale);
+    if (learned) await this.#parts.keepLearned(learningDocument(this.#learnedIn, { tables: this.#tables, rows: learning.learned }));
+  }
+
+  get #learnedIn(): LearnedIn {
+    return { dayMs: this.#parts.settings.dayMs, slotMs: this.slotMs };
   }
 
   /** Every resource that says when the primary is busy, with its load now and ahead; learns what our last move did to it. */

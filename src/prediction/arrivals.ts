@@ -1,3 +1,5 @@
+import { type LearnedArrivals, checkedNumber, checkedNumbers } from './learned.ts';
+
 /**
  * How many rows see their last change before a capture in each slot before it: the work that is still to come and cannot be done ahead. Rows
  * that change again later count only in their last slot, so the sum over the last slots is the distinct rows changed in them.
@@ -7,6 +9,7 @@
 const NEWEST = 0.1;
 /** So many cycles due at one hour of the day weigh as much as all the others together. */
 const POOLED_CYCLES = 3;
+const HOUR_MS = 3_600_000;
 
 interface Profile {
   readonly rows: Float64Array;
@@ -23,6 +26,21 @@ export class Arrivals {
   constructor(slots: number) {
     this.#slots = slots;
     this.#pooled = { rows: new Float64Array(slots), cycles: 0 };
+  }
+
+  /** Everything. */
+  get learned(): LearnedArrivals[] {
+    const profiles: [number | null, Profile][] = [[null, this.#pooled], ...this.#byHour];
+    return profiles.flatMap(([hour, { cycles, rows }]) => (cycles === 0 ? [] : { hour, cycles, rows: Array.from(rows) }));
+  }
+
+  /** Goes on from what another process learned. @throws RangeError for what cannot have been, of cycles of so many slots. */
+  resume(learned: readonly LearnedArrivals[]): void {
+    for (const { hour, cycles, rows } of learned) {
+      const profile = hour === null ? this.#pooled : this.#profileOf(checkedNumber(hour, 0, 23) * HOUR_MS);
+      profile.cycles = checkedNumber(cycles, 1);
+      profile.rows.set(checkedNumbers(rows, this.#slots, 0));
+    }
   }
 
   /** Matured cycles so far: with none there is no forecast. */
@@ -53,7 +71,7 @@ export class Arrivals {
   }
 
   #profileOf(dueMs: number): Profile {
-    const hour = Math.floor(dueMs / 3_600_000) % 24;
+    const hour = Math.floor(dueMs / HOUR_MS) % 24;
     const known = this.#byHour.get(hour);
     if (known !== undefined) return known;
     const profile = { rows: new Float64Array(this.#slots), cycles: 0 };

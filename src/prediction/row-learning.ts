@@ -1,5 +1,6 @@
 import { Arrivals } from './arrivals.ts';
 import { LastChanges } from './last-changes.ts';
+import { type LearnedRows, checkedNumber } from './learned.ts';
 import { Survival } from './survival.ts';
 
 /** Of the rows that changed in the cycle, so many are looked at per slot to learn survival from. */
@@ -13,6 +14,8 @@ const CHANGES_HELD = 1 << 17;
 const SOON_MS = 30 * 60_000;
 /** Weight of the newest cycle in how the rows that change divide among elements. */
 const NEWEST = 0.2;
+/** An element with less of them has none: what is gone for good is forgotten some day. */
+const SHARE_MIN = 1e-6;
 
 /** How likely a row is to stay as it is. */
 export interface Chances {
@@ -47,6 +50,18 @@ export class RowLearning {
   /** Cycles seen whole. */
   get cycles(): number {
     return this.#arrivals.cycles;
+  }
+
+  /** What another process may go on from: all but what is known of single rows, and of the cycle under way. */
+  get learned(): LearnedRows {
+    return { survival: this.#survival.learned, arrivals: this.#arrivals.learned, shares: Array.from(this.#shares) };
+  }
+
+  /** @throws RangeError for what cannot have been learned in such slots; then this is of no use any more. */
+  resume({ survival, arrivals, shares }: LearnedRows): void {
+    this.#survival.resume(survival);
+    this.#arrivals.resume(arrivals);
+    for (const [element, share] of shares) this.#shares.set(checkedNumber(element, 0), checkedNumber(share, 0, 1));
   }
 
   changed(row: number, element: number, atMs: number): void {
@@ -89,14 +104,17 @@ export class RowLearning {
    * A capture was due: what changed in the cycle that ended is learned from, if it was seen whole, and another begins.
    *
    * @param labelMs the same moment by the clock on the wall, whose hours are told apart.
+   * @returns whether anything was learned.
    */
-  due(dueMs: number, labelMs: number): void {
-    if (this.#isWhole) {
+  due(dueMs: number, labelMs: number): boolean {
+    const learns = this.#isWhole;
+    if (learns) {
       this.#arrivals.learn(labelMs, this.#changes.profile(dueMs, this.#slotMs, this.#slots));
       this.#share();
     }
     this.#isWhole = true;
     this.#changes.forget(dueMs);
+    return learns;
   }
 
   #share(): void {
@@ -105,8 +123,10 @@ export class RowLearning {
     if (total === 0) return;
     const weight = this.#shares.size === 0 ? 1 : NEWEST;
     for (const element of new Set([...this.#shares.keys(), ...counts.keys()])) {
-      const share = this.#shares.get(element) ?? 0;
-      this.#shares.set(element, share + weight * ((counts.get(element) ?? 0) / total - share));
+      const before = this.#shares.get(element) ?? 0;
+      const share = before + weight * ((counts.get(element) ?? 0) / total - before);
+      if (share < SHARE_MIN) this.#shares.delete(element);
+      else this.#shares.set(element, share);
     }
   }
 }

@@ -1,3 +1,4 @@
+import { type LearnedSurvival, checkedNumbers } from './learned.ts';
 import { CLASSES, GROUPS, MEASURES, newFeatures, RowHistory } from './row-history.ts';
 import type { RowFeatures } from './row-history.ts';
 import { Samples } from './samples.ts';
@@ -36,12 +37,24 @@ export class Survival {
   readonly #slopes = new Float32Array(WEIGHTS * HORIZONS_MS.length).fill(1);
   /** Per horizon: the next sample to learn from, and how many it learned from. */
   readonly #next = HORIZONS_MS.map(() => 0);
-  readonly #learned = HORIZONS_MS.map(() => 0);
+  #learned = HORIZONS_MS.map(() => 0);
   readonly #features = newFeatures();
 
   constructor({ slots, samples }: SurvivalOptions) {
     this.#history = new RowHistory(slots);
     this.#samples = new Samples(samples, slots);
+  }
+
+  /** What was learned of rows in all, and how much: nothing of single rows, and nothing of samples whose outcome is awaited. */
+  get learned(): LearnedSurvival {
+    return { weights: Array.from(this.#weights), slopes: Array.from(this.#slopes), learned: this.#learned.slice() };
+  }
+
+  /** Goes on from what another process learned. @throws RangeError for what cannot have been. */
+  resume({ weights, slopes, learned }: LearnedSurvival): void {
+    this.#weights.set(checkedNumbers(weights, this.#weights.length, Number.MIN_SAFE_INTEGER));
+    this.#slopes.set(checkedNumbers(slopes, this.#slopes.length, 1));
+    this.#learned = checkedNumbers(learned, this.#learned.length, 0);
   }
 
   /** @param row any whole number ≥ 0 that stands for the row's identity. */

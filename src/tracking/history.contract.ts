@@ -5,6 +5,7 @@ import { ORIGIN, position } from '../model/position.ts';
 import type { TableName } from '../model/schema.ts';
 import {
   type History,
+  LEARNED_LENGTH_MAX,
   type Observation,
   type SlotActivity,
   type SlotLengths,
@@ -122,6 +123,18 @@ export function describeHistory(name: string, make: () => Promise<HistoryFixture
     test('keeps no more turns than it says', async () => {
       for (let turn = 0; turn <= TURNS_KEPT; turn++) await history.keepTurn({ atMs: turn, document: '' });
       expect((await history.turns(0, TURNS_KEPT + 2)).map(({ atMs }) => atMs).slice(0, 2)).toEqual([1, 2]);
+    });
+
+    test('keeps what was learned of rows, the newest of it, and nothing too large', async () => {
+      expect(await history.learned()).toBeNull();
+      await history.keepLearned('{"rows":1}');
+      await history.keepLearned('{"rows":2}');
+      await expect(history.keepLearned('x'.repeat(LEARNED_LENGTH_MAX + 1))).rejects.toThrow(RangeError);
+      if (fixture.survives) {
+        await history[Symbol.asyncDispose]();
+        history = await fixture.open(lengths);
+      }
+      expect(await history.learned()).toBe('{"rows":2}');
     });
 
     test('remembers where counting stands, with what was counted', async () => {

@@ -41,6 +41,12 @@ export interface History extends AsyncDisposable {
 
   /** The newest turns from a moment on, at most so many, in the order of time. */
   turns(fromMs: number, limit: number): Promise<readonly KeptTurn[]>;
+
+  /** Keeps what was learned of rows in place of what was before. @throws RangeError for more than `LEARNED_LENGTH_MAX`. */
+  keepLearned(document: string): Promise<void>;
+
+  /** As it was kept; null: nothing was. */
+  learned(): Promise<string | null>;
 }
 
 /** In words of who keeps it: a document of some hundred bytes. */
@@ -51,6 +57,15 @@ export interface KeptTurn {
 
 /** As many as minutes are kept. */
 export const TURNS_KEPT = 8 * 1440;
+
+/** Characters of what was learned of rows, in words of who keeps it. */
+export const LEARNED_LENGTH_MAX = 8 << 20;
+
+/** @throws RangeError for a document that is too large to be kept. */
+export function checkLearned(document: string): void {
+  if (document.length > LEARNED_LENGTH_MAX)
+    throw new RangeError(`what was learned takes ${document.length} characters, too many to be kept`);
+}
 
 export interface SlotLengths {
   readonly minuteMs: number;

@@ -15,6 +15,7 @@ import {
   type Seed,
   type SlotLengths,
   type SlotRange,
+  checkLearned,
   coverage,
   emptySeries,
   seededSlots,
@@ -58,6 +59,7 @@ class MemoryHistory implements History {
   readonly #resources = new Set<string>();
   #counted: Counted | null = null;
   #turns: KeptTurn[] = [];
+  #learned: string | null = null;
 
   constructor(lengths: SlotLengths) {
     this.#steps = stepsOf(lengths);
@@ -196,6 +198,15 @@ class MemoryHistory implements History {
 
   async turns(fromMs: number, limit: number): Promise<readonly KeptTurn[]> {
     return this.#turns.filter(({ atMs }) => atMs >= fromMs).slice(-limit);
+  }
+
+  async keepLearned(document: string): Promise<void> {
+    checkLearned(document);
+    this.#learned = document;
+  }
+
+  async learned(): Promise<string | null> {
+    return this.#learned;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -5,10 +5,12 @@ import { ForeshadowError, messageOf } from '../../model/errors.ts';
 
 /** 'FSHI' in the header's application id says that the file is ours; the header's user version is the format. */
 const APPLICATION = 0x4653_4849;
-const FORMAT = 2;
+const FORMAT = 3;
 
-/** What the first format had not. */
+/** What came with each later format. */
 const TURNS = 'CREATE TABLE turns (at REAL PRIMARY KEY, document TEXT NOT NULL) STRICT, WITHOUT ROWID;';
+const LEARNED = 'CREATE TABLE learned (one INTEGER PRIMARY KEY CHECK (one = 1), document TEXT NOT NULL) STRICT;';
+const SINCE: Readonly<Record<number, string>> = { 1: TURNS + LEARNED, 2: LEARNED };
 
 /**
  * A slot is named by its length and by when it begins, both in milliseconds: a data set whose day gets another length begins anew in the same
@@ -33,6 +35,7 @@ const SCHEMA = `
     sum REAL NOT NULL, ms REAL NOT NULL, peak REAL NOT NULL, seeded INTEGER NOT NULL, PRIMARY KEY (step, start, resource)
   ) STRICT, WITHOUT ROWID;
   ${TURNS}
+  ${LEARNED}
   PRAGMA application_id = ${APPLICATION};
   PRAGMA user_version = ${FORMAT};
 `;
@@ -66,7 +69,7 @@ function prepareFile(db: DatabaseSync, path: string): void {
     throw new ForeshadowError('HISTORY_ACCESS', `${path} is not a history of Foreshadow's`, {
       remedy: 'Move the file away: a new one is made.',
     });
-  } else if (format === 1) db.exec(`${TURNS} PRAGMA user_version = ${FORMAT}`);
+  } else if (SINCE[format] !== undefined) db.exec(`${SINCE[format]} PRAGMA user_version = ${FORMAT}`);
   else if (format !== FORMAT) {
     throw new ForeshadowError('VERSION_UNSUPPORTED', `the history ${path} has format ${format}, and this version knows ${FORMAT}`, {
       remedy: 'Use the version that made it, or move the file away: learning begins anew.',

@@ -46,18 +46,23 @@ describe('the file', () => {
     );
   });
 
-  test('one of the first format is taken up', async () => {
+  test.each([
+    [1, 'DROP TABLE turns; DROP TABLE learned'],
+    [2, 'DROP TABLE learned'],
+  ])('one of format %i is taken up', async (format, lacking) => {
     const path = join(place.path, 'history.db');
     {
       await using history = openSqliteHistory(path, lengths);
       await history.add({ counted: null, observed: null, activity: [], load: [{ resource: 'cpu', atMs: 0, lengthMs: 1, value: 1 }] });
     }
     const db = new DatabaseSync(path);
-    db.exec('DROP TABLE turns; PRAGMA user_version = 1');
+    db.exec(`${lacking}; PRAGMA user_version = ${format}`);
     db.close();
     await using history = openSqliteHistory(path, lengths);
     await history.keepTurn({ atMs: 1, document: 'a' });
-    expect([await history.turns(0, 1), (await history.known()).resources]).toEqual([[{ atMs: 1, document: 'a' }], ['cpu']]);
+    await history.keepLearned('b');
+    const kept = [await history.turns(0, 1), await history.learned(), (await history.known()).resources];
+    expect(kept).toEqual([[{ atMs: 1, document: 'a' }], 'b', ['cpu']]);
   });
 
   test('one of a newer version is refused', () => {

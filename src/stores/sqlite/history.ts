@@ -21,6 +21,7 @@ import {
   type SlotLengths,
   type SlotLoad,
   type SlotRange,
+  checkLearned,
   coverage,
   emptySeries,
   seededSlots,
@@ -232,6 +233,15 @@ class SqliteHistory implements History {
   async turns(fromMs: number, limit: number): Promise<readonly KeptTurn[]> {
     const sql = 'SELECT at AS atMs, document FROM turns WHERE at >= ? ORDER BY at DESC LIMIT ?';
     return this.#all<KeptTurn>(sql, fromMs, limit).toReversed();
+  }
+
+  async keepLearned(document: string): Promise<void> {
+    checkLearned(document);
+    this.#write(() => this.#run('INSERT OR REPLACE INTO learned VALUES (1, ?)', document));
+  }
+
+  async learned(): Promise<string | null> {
+    return this.#all<{ document: string }>('SELECT document FROM learned')[0]?.document ?? null;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
