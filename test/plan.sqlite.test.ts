@@ -36,8 +36,7 @@ beforeAll(async () => {
   db = new DatabaseSync(join(directory, 'primary.db'), { timeout: 5000 });
   db.exec(`PRAGMA journal_mode = WAL; CREATE TABLE orders (id INTEGER PRIMARY KEY, value INTEGER NOT NULL);
     WITH RECURSIVE ids (id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM ids WHERE id < 500) INSERT INTO orders SELECT id, 0 FROM ids`);
-  start = spawn(process.execPath, [BIN, 'start', '--json'], { cwd: directory, stdio: ['ignore', 'pipe', 'ignore'] });
-  await once(start.stdout as NodeJS.ReadableStream, 'data');
+  await begin();
   application = busy();
 });
 
@@ -50,6 +49,11 @@ afterAll(async () => {
   await rm(directory, { recursive: true, force: true });
 });
 
+async function begin(): Promise<void> {
+  start = spawn(process.execPath, [BIN, 'start', '--json'], { cwd: directory, stdio: ['ignore', 'pipe', 'ignore'] });
+  await once(start.stdout as NodeJS.ReadableStream, 'data');
+}
+
 /** An application that changes rows all the time. */
 function busy(): NodeJS.Timeout {
   const update = db.prepare('UPDATE orders SET value = value + 1 WHERE id = ?');
@@ -61,9 +65,9 @@ function busy(): NodeJS.Timeout {
 }
 
 /** Asks until what is told is as it should be. */
-async function until<Report>(command: string, holds: (report: Report) => boolean): Promise<Report> {
+async function until<Report>(command: string | readonly string[], holds: (report: Report) => boolean): Promise<Report> {
   for (;;) {
-    const report = (await succeeds(directory, [command])) as Report;
+    const report = (await succeeds(directory, [command].flat())) as Report;
     if (holds(report)) return report;
   }
 }
@@ -90,4 +94,17 @@ test('rows are held back by plan, moved, captured VALID, and what was done is ke
   const moved = turns.filter(({ mode, movedRows }) => mode === 'planned' && movedRows > 0);
   expect(moved.length).toBeGreaterThan(0);
   expect(turns.every(({ movedRows, roomRows }) => movedRows <= roomRows)).toBe(true);
+});
+
+test('a process that takes over from one that was killed plans from its first turns on', async () => {
+  const ended = once(start, 'exit');
+  start.kill('SIGKILL');
+  await ended;
+  const endedMs = Date.now();
+  await begin();
+  const { turns } = await until<{ turns: TurnReport[] }>('plan --past 1h --limit 1000'.split(' '), (report) =>
+    report.turns.some(({ at, mode }) => Date.parse(at) > endedMs && mode === 'planned'),
+  );
+  const since = turns.filter(({ at }) => Date.parse(at) > endedMs);
+  expect(since.map(({ degraded }) => degraded)).not.toContainEqual(expect.stringMatching(/no cycle of captures has been seen whole/));
 });
