@@ -24,6 +24,8 @@ describe('when captures are due', () => {
     const due = new DueTimes({ ...captures, schedule: { cron: '0 */6 * * *', timeZone: 'UTC' } }, MINUTE, unknown);
     expect(due.next(at('2026-11-22T05:59:59Z'))).toEqual({ atMs: at('2026-11-22T06:00:00Z'), because: null });
     expect(due.next(at('2026-11-22T06:00:00Z'))?.atMs).toBe(at('2026-11-22T12:00:00Z'));
+    // The clock may be set past that meanwhile.
+    expect(due.changesAfterMs).toBe(MINUTE);
     expect(new DueTimes(captures, MINUTE, unknown).next(0)).toBeNull();
   });
 

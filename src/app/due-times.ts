@@ -9,7 +9,6 @@ export interface Due {
   readonly because: string | null;
 }
 
-const TIMER_MS_MAX = 2 ** 31 - 1;
 /** What came to nothing in a window is tried again after so many slots. */
 const AGAIN_SLOTS = 15;
 
@@ -35,9 +34,9 @@ export class DueTimes {
     this.#busyAhead = busyAhead;
   }
 
-  /** When to ask again at the latest. */
+  /** When to look at the clock again at the latest: it may be set, and in a window forecasts change. */
   get changesAfterMs(): number {
-    return this.#windows === null ? TIMER_MS_MAX : this.#slotMs;
+    return this.#slotMs;
   }
 
   /** A capture was cut, or one that was due is being taken. */

@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import type { TableName } from '../model/schema.ts';
 import type { HeldView } from '../shadowing/held-rows.ts';
+import type { KeptLearning } from './kept-learning.ts';
 import { Steering, type SteeringParts, type SteeringSettings, type TurnDone } from './steering.ts';
 
 const DAY = 86_400_000;
@@ -283,6 +284,30 @@ describe('steering', () => {
     await world.slot();
     world.steadyMs -= 10 * 60_000;
     expect((await world.slot()).turn.degraded).toMatch(/the clock went back/);
+    expect((await world.slot()).turn.mode).toBe('planned');
+  });
+
+  test.each([
+    ['forward by a day', DAY],
+    ['forward past the capture', 31 * 60_000],
+    ['back by a day', -DAY],
+  ])('a cycle in which the clock on the wall was set %s teaches nothing, and the next one does', async (_, ms) => {
+    const expected = async (world: World): Promise<{ cycles: number; rows: number }> => {
+      await world.turn();
+      const { rows } = JSON.parse(world.kept ?? '') as KeptLearning;
+      return { cycles: rows.arrivals[0]?.cycles ?? 0, rows: rows.arrivals[0]?.rows.reduce((all, each) => all + each, 0) ?? 0 };
+    };
+    const world = await new World().run(4);
+    const before = await expected(world);
+    for (let slot = 0; slot < 30; slot++) await world.slot();
+    world.wallMs += ms;
+    await world.slot();
+    while (world.wallMs % world.cycleMs !== 0) await world.slot();
+    expect(await expected(world)).toEqual(before);
+    await world.run(1);
+    const next = await expected(world);
+    expect(next.cycles).toBe(before.cycles + 1);
+    expect(next.rows).toBeGreaterThan(0.9 * before.rows);
     expect((await world.slot()).turn.mode).toBe('planned');
   });
 

@@ -320,9 +320,12 @@ export class Steering {
 
   /** Where the capture that was ahead has come due, a cycle has ended. */
   async #cycle(atMs: number, nowMs: number): Promise<void> {
-    const learning = this.#learning;
-    const dueAtMs = this.#last?.dueAtMs ?? null;
-    if (learning === null || dueAtMs === null || dueAtMs > atMs) return;
+    const [learning, last] = [this.#learning, this.#last];
+    if (learning === null || last === null) return;
+    // A clock on the wall that was set passes over captures, or has them come again.
+    if (Math.abs(atMs - last.toWall(nowMs)) > this.slotMs) return learning.missed();
+    const { dueAtMs } = last;
+    if (dueAtMs === null || dueAtMs > atMs) return;
     const learned = learning.due(nowMs - (atMs - dueAtMs) * this.#scale, dueAtMs * this.#scale);
     if (learned) await this.#parts.keepLearned(learningDocument(this.#learnedIn, { tables: this.#tables, rows: learning.learned }));
   }

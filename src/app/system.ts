@@ -72,7 +72,7 @@ class System implements LocalSystem {
     try {
       for (;;) {
         const next = due.next(Date.now());
-        // A timer holds 2^31 ms at most; waking early just asks again.
+        // Waking early just asks again.
         const waitMs = next === null ? undefined : Math.min(next.atMs - Date.now(), due.changesAfterMs);
         if (waitMs === undefined || waitMs > 0) await new Pulse().next(ended, waitMs);
         if (next !== null && Date.now() >= next.atMs && due.stands(next)) await this.#captureOnSchedule(session, due, ended);

@@ -117,6 +117,11 @@ export class RowLearning {
     return learns;
   }
 
+  /** The cycle under way cannot be seen as it is: nothing is learned of it when it ends. */
+  missed(): void {
+    this.#isWhole = false;
+  }
+
   #share(): void {
     const counts = this.#changes.byElement();
     const total = Array.from(counts.values()).reduce((sum, count) => sum + count, 0);
