@@ -311,6 +311,22 @@ describe('steering', () => {
     expect((await world.slot()).turn.mode).toBe('planned');
   });
 
+  test('a capture by hand ends no cycle: what waited is gone, and as much is to come before the one that is due as ever', async () => {
+    const [world, other] = [await new World().run(6), await new World().run(6)];
+    for (let slot = 0; slot < 30; slot++) await Promise.all([world.slot(), other.slot()]);
+    world.waiting.rows.clear();
+    const { turn, waiting } = await world.slot();
+    const { turn: ahead } = await other.slot();
+    expect([turn.mode, waiting.rows]).toEqual(['planned', 0]);
+    const [ours, theirs] = [turn, ahead].map(({ plan }) => plan?.residual ?? Number.NaN) as [number, number];
+    expect(ours).toBeGreaterThan(5);
+    expect(ours).toBeLessThanOrEqual(theirs);
+    for (let slot = 31; slot < CYCLE_MINUTES; slot++) await Promise.all([world.slot(), other.slot()]);
+    expect(world.cycles.at(-1)?.residual).toBeLessThanOrEqual(1.2 * (other.cycles.at(-1)?.residual ?? Number.NaN));
+    await Promise.all([world.turn(), other.turn()]);
+    expect(world.kept).toBe(other.kept);
+  });
+
   test('is quiet-first until every hour of a day of load was seen, unless it is far below its ceiling', async () => {
     const upper = (_: string, __: number, ___: number, slots: number): Float64Array => new Float64Array(slots).fill(0.1);
     const world = await new World({ parts: { outlook: { ceilingOf: () => 0.7, knowsDay: () => false, upper } } }).run(3);
