@@ -2,13 +2,14 @@ import { ForeshadowError } from '../model/errors.ts';
 import type { TableName } from '../model/schema.ts';
 import { Hotspots, rankHotspots, recallAt } from '../prediction/hotspots.ts';
 import type { Candidate, HotspotFilter } from '../prediction/hotspots.ts';
-import { DAY_MS } from '../prediction/series.ts';
 import { Track } from '../prediction/track.ts';
 import type { Forecast } from '../prediction/track.ts';
-import { type ActivitySeries, type LoadSeries, slotLengths, slotStart } from '../tracking/history.ts';
+import { type ActivitySeries, type History, type LoadSeries, slotLengths, slotStart } from '../tracking/history.ts';
 import { Challengers } from './challengers.ts';
 import type { Config } from './config.ts';
-import { LEARNED, REACH, SEASON, asking, teach } from './load-track.ts';
+import { type GivenBy, GivenForecasts } from './given-forecasts.ts';
+import { beyondBelief, isBelievable, mostOf, seenOf, unseenOf } from './load-outlook.ts';
+import { LEARNED, REACH, SEASON, asking, teach, zoneOf } from './load-track.ts';
 import type { ProgressListener } from './operations.ts';
 import { openHistory, openPrimary } from './stores.ts';
 
@@ -35,7 +36,17 @@ export interface ForecastReport {
     readonly upper: readonly (number | null)[];
     /** Those that count most, and how far each was off lately, as a multiple of the day's own variation. */
     readonly voices: readonly { readonly name: string; readonly error: number | null }[];
+    /** What somebody else forecast of it; null: nothing is given. */
+    readonly given: {
+      readonly by: GivenBy;
+      /** Null where it says nothing: there our own counts. */
+      readonly values: readonly (number | null)[];
+      /** Whether `start` goes by it where it says something; `troubles` say why not. */
+      readonly counts: boolean;
+    } | null;
   }[];
+  /** What is wrong with forecasts that are given. */
+  readonly troubles: readonly string[];
 }
 
 export interface ForecastOptions {
@@ -47,6 +58,8 @@ export interface ForecastOptions {
 }
 
 const { day: DAY } = SEASON;
+/** Of an hour. */
+const MINUTES = 60;
 
 /** What is to come, from the history alone, as it would have been learned while it went on. Reads the file, beside whatever writes it. */
 export async function forecastReport(
@@ -57,7 +70,8 @@ export async function forecastReport(
 ): Promise<ForecastReport> {
   await using history = await openHistory(config);
   const { dayMs } = config.prediction;
-  const stepMs = slotLengths(dayMs).hourMs;
+  const lengths = slotLengths(dayMs);
+  const stepMs = lengths.hourMs;
   const untilMs = slotStart(Date.now(), stepMs);
   const range = { stepMs, fromMs: untilMs - LEARNED * stepMs, untilMs };
   const steps = Math.max(1, Math.round(options.aheadMs / stepMs));
@@ -67,13 +81,51 @@ export async function forecastReport(
     from: new Date(untilMs).toISOString(),
     stepMs,
     ...hotspotsOf(await history.activity(range), steps, options, await factsOf(config, options.filter ?? {}, signal)),
-    load: await loadsOf(load, { steps, zone }, progress, signal),
+    ...(await withGiven(config, history, { load, fromMs: untilMs, steps }, await loadsOf(load, { steps, zone }, progress, signal), signal)),
   };
 }
 
-/** By whose clock days go. A day that is not one of the wall's has no clock on it. */
-export function zoneOf(dayMs: number): string {
-  return dayMs === DAY_MS ? Intl.DateTimeFormat().resolvedOptions().timeZone : 'UTC';
+type Own = Omit<ForecastReport['load'][number], 'given'>;
+
+/** With what others forecast, and whether the live loop goes by that, which it decides for itself in the same way. */
+async function withGiven(
+  config: Config,
+  history: History,
+  { load, fromMs, steps }: { readonly load: ReadonlyMap<string, LoadSeries>; readonly fromMs: number; readonly steps: number },
+  own: readonly Own[],
+  signal: AbortSignal,
+): Promise<Pick<ForecastReport, 'load' | 'troubles'>> {
+  const { dayMs, prometheus, loadForecast: file } = config.prediction;
+  const lengths = slotLengths(dayMs);
+  const given = new GivenForecasts({ prometheus, file, lengths, now: Date.now });
+  await given.readFile();
+  await given.ask(signal);
+  const sampled = new Set((await history.known()).resources);
+  const troubles = [...given.troubles, ...unseenOf('the forecast that is given of', given.resources, sampled)];
+  const nothing = Array.from({ length: steps }, () => null);
+  const unknown = Array.from(given.resources)
+    .filter((name) => !load.has(name))
+    .map((resource): Own => ({ resource, basis: 'none', middle: nothing, upper: nothing, voices: [] }));
+  const loads = [...own, ...unknown].map((each) => {
+    const { resource } = each;
+    const by = given.givenBy(resource);
+    const minutes = given.slots(resource, fromMs, lengths.minuteMs, steps * MINUTES);
+    if (by === null || minutes === null) return { ...each, given: null };
+    const mean = load.get(resource)?.mean;
+    const believed = isBelievable(minutes, mostOf(resource, mean === undefined ? undefined : seenOf(mean)));
+    if (!believed) troubles.push(beyondBelief(resource));
+    const counts = believed && (sampled.size === 0 || sampled.has(resource));
+    return { ...each, given: { by, values: hoursOf(minutes), counts } };
+  });
+  return { load: loads, troubles };
+}
+
+/** Means of the minutes of each hour of which something is said. */
+function hoursOf(minutes: Float64Array): (number | null)[] {
+  return Array.from({ length: minutes.length / MINUTES }, (_, hour) => {
+    const known = minutes.subarray(hour * MINUTES, (hour + 1) * MINUTES).filter((value) => !Number.isNaN(value));
+    return rounded(known.reduce((sum, value) => sum + value, 0) / known.length);
+  });
 }
 
 type Facts = ReadonlyMap<TableName, Pick<Candidate, 'sizeBytes' | 'columnTypes'>>;
@@ -165,9 +217,9 @@ async function loadsOf(
   ahead: { readonly steps: number; readonly zone: string },
   progress: ProgressListener,
   signal: AbortSignal,
-): Promise<ForecastReport['load']> {
+): Promise<Own[]> {
   await using challengers = new Challengers();
-  const loads: ForecastReport['load'][number][] = [];
+  const loads: Own[] = [];
   for (const [resource, { mean }] of load) {
     progress({ phase: 'forecasting load', table: null, done: loads.length, total: load.size, unit: 'resources' });
     const track = new Track({ season: SEASON, reach: REACH, ...ahead });

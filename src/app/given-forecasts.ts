@@ -15,6 +15,9 @@ export interface GivenParts {
   readonly timeoutMs?: number;
 }
 
+/** The setting that gives a forecast. */
+export type GivenBy = 'prediction.loadForecast' | 'prediction.prometheus.forecast';
+
 /** How far ahead a Prometheus is asked: two days. */
 const HOURS_ASKED = 48;
 /** It is asked for a point each so many minutes, and as often. */
@@ -49,6 +52,12 @@ export class GivenForecasts {
   /** Whose load is forecast. */
   get resources(): Iterable<string> {
     return this.#all().keys();
+  }
+
+  /** By which a resource's load is forecast; null: none is. */
+  givenBy(resource: string): GivenBy | null {
+    if (this.#read.has(resource)) return 'prediction.loadForecast';
+    return this.#queried.has(resource) ? 'prediction.prometheus.forecast' : null;
   }
 
   /** What is given for each slot from a moment on; NaN where nothing is. Null: nothing is given of the resource at all. */

@@ -7,8 +7,7 @@ import { type History, type SlotLengths, type SlotSeries, slotStart } from '../t
 import type { CeilingRule } from './config.ts';
 import type { Challengers } from './challengers.ts';
 import type { GivenForecasts } from './given-forecasts.ts';
-import { zoneOf } from './forecast-report.ts';
-import { LEARNED, REACH, SEASON, asking, teach } from './load-track.ts';
+import { LEARNED, REACH, SEASON, asking, teach, zoneOf } from './load-track.ts';
 
 const { day: DAY, week: WEEK } = SEASON;
 /** How far ahead load is forecast: as far as a capture may be. */
@@ -60,10 +59,7 @@ export class LoadOutlook {
   /** Why load is not forecast. */
   get troubles(): readonly string[] {
     const own = this.#trouble === null ? [] : [`load is not forecast: ${this.#trouble}`];
-    const doubted = Array.from(
-      this.#doubted,
-      (resource) => `the forecast of ${resource} that is given is beyond all belief: our own counts`,
-    );
+    const doubted = Array.from(this.#doubted, beyondBelief);
     return [...own, ...(this.#parts.given?.troubles ?? []), ...doubted, ...this.#unseen()];
   }
 
@@ -138,27 +134,22 @@ export class LoadOutlook {
     if (known === undefined) await teach(track, mean, ask, (turn) => rested(turn, signal));
     const said = await ask(mean);
     const forecast = await rested(() => track.turn(mean, said), signal);
-    const seen = mean.values
-      .subarray(-REACH)
-      .filter((value) => !Number.isNaN(value))
-      .toSorted();
+    const seen = seenOf(mean);
     const first = mean.values.length - REACH;
     const hours = new Set(
       Array.from(mean.values, (value, hour) => (Number.isNaN(value) || hour < first ? -1 : hour % DAY)).filter((hour) => hour >= 0),
     ).size;
-    this.#resources.set(name, { track, hours, forecast, most: mostOf(seen), usual: quantile(seen, 0.5) });
+    this.#resources.set(name, { track, hours, forecast, most: mostOf(name, seen), usual: quantile(seen, 0.5) });
   }
 
   /** What is said of resources that nobody sees here, by a slip of the pen or because the primary does not tell, protects nothing. */
   #unseen(): string[] {
     const { ceiling, given, sampled } = this.#parts;
     const seen = new Set([...this.#resources.keys(), ...(sampled?.() ?? [])]);
-    if (seen.size === 0) return [];
-    const told = (of: string, names: Iterable<string>): string[] =>
-      Array.from(names)
-        .filter((name) => !seen.has(name))
-        .map((name) => `${of} ${name} counts for nothing: no load of that name is seen (but ${Array.from(seen).toSorted().join(', ')})`);
-    return [...told('the ceiling of', ceiling.of.keys()), ...told('the forecast that is given of', given?.resources ?? [])];
+    return [
+      ...unseenOf('the ceiling of', ceiling.of.keys(), seen),
+      ...unseenOf('the forecast that is given of', given?.resources ?? [], seen),
+    ];
   }
 
   /** Of resources whose top is known 1, of others the most that was seen; null where that says nothing of when the primary is busy. */
@@ -180,19 +171,43 @@ export class LoadOutlook {
     return given.map((load, slot) => (Number.isNaN(load) ? (own[slot] as number) : load));
   }
 
-  /** A forecast of many times what was ever seen is a mistake of somebody's, in a unit perhaps. */
   #believes(resource: string, given: Float64Array): boolean {
-    const most = SHARES.has(resource) ? 1 : (this.#resources.get(resource)?.most ?? Number.NaN);
-    const isAbsurd = given.some((load) => load > ABSURD * most);
-    if (isAbsurd) this.#doubted.add(resource);
-    else this.#doubted.delete(resource);
-    return !isAbsurd;
+    const believes = isBelievable(given, this.#resources.get(resource)?.most ?? mostOf(resource));
+    if (believes) this.#doubted.delete(resource);
+    else this.#doubted.add(resource);
+    return believes;
   }
 }
 
-/** Of ascending values; the highest in a hundred are passed over, and the highest at least: one that was a mistake must not stand for weeks. */
-function mostOf(seen: Float64Array): number {
+/** The loads that were seen of late, ascending. */
+export function seenOf({ values }: SlotSeries): Float64Array {
+  return values
+    .subarray(-REACH)
+    .filter((value) => !Number.isNaN(value))
+    .toSorted();
+}
+
+/** Of ascending loads; the highest in a hundred are passed over, and the highest at least: one that was a mistake must not stand for weeks. */
+export function mostOf(resource: string, seen: Float64Array = new Float64Array(0)): number {
+  if (SHARES.has(resource)) return 1;
   return seen.at(-1 - Math.ceil(seen.length / 100)) ?? seen.at(-1) ?? Number.NaN;
+}
+
+/** A forecast of many times what was ever seen is a mistake of somebody's, in a unit perhaps. */
+export function isBelievable(given: Float64Array, most: number): boolean {
+  return !given.some((load) => load > ABSURD * most);
+}
+
+export function beyondBelief(resource: string): string {
+  return `the forecast of ${resource} that is given is beyond all belief: our own counts`;
+}
+
+/** Names of resources that are none of those seen; nothing while none is seen at all. */
+export function unseenOf(of: string, names: Iterable<string>, seen: ReadonlySet<string>): string[] {
+  if (seen.size === 0) return [];
+  return Array.from(names)
+    .filter((name) => !seen.has(name))
+    .map((name) => `${of} ${name} counts for nothing: no load of that name is seen (but ${Array.from(seen).toSorted().join(', ')})`);
 }
 
 /** Does a piece of work, and leaves the event loop to others for as long as that took several times over. */

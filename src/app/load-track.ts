@@ -1,3 +1,4 @@
+import { DAY_MS } from '../prediction/series.ts';
 import type { Track } from '../prediction/track.ts';
 import type { SlotSeries } from '../tracking/history.ts';
 import { CHALLENGERS, type ChallengerName, type Challengers, questionOf } from './challengers.ts';
@@ -13,6 +14,11 @@ const EVERY = 13;
 const CHALLENGED = 10;
 /** Where an hour is shorter than this, nobody waits for them. */
 const CHALLENGED_MS_MIN = 60_000;
+
+/** By whose clock days go. A day that is not one of the wall's has no clock on it. */
+export function zoneOf(dayMs: number): string {
+  return dayMs === DAY_MS ? Intl.DateTimeFormat().resolvedOptions().timeZone : 'UTC';
+}
 
 /** What the models of kept libraries say of a series from its end on: each is heard where it proved better. */
 export type Ask = (mean: SlotSeries) => Promise<ReadonlyMap<string, Float64Array>>;

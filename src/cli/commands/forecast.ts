@@ -79,9 +79,10 @@ function durationOf(text: string): number {
   throw new ForeshadowError('USAGE', `--ahead ${text} is not within a week`, { remedy: 'Ask for up to 7d.' });
 }
 
-function forecastText({ from, stepMs, hotspots, held, load }: ForecastReport): string {
+function forecastText({ from, stepMs, hotspots, held, load, troubles }: ForecastReport): string {
+  const wrong = troubles.map((trouble) => `${trouble}\n`).join('');
   if (hotspots.length + load.length === 0) {
-    return `nothing can be forecast yet: the first ${duration(stepMs)} has to be over (foreshadow start), or what was before put in (foreshadow history --seed)\n`;
+    return `nothing can be forecast yet: the first ${duration(stepMs)} has to be over (foreshadow start), or what was before put in (foreshadow history --seed)\n${wrong}`;
   }
   const right = true;
   const hot = tableText(
@@ -109,8 +110,8 @@ function forecastText({ from, stepMs, hotspots, held, load }: ForecastReport): s
       { title: 'at most', right },
       { title: picture },
     ],
-    load.flatMap(({ resource, basis, middle, upper, voices }) => {
-      const most = Math.max(0, ...upper.map((value) => value ?? 0));
+    load.flatMap(({ resource, basis, middle, upper, voices, given }) => {
+      const most = Math.max(0, ...[...upper, ...(given?.counts === true ? given.values : [])].map((value) => value ?? 0));
       const who =
         voices.length === 0
           ? basis
@@ -121,12 +122,21 @@ function forecastText({ from, stepMs, hotspots, held, load }: ForecastReport): s
       return [
         [cell(resource), figure(middle[0]), figure(upper[0]), drawn(gathered(middle, stride), most)],
         [`  ${who}`, '', '', drawn(gathered(upper, stride), most)],
+        ...(given === null ? [] : [[`  ${goesBy(given)}`, figure(given.values[0]), '', drawn(gathered(given.values, stride), most)]]),
       ];
     }),
   );
   const sections = [
     hotspots.length === 0 ? 'no hotspots: no table asked for was seen to be modified in an hour that is over\n' : `${hot}${before}\n`,
     load.length === 0 ? null : busy,
+    troubles.length === 0 ? null : wrong,
   ].filter((each) => each !== null);
   return `from ${localTime(from)} on\n\n${sections.join('\n')}`;
+}
+
+/** Which forecast the live loop goes by. */
+function goesBy({ by, values, counts }: NonNullable<ForecastReport['load'][number]['given']>): string {
+  const said = values.filter((value) => value !== null).length;
+  if (!counts || said === 0) return `${by}: start goes by ours`;
+  return `${by}: start goes by it${said === values.length ? '' : `, for ${said} of ${values.length}, else by ours`}`;
 }
