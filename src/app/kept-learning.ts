@@ -24,11 +24,11 @@ const FORMAT = 1;
 
 /** At most some 3 MB and a table's name for each that changes; of daily captures some 0.5 MB. */
 export function learningDocument({ dayMs, slotMs }: LearnedIn, { tables, rows }: KeptLearning): string {
-  const named = new Set(rows.shares.map(([element]) => element));
+  const named = new Set(rows.elements.map(([element]) => element));
   const kept = tables.flatMap((table, element) => (named.has(element) ? [{ table, element }] : []));
   const place = new Map(kept.map(({ element }, index) => [element, index]));
-  const shares = rows.shares.map(([element, share]) => [place.get(element) ?? -1, share] as const);
-  const document: Document = { format: FORMAT, dayMs, slotMs, tables: kept.map(({ table }) => table), rows: { ...rows, shares } };
+  const elements = rows.elements.map(([element, changed]) => [place.get(element) ?? -1, changed] as const);
+  const document: Document = { format: FORMAT, dayMs, slotMs, tables: kept.map(({ table }) => table), rows: { ...rows, elements } };
   return JSON.stringify(document);
 }
 
@@ -42,6 +42,6 @@ export function readLearning(text: string, { dayMs, slotMs }: LearnedIn): KeptLe
     );
   }
   const { tables, rows } = document;
-  if (rows.shares.some(([element]) => typeof tables[element] !== 'string')) throw new Error('it names elements that are no tables');
+  if (rows.elements.some(([element]) => typeof tables[element] !== 'string')) throw new Error('it names elements that are no tables');
   return { tables, rows };
 }

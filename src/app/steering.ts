@@ -161,16 +161,22 @@ export class Steering {
    */
   begin(kept: string | null = null): void {
     if (this.#parts.settings.policy !== 'predictive' || this.#learning !== null) return;
-    this.#learning = new RowLearning(this.#slotMs, CYCLE_SLOTS);
-    if (kept === null) return;
-    const learning = new RowLearning(this.#slotMs, CYCLE_SLOTS);
     try {
-      const { tables, rows } = readLearning(kept, this.#learnedIn);
-      learning.resume({ ...rows, shares: rows.shares.map(([element, share]) => [this.#placeOf(tables[element] as TableName), share]) });
-      this.#learning = learning;
+      this.#learning = this.#newLearning(kept);
     } catch (error) {
       this.#parts.log('warn', 'what was learned of rows is of no use: it is learned anew', { reason: messageOf(error) });
+      this.#learning = this.#newLearning(null);
     }
+  }
+
+  /** Throws for what is of no use. */
+  #newLearning(kept: string | null): RowLearning {
+    const learning = new RowLearning(this.#slotMs, CYCLE_SLOTS, this.#parts.clock.steadyMs() * this.#scale);
+    if (kept === null) return learning;
+    const { tables, rows } = readLearning(kept, this.#learnedIn);
+    const elements = rows.elements.map(([element, changed]) => [this.#placeOf(tables[element] as TableName), changed] as const);
+    learning.resume({ ...rows, elements });
+    return learning;
   }
 
   /** Takes a turn each slot until `signal` aborts; then everything moves as it comes again. */
@@ -323,7 +329,7 @@ export class Steering {
     const [learning, last] = [this.#learning, this.#last];
     if (learning === null || last === null) return;
     // A clock on the wall that was set passes over captures, or has them come again.
-    if (Math.abs(atMs - last.toWall(nowMs)) > this.slotMs) return learning.missed();
+    if (Math.abs(atMs - last.toWall(nowMs)) > this.slotMs) return learning.seenFrom(nowMs);
     const { dueAtMs } = last;
     if (dueAtMs === null || dueAtMs > atMs) return;
     const learned = learning.due(nowMs - (atMs - dueAtMs) * this.#scale, dueAtMs * this.#scale);

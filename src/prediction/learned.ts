@@ -5,8 +5,8 @@
 export interface LearnedRows {
   readonly survival: LearnedSurvival;
   readonly arrivals: readonly LearnedArrivals[];
-  /** Elements and their shares, in the order in which they were first seen to change. */
-  readonly shares: readonly (readonly [element: number, share: number])[];
+  /** Of each element, how many rows changed in the cycles that ended: those long past count for less. */
+  readonly elements: readonly (readonly [element: number, rows: number])[];
 }
 
 /** Of all stretches of time one after the other; `learned` has one number for each. */
@@ -19,12 +19,13 @@ export interface LearnedSurvival {
 export interface LearnedArrivals {
   /** The hour of the day at which these cycles were due; null: of all cycles. */
   readonly hour: number | null;
-  readonly cycles: number;
+  /** Of each slot before a capture. */
+  readonly cycles: readonly number[];
   readonly rows: readonly number[];
 }
 
 /** @throws RangeError for what is no number from `least` to `most`. */
-export function checkedNumber(number: unknown, least: number, most = Number.MAX_SAFE_INTEGER): number {
+export function checkedNumber(number: unknown, least: number, most: number): number {
   if (typeof number === 'number' && number >= least && number <= most) return number;
   throw new RangeError(`it has ${String(number)} for a number from ${least} to ${most}`);
 }
@@ -32,5 +33,5 @@ export function checkedNumber(number: unknown, least: number, most = Number.MAX_
 /** @throws RangeError for what are not so many numbers of at least `least`. */
 export function checkedNumbers(numbers: readonly unknown[], count: number, least: number): number[] {
   if (numbers.length !== count) throw new RangeError(`it has ${numbers.length} numbers in place of ${count}`);
-  return numbers.map((each) => checkedNumber(each, least));
+  return numbers.map((each) => checkedNumber(each, least, Number.MAX_SAFE_INTEGER));
 }

@@ -12,10 +12,12 @@ const ROWS_REMEMBERED = 1 << 18;
 const CHANGES_HELD = 1 << 17;
 /** How far ahead a row is asked to be calm, to be moved before others. */
 const SOON_MS = 30 * 60_000;
-/** Weight of the newest cycle in how the rows that change divide among elements. */
-const NEWEST = 0.2;
-/** An element with less of them has none: what is gone for good is forgotten some day. */
+/** What is left of a cycle with each one after it, in how the rows that change divide among elements. */
+const FADING = 0.8;
+/** An element with a smaller share of them has none: what is gone for good is forgotten some day. */
 const SHARE_MIN = 1e-6;
+/** Of a slot: captures are due by the clock on the wall, which does not go quite as the steady one does. */
+const HARDLY = 0.1;
 
 /** How likely a row is to stay as it is. */
 export interface Chances {
@@ -35,33 +37,33 @@ export class RowLearning {
   readonly #survival = new Survival({ slots: ROWS_REMEMBERED, samples: SAMPLES_HELD });
   readonly #arrivals: Arrivals;
   readonly #changes = new LastChanges(CHANGES_HELD);
-  readonly #shares = new Map<number, number>();
-  /** Whether the cycle under way was seen from its beginning. */
+  /** Rows that changed of each element, faded. */
+  readonly #elements = new Map<number, number>();
+  /** From when on every change was seen; of what was before the last capture nothing is left. */
+  #sinceMs: number;
+  /** Whether that is when the cycle under way began. */
   #isWhole = false;
   #turn = 0;
 
   /** @param slots of a cycle: what lies further from a capture is not learned. */
-  constructor(slotMs: number, slots: number) {
+  constructor(slotMs: number, slots: number, nowMs: number) {
+    this.#sinceMs = nowMs;
     this.#slotMs = slotMs;
     this.#slots = slots;
     this.#arrivals = new Arrivals(slots);
   }
 
-  /** Cycles seen whole. */
-  get cycles(): number {
-    return this.#arrivals.cycles;
-  }
-
   /** What another process may go on from: all but what is known of single rows, and of the cycle under way. */
   get learned(): LearnedRows {
-    return { survival: this.#survival.learned, arrivals: this.#arrivals.learned, shares: Array.from(this.#shares) };
+    return { survival: this.#survival.learned, arrivals: this.#arrivals.learned, elements: Array.from(this.#elements) };
   }
 
   /** @throws RangeError for what cannot have been learned in such slots; then this is of no use any more. */
-  resume({ survival, arrivals, shares }: LearnedRows): void {
+  resume({ survival, arrivals, elements }: LearnedRows): void {
     this.#survival.resume(survival);
     this.#arrivals.resume(arrivals);
-    for (const [element, share] of shares) this.#shares.set(checkedNumber(element, 0), checkedNumber(share, 0, 1));
+    const most = Number.MAX_SAFE_INTEGER;
+    for (const [element, rows] of elements) this.#elements.set(checkedNumber(element, 0, most), checkedNumber(rows, 0, most));
   }
 
   changed(row: number, element: number, atMs: number): void {
@@ -90,48 +92,53 @@ export class RowLearning {
     return this.#survival.clean(row, nowMs, Math.min(SOON_MS, dueMs - nowMs));
   }
 
-  /** Rows expected to see their last change before a capture due then, per slot from now on, of all elements; null before a cycle was seen whole. */
+  /** Rows expected to see their last change before a capture due then, per slot from now on, of all elements; null until so many slots before a capture were seen once. */
   coming(dueMs: number, slots: number): Float64Array | null {
-    return this.cycles === 0 ? null : this.#arrivals.expected(dueMs, slots);
+    return this.#arrivals.expected(dueMs, slots);
   }
 
   /** How those divide among elements. */
   get shares(): ReadonlyMap<number, number> {
-    return this.#shares;
+    const all = sumOf(this.#elements);
+    return new Map(Array.from(this.#elements, ([element, rows]) => [element, rows / all]));
   }
 
   /**
-   * A capture was due: what changed in the cycle that ended is learned from, if it was seen whole, and another begins.
+   * A capture was due: what changed in the cycle that ended is learned from, as far back as it was seen, and another begins.
    *
    * @param labelMs the same moment by the clock on the wall, whose hours are told apart.
    * @returns whether anything was learned.
    */
   due(dueMs: number, labelMs: number): boolean {
-    const learns = this.#isWhole;
-    if (learns) {
-      this.#arrivals.learn(labelMs, this.#changes.profile(dueMs, this.#slotMs, this.#slots));
+    const slots = (dueMs - this.#sinceMs) / this.#slotMs;
+    // A slot in which a cycle began has all there is of it; one in which seeing began has not.
+    const seen = this.#isWhole ? Math.ceil(slots - HARDLY) : Math.floor(slots + HARDLY);
+    if (seen > 0) {
+      this.#arrivals.learn(labelMs, this.#changes.profile(dueMs, this.#slotMs, this.#slots), seen);
       this.#share();
     }
-    this.#isWhole = true;
+    this.#isWhole = dueMs >= this.#sinceMs;
+    this.#sinceMs = Math.max(this.#sinceMs, dueMs);
     this.#changes.forget(dueMs);
-    return learns;
+    return seen > 0;
   }
 
-  /** The cycle under way cannot be seen as it is: nothing is learned of it when it ends. */
-  missed(): void {
+  /** Nobody knows how long ago was what was seen before. */
+  seenFrom(nowMs: number): void {
+    this.#sinceMs = nowMs;
     this.#isWhole = false;
   }
 
   #share(): void {
-    const counts = this.#changes.byElement();
-    const total = Array.from(counts.values()).reduce((sum, count) => sum + count, 0);
-    if (total === 0) return;
-    const weight = this.#shares.size === 0 ? 1 : NEWEST;
-    for (const element of new Set([...this.#shares.keys(), ...counts.keys()])) {
-      const before = this.#shares.get(element) ?? 0;
-      const share = before + weight * ((counts.get(element) ?? 0) / total - before);
-      if (share < SHARE_MIN) this.#shares.delete(element);
-      else this.#shares.set(element, share);
-    }
+    const changed = this.#changes.byElement();
+    if (changed.size === 0) return;
+    for (const [element, rows] of this.#elements) this.#elements.set(element, FADING * rows);
+    for (const [element, rows] of changed) this.#elements.set(element, (this.#elements.get(element) ?? 0) + rows);
+    const least = SHARE_MIN * sumOf(this.#elements);
+    for (const [element, rows] of this.#elements) if (rows < least) this.#elements.delete(element);
   }
+}
+
+function sumOf(counts: ReadonlyMap<number, number>): number {
+  return counts.values().reduce((sum, count) => sum + count, 0);
 }

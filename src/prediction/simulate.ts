@@ -187,7 +187,7 @@ class Walk {
       lastMs: (row) => this.#lastMs[row] as number,
       clean: (row) => this.#clean.of(row, this.#slot, () => this.#survival.clean(row, nowMs, dueMs - nowMs)),
       calm: (row) => this.#calm.of(row, this.#slot, () => this.#survival.clean(row, nowMs, Math.min(SOON_MS, dueMs - nowMs))),
-      coming: this.#arrivals.cycles === 0 ? null : this.#arrivals.expected(dueMs, left),
+      coming: this.#arrivals.expected(dueMs, left),
       truth: {
         isClean: (row) => (this.#finalMs[row] as number) < nowMs,
         coming: this.#finals.subarray(inCycle),

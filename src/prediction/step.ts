@@ -104,7 +104,7 @@ export function turn({ wentBack }: InForce, observed: Observed): Turn {
     headroom: free,
   });
   if (wentBack) return quietFirst('the clock went back: nothing is planned until the next turn');
-  if (observed.coming === null) return quietFirst('there is no forecast yet: no cycle of captures has been seen whole');
+  if (observed.coming === null) return quietFirst('there is no forecast yet: what changes so long before a capture was not seen yet');
   if (!Number.isFinite(observed.dueMs) || observed.dueMs <= observed.nowMs) return quietFirst('no capture is ahead to plan for');
   try {
     const { settings, waiting, coming } = observed;
