@@ -192,15 +192,11 @@ function clientConfig(target: Target, options: ConnectOptions, tls: TlsOptions |
     connectionTimeoutMillis: target.connectTimeoutMs,
     keepAlive: true,
     keepAliveInitialDelayMillis: 30_000,
-    ssl: tls,
+    // A paused socket would go on reading until 64 KB have gathered in it, in the morsels that pausing is to avoid (`Gulps`).
+    stream: () => new Socket({ readableHighWaterMark: 1 } as SocketConstructorOpts),
+    ssl: tls === false ? false : ({ ...tls, highWaterMark: 1 } as TlsOptions),
   };
-  if (options.replication === true) {
-    config.replication = 'database';
-    // A paused socket goes on reading until so much has gathered in it, in the morsels that pausing was to avoid (`Flow`).
-    const stops = { readableHighWaterMark: 1 };
-    config.stream = () => new Socket(stops as SocketConstructorOpts);
-    if (tls !== false) config.ssl = { ...tls, highWaterMark: 1 } as TlsOptions;
-  }
+  if (options.replication === true) config.replication = 'database';
   if (options.database !== undefined) {
     const url = new URL(target.rest);
     url.pathname = `/${encodeURIComponent(options.database)}`;

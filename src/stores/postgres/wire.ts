@@ -6,7 +6,7 @@ import type { Tuple } from '../../model/tuple.ts';
 import { type ConnectOptions, connect, failureOf, silenceMsOf, streamOf } from './connection.ts';
 import { cancelStatement } from './cancel.ts';
 import { CopyFrames, framed, framedPieces, type RowEnd, withoutCopyHeader } from './copy-format.ts';
-import { Flow, gulpMsOf } from './flow.ts';
+import { Flow, gulpMsOf, inGulps } from './flow.ts';
 import {
   type CopyBoth,
   continueMessages,
@@ -170,7 +170,7 @@ export class Wire implements AsyncDisposable {
 
   /** The messages of a `COPY … TO STDOUT`, unopened, as they arrive: without back-pressure. */
   copyOutRuns(sql: string, run: TakeRun, signal: AbortSignal): Promise<void> {
-    return this.#submit(queryMessage(sql), () => undefined, signal, undefined, run).answered;
+    return this.#submit(queryMessage(sql), () => undefined, signal, undefined, inGulps(this.#socket, run)).answered;
   }
 
   /** Feeds a `COPY … FROM STDIN`; the source's chunks may be cut anywhere. Returns the number of rows. */
@@ -194,7 +194,7 @@ export class Wire implements AsyncDisposable {
   /** Runs `START_REPLICATION …` and hands over both directions. Aborting closes the connection. */
   async replicate(sql: string, bufferBytesMax: number, signal: AbortSignal): Promise<CopyBoth> {
     signal.throwIfAborted();
-    const flow = new Flow<Buffer>(bufferBytesMax, this.#socket, gulpMsOf(this.#socket));
+    const flow = new Flow<Buffer>(bufferBytesMax, this.#socket, gulpMsOf(this.#socket, 'changes'));
     const started = Promise.withResolvers<void>();
     const take: Take = (type) => {
       if (type === FROM_SERVER.bothCopy) started.resolve();
