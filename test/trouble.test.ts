@@ -291,6 +291,35 @@ describe('one table in trouble', () => {
     });
   });
 
+  test('nor is what cannot be compared in time, because changes do not come, said to be anything but that', async () => {
+    const world = new MemoryWorld(BOTH, { drainDeadlineMs: 100 });
+    world.primary.transaction([put(ITEMS, 1n, 'one')]);
+    await running(world, async ({ orchestrator, signal }) => {
+      await orchestrator.capture(quiet, signal);
+      const { journal } = world;
+      const append = journal.append.bind(journal);
+      const room = Promise.withResolvers<void>();
+      journal.append = async (batch, evidence) => {
+        await room.promise;
+        return append(batch, evidence);
+      };
+      world.primary.transaction([put(ITEMS, 1n, 'two')]);
+      // Two minutes, shortened.
+      const timeout = AbortSignal.timeout.bind(AbortSignal);
+      const shortened = vi.spyOn(AbortSignal, 'timeout').mockImplementation((ms) => timeout(Math.min(ms, 100)));
+      try {
+        const { record } = await orchestrator.capture(quiet, signal);
+        expect(record.verdict).toBe('INCONCLUSIVE');
+        expect(record.note).toMatch(
+          /^tracking did not come to .*; not compared with the primary: rows of \w+ could not be compared .* within/,
+        );
+      } finally {
+        shortened.mockRestore();
+        room.resolve();
+      }
+    });
+  });
+
   test('it holds up neither the others nor a capture', async () => {
     const world = new MemoryWorld(BOTH, { drainDeadlineMs: 1_000 });
     world.primary.transaction([put(ITEMS, 1n, 'one'), put(NOTES, 1n, 'one')]);

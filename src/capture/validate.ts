@@ -1,6 +1,7 @@
 import { setImmediate as otherWork } from 'node:timers/promises';
 import type { Coverage } from '../model/capture.ts';
 import { isKeyless } from '../model/copies.ts';
+import { ForeshadowError } from '../model/errors.ts';
 import type { TableName, TableSchema } from '../model/schema.ts';
 import type { KeyTuple } from '../model/tuple.ts';
 import { KEYLESS_PAGE } from '../tracking/primary.ts';
@@ -180,8 +181,12 @@ export class Validation {
       return await this.#request.stand(schema.table, (stand) => compareChunk(this.#parts, schema, stand, scope, within));
     } catch (error) {
       if (error !== deadline.reason) throw error;
-      const reason = `the primary and its changes did not come together within ${CHUNK_DEADLINE_MS / 1000} seconds`;
-      throw new Error(`${reason} for rows of ${schema.table}`, { cause: error });
+      const waited = `within ${CHUNK_DEADLINE_MS / 1000} seconds`;
+      throw new ForeshadowError('PRIMARY_UNREACHABLE', `rows of ${schema.table} could not be compared with the primary ${waited}`, {
+        remedy: 'See `foreshadow status`: the primary does not answer, or tracking is far behind it. Compare again when it has caught up.',
+        retry: 'later',
+        cause: error,
+      });
     }
   }
 }
