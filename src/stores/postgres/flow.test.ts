@@ -115,4 +115,37 @@ describe('gulps', () => {
     }
     expect(source.pauses).toBe(0);
   });
+
+  test('rest after little only where they are asked to, and go on by themselves', async () => {
+    const source = new Source();
+    const gulps = new Gulps(source, REST_MS);
+    gulps.rest(REST_MS);
+    expect([source.paused, gulps.resting]).toEqual([true, true]);
+    gulps.rest(REST_MS);
+    await vi.waitFor(() => expect(source.paused).toBe(false));
+    expect([gulps.resting, source.pauses]).toEqual([false, 1]);
+  });
+
+  test('in a hurry they end a rest after little, and begin none', async () => {
+    const source = new Source();
+    const gulps = new Gulps(source, REST_MS);
+    gulps.rest(REST_MS);
+    gulps.hurry(true);
+    expect(source.paused).toBe(false);
+    gulps.rest(REST_MS);
+    expect([source.paused, source.pauses]).toEqual([false, 1]);
+    gulps.hurry(false);
+    gulps.rest(REST_MS);
+    expect([source.paused, source.pauses]).toEqual([true, 2]);
+  });
+
+  test('in a hurry they rest all the same while much comes', async () => {
+    const source = new Source();
+    const gulps = new Gulps(source, REST_MS);
+    gulps.hurry(true);
+    await drain((bytes) => gulps.read(bytes));
+    gulps.hurry(true);
+    expect([source.paused, gulps.resting]).toEqual([true, true]);
+    await vi.waitFor(() => expect(source.paused).toBe(false));
+  });
 });

@@ -25,19 +25,23 @@ interface Source {
  */
 export class Gulps {
   readonly #source: Source;
-  readonly #restMs: number;
+  readonly #muchMs: number;
   readonly #turned: () => void;
   readonly #rested: () => void;
   #resting = false;
+  #timer: NodeJS.Timeout | undefined;
+  #hurried = false;
+  /** Of a rest: because much comes. */
+  #long = false;
   /** Read in this turn of the event loop, and since the window began. */
   #turnBytes = 0;
   #windowBytes = 0;
   #windowMs = 0;
 
   /** `turned`: everything that was there to be read in a turn of the event loop is in. `rested` is told instead of resuming the source. */
-  constructor(source: Source, restMs: number, turned: () => void = () => {}, rested = (): void => source.resume()) {
+  constructor(source: Source, muchMs: number, turned: () => void = () => {}, rested = (): void => source.resume()) {
     this.#source = source;
-    this.#restMs = restMs;
+    this.#muchMs = muchMs;
     this.#turned = turned;
     this.#rested = rested;
   }
@@ -60,15 +64,32 @@ export class Gulps {
     this.#windowBytes += this.#turnBytes;
     const drained = this.#turnBytes < DRAINED_BYTES;
     this.#turnBytes = 0;
-    if (drained && this.#windowBytes >= MUCH_BYTES && !this.#resting) {
-      this.#resting = true;
-      this.#source.pause();
-      setTimeout(() => this.#rest(), this.#restMs);
-    }
+    if (drained && this.#windowBytes >= MUCH_BYTES) this.#rest(this.#muchMs, true);
     this.#turned();
   }
 
-  #rest(): void {
+  /** Little more is wanted for a moment, unless somebody waits for what comes next. */
+  rest(ms: number): void {
+    if (!this.#hurried) this.#rest(ms, false);
+  }
+
+  /** Whether somebody waits for what comes next: only much is then left to gather. */
+  hurry(hurried: boolean): void {
+    this.#hurried = hurried;
+    if (!hurried || !this.#resting || this.#long) return;
+    clearTimeout(this.#timer);
+    this.#goOn();
+  }
+
+  #rest(ms: number, long: boolean): void {
+    if (this.#resting || ms === 0) return;
+    this.#resting = true;
+    this.#long = long;
+    this.#source.pause();
+    this.#timer = setTimeout(() => this.#goOn(), ms);
+  }
+
+  #goOn(): void {
     this.#resting = false;
     this.#windowMs = performance.now();
     this.#windowBytes = 0;
@@ -102,13 +123,13 @@ export class Flow<Item> {
   #error: unknown = null;
   #waiting: (() => void) | null = null;
 
-  constructor(bytesMax: number, source: Source, gulpMs = 0) {
+  constructor(bytesMax: number, source: Source, gulpMs: number | null = null) {
     this.#bytesMax = bytesMax;
     this.#source = source;
     const rested = (): void => {
       if (!this.#full) source.resume();
     };
-    this.#gulps = gulpMs === 0 ? null : new Gulps(source, gulpMs, () => this.#wake(), rested);
+    this.#gulps = gulpMs === null ? null : new Gulps(source, gulpMs, () => this.#wake(), rested);
   }
 
   push(item: Item, bytes: number): void {
@@ -121,6 +142,15 @@ export class Flow<Item> {
     }
     if (this.#gulps === null) this.#wake();
     else this.#gulps.read(bytes);
+  }
+
+  /** As those of `Gulps`. */
+  rest(ms: number): void {
+    this.#gulps?.rest(ms);
+  }
+
+  hurry(hurried: boolean): void {
+    this.#gulps?.hurry(hurried);
   }
 
   /** No more will come. With an error, `take` throws it after what was buffered. */

@@ -1,5 +1,6 @@
 import { DatabaseError } from 'pg';
 import type { Tuple } from '../../model/tuple.ts';
+import type { Gulps } from './flow.ts';
 
 /**
  * Messages of PostgreSQL's protocol, version 3: a type byte, an int32 length that counts itself, a body
@@ -268,6 +269,7 @@ export interface CopyBoth {
    * anywhere: `CopyDataCutter` puts them together. Reading from the socket pauses while too much waits here.
    */
   read(): Promise<readonly Buffer[] | null>;
+  readonly gulps: Pick<Gulps, 'rest' | 'hurry'>;
   send(payload: Buffer): void;
 }
 

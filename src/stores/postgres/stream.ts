@@ -1,4 +1,4 @@
-import type { TransactionId } from '../../model/change.ts';
+import type { TrackedBatch, TransactionId } from '../../model/change.ts';
 import { commitEndOf, type Position } from '../../model/position.ts';
 import { Pulse } from '../../model/pulse.ts';
 import { Batches, type BatchParts, type StreamItem } from './batches.ts';
@@ -19,6 +19,11 @@ export interface StreamParts extends BatchParts {
 const BUFFER_BYTES_MAX = 4 << 20;
 /** How often an idle data set's position is handed out, so that it does not hold back the primary's log. */
 const IDLE_EVERY_MS = 1000;
+/** After a batch of less than this the next ones are left to gather, for so many times as long as it took to put that one away. */
+const SMALL_BYTES = 64 << 10;
+const REST_TIMES = 4;
+const REST_MS_MIN = 5;
+const REST_MS_MAX = 25;
 const STATUS_EVERY_MS = 5000;
 const SENDER_TIMEOUT = '60s';
 
@@ -98,9 +103,15 @@ export class ReplicationStream {
           }
         }
       }
+      if (batches.through >= this.#wantedAt) this.#copy.gulps.hurry(false);
       const moved = batches.through > handed;
       const due = batches.filled || (moved && (performance.now() - handedAt >= IDLE_EVERY_MS || this.#isWanted(handed)));
-      if (!batches.inTransaction && due) yield take();
+      if (!batches.inTransaction && due) {
+        const item = take();
+        yield item;
+        // Else each of many small transactions would be an append of its own, and written to the disk by itself.
+        if (item.kind === 'batch' && sizeOf(item.batch) < SMALL_BYTES) this.#copy.gulps.rest(restMsAfter(performance.now() - handedAt));
+      }
     }
   }
 
@@ -112,6 +123,7 @@ export class ReplicationStream {
   /** Somebody waits for this position: it is handed out as soon as it is reached, also if nothing else happens. */
   want(at: Position): void {
     if (at > this.#wantedAt) this.#wantedAt = at;
+    if (this.#batches.through < this.#wantedAt) this.#copy.gulps.hurry(true);
     this.#wanted.beat();
   }
 
@@ -173,6 +185,14 @@ export class ReplicationStream {
     status[33] = answer ? 1 : 0;
     this.#copy.send(status);
   }
+}
+
+function restMsAfter(tookMs: number): number {
+  return Math.min(Math.max(REST_MS_MIN, REST_TIMES * tookMs), REST_MS_MAX);
+}
+
+function sizeOf({ blocks }: TrackedBatch): number {
+  return blocks.reduce((sum, { bytes }) => sum + bytes.length, 0);
 }
 
 /** `16/B374D848`, as the server writes log positions. */

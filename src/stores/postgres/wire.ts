@@ -213,6 +213,7 @@ export class Wire implements AsyncDisposable {
     await started.promise;
     return {
       read: () => flow.take(),
+      gulps: flow,
       send: (payload) => this.#write(message('d', payload)),
     };
   }

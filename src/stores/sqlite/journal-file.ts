@@ -4,6 +4,7 @@ import { dirname, resolve } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { ForeshadowError, messageOf } from '../../model/errors.ts';
 import { resultCode } from './connection.ts';
+import { BUSY_TIMEOUT_MS, JournalMode } from './journal-mode.ts';
 
 /** 'FSJL' in the header's application id says that the file is ours; the header's user version is the format. */
 const APPLICATION = 0x4653_4a4c;
@@ -66,6 +67,7 @@ const SCHEMA = `
 export interface JournalFile extends Disposable {
   readonly path: string;
   readonly db: DatabaseSync;
+  readonly mode: JournalMode;
 }
 
 /**
@@ -83,17 +85,19 @@ export function openJournalFile(given: string): JournalFile {
     lock = takeLock(path);
     if (sizeOf(path) === 0) make(path);
     chmodSync(path, 0o600);
-    db = new DatabaseSync(path, { timeout: 5000 });
-    // FULL: what append resolved for must survive the machine, because the primary is told to forget it. (Spooling does without.)
-    db.exec(`
-      PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
-      PRAGMA wal_autocheckpoint = ${CHECKPOINT_PAGES}; PRAGMA journal_size_limit = ${LOG_BYTES_MAX}`);
+    db = new DatabaseSync(path, { timeout: BUSY_TIMEOUT_MS });
+    const mode = new JournalMode(db);
+    db.exec(`PRAGMA wal_autocheckpoint = ${CHECKPOINT_PAGES}; PRAGMA journal_size_limit = ${LOG_BYTES_MAX}`);
     const held = { db, lock };
     return {
       path,
       db,
+      mode,
       [Symbol.dispose]: () => {
-        if (held.db.isOpen) held.db.close();
+        if (held.db.isOpen) {
+          mode.end();
+          held.db.close();
+        }
         if (held.lock.isOpen) held.lock.close();
       },
     };
@@ -118,6 +122,13 @@ export function journalFailure(path: string, doing: 'open' | 'read' | 'write', e
   if (code === FULL || (error as { code?: unknown }).code === 'ENOSPC') {
     return new ForeshadowError('JOURNAL_ACCESS', `no space left for the journal ${path}`, {
       remedy: 'Free space on its disk, or set journal.path to another one. The primary keeps the changes meanwhile.',
+      retry: 'later',
+      cause,
+    });
+  }
+  if (code === BUSY) {
+    return new ForeshadowError('JOURNAL_ACCESS', `somebody else has the journal ${path} open`, {
+      remedy: 'Close the program that reads it; a copy of the file can be looked at instead.',
       retry: 'later',
       cause,
     });
@@ -194,7 +205,7 @@ function make(path: string): void {
     db.close();
   }
   // Leftovers of a journal that was moved away by hand would be taken for this one's.
-  for (const suffix of ['-wal', '-shm']) rmSync(path + suffix, { force: true });
+  for (const suffix of ['-wal', '-shm', '-journal']) rmSync(path + suffix, { force: true });
   renameSync(apart, path);
   const directory = openSync(dirname(path), 'r');
   try {

@@ -7,6 +7,7 @@ import { createInterface } from 'node:readline';
 import { DatabaseSync } from 'node:sqlite';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { FOREVER, ORDERS, at, batchOf, eventAt, piece, rowsIn } from '../../journal/batches.contract.ts';
+import type { Journal } from '../../journal/journal.ts';
 import { describeJournal } from '../../journal/journal.contract.ts';
 import type { TransactionId } from '../../model/change.ts';
 import { commitEndOf } from '../../model/position.ts';
@@ -69,14 +70,14 @@ describe('the journal as a SQLite file', () => {
     return createInterface({ input: child.stdout as NodeJS.ReadableStream });
   }
 
-  /** Transaction n puts the rows n*10 … in orders, in pieces where n is a multiple of 3, and says so once it is durable. */
+  /** Transaction n puts the rows n*10 … in orders, in pieces where n is a multiple of 3, and says so once it is durable. 25 large ones follow 25 small ones. */
   const WRITER = `
     for (;;) {
       const after = journal.head().at;
       const n = Number(BigInt('0x' + after.slice(0, 16))) + 1;
       const pieces = n % 3 === 0 ? 4 : 1;
       const writer = new BlockWriter('orders');
-      const cell = Buffer.alloc(4 + (n % 50) * 400);
+      const cell = Buffer.alloc(Math.floor(n / 25) % 2 === 1 ? 210_000 : 4 + (n % 50) * 400);
       const transaction = { id: BigInt(n), at: position(BigInt(n)), committedAtMicros: 0n };
       for (let piece = 1; piece <= pieces; piece++) {
         for (let row = 0; row < 5; row++) {
@@ -229,7 +230,7 @@ describe('the journal as a SQLite file', () => {
     await (await openSqliteJournal(path))[Symbol.asyncDispose]();
     await rm(path);
     await writeFile(`${path}-new`, 'half a database');
-    await writeFile(`${path}-wal`, 'of a journal that was moved away');
+    for (const suffix of ['-wal', '-journal']) await writeFile(path + suffix, 'of a journal that was moved away');
     await using journal = await openSqliteJournal(path);
     await journal.begin({ at: at(1), evidence: '' });
     expect(await readdir(join(directory, 'state'))).not.toContain('journal.db-new');
@@ -265,5 +266,73 @@ describe('the journal as a SQLite file', () => {
     expect(await journal.size()).toBeLessThan(40 << 20);
     await expect(rowsIn(journal, ORDERS, at(99), at(100))).rejects.toMatchObject({ code: 'JOURNAL_GAP' });
     for await (const _ of journal.read(ORDERS, at(100), at(100), FOREVER)) expect.unreachable();
+  });
+
+  describe('by what comes', () => {
+    const large = Array.from({ length: 120_000 }, (_, row) => row);
+
+    /** Appends so many times what `rows` says, and returns where that ends. */
+    async function append(journal: Journal, from: number, times: number, rows: readonly number[]): Promise<number> {
+      for (let end = from + 1; end <= from + times; end++) await journal.append(batchOf(end - 1, [{ end, rows: { orders: rows } }]), '');
+      return from + times;
+    }
+
+    const isLogged = async (): Promise<boolean> => (await readdir(join(directory, 'state'))).includes('journal.db-wal');
+
+    test('large appends are written past the log, and small ones through it again', async () => {
+      await using journal = await openSqliteJournal(path);
+      await journal.begin({ at: at(0), evidence: '' });
+      let end = await append(journal, 0, 10, large);
+      expect(await isLogged()).toBe(false);
+      end = await append(journal, end, 3, [1, 2]);
+      expect(await isLogged()).toBe(false);
+      end = await append(journal, end, 30, [1, 2]);
+      expect(await isLogged()).toBe(true);
+      await append(journal, end, 10, large);
+      expect(await isLogged()).toBe(false);
+      expect(await rowsIn(journal, ORDERS, at(0), at(53))).toHaveLength(20 * large.length + 33 * 2);
+    });
+
+    test('somebody who looks into the file keeps it as it is, and stops nothing', async () => {
+      await using journal = await openSqliteJournal(path);
+      await journal.begin({ at: at(0), evidence: '' });
+      const reader = new DatabaseSync(path, { readOnly: true });
+      reader.exec('BEGIN; SELECT count(*) FROM frames');
+      reader.prepare('SELECT count(*) FROM frames').get();
+      await append(journal, 0, 10, large);
+      expect(await isLogged()).toBe(true);
+      reader.close();
+      expect(journal.head()?.at).toBe(at(10));
+    });
+
+    test('while large appends come nobody can hold them up by looking into the file', async () => {
+      await using journal = await openSqliteJournal(path);
+      await journal.begin({ at: at(0), evidence: '' });
+      let end = await append(journal, 0, 10, large);
+      const reader = new DatabaseSync(path, { readOnly: true });
+      expect(() => reader.prepare('SELECT count(*) FROM frames').get()).toThrow('locked');
+      end = await append(journal, end, 30, [1]);
+      expect(await isLogged()).toBe(true);
+      expect(reader.prepare('SELECT count(*) AS frames FROM frames').get()).toEqual({ frames: 40 });
+      reader.close();
+    });
+
+    test('killed amid large appends it cannot be opened while somebody looks into it, and says so', async () => {
+      const journal = await openSqliteJournal(path);
+      await journal.begin({ at: at(0), evidence: '' });
+      await append(journal, 0, 10, large);
+      await journal[Symbol.asyncDispose]();
+      const reader = new DatabaseSync(path);
+      const modeOf = (): unknown => reader.prepare('PRAGMA journal_mode').get()?.['journal_mode'];
+      expect(modeOf()).toBe('wal');
+      reader.exec('PRAGMA journal_mode = TRUNCATE; BEGIN');
+      reader.prepare('SELECT count(*) FROM frames').get();
+      await expect(openSqliteJournal(path)).rejects.toMatchObject({ code: 'JOURNAL_ACCESS', remedy: expect.stringContaining('Close') });
+      reader.exec('COMMIT');
+      await using again = await openSqliteJournal(path);
+      reader.close();
+      await append(again, 10, 1, [1]);
+      expect(await rowsIn(again, ORDERS, at(10), at(11))).toEqual(['11:1']);
+    });
   });
 });

@@ -84,8 +84,6 @@ class SqliteJournal implements Journal {
   readonly #bytes: FrameBytes;
   readonly #tables = new Map<TableName, Interned>();
   #state: State;
-  /** Whether a commit waits for the disk. */
-  #flushes = true;
   /** Never reused while the process runs: reads in progress go by them. */
   #nextId: number;
 
@@ -143,7 +141,7 @@ class SqliteJournal implements Journal {
         this.#sql.insertEvent.run(id++, this.#intern(event.table, interned).number, event.at, event.kind, event.reason, change);
       }
       this.#saveState(state);
-    });
+    }, bytesOf(batch.blocks));
     for (const [name, table] of interned) this.#tables.set(name, table);
     this.#state = state;
     this.#nextId = id;
@@ -153,9 +151,11 @@ class SqliteJournal implements Journal {
   async spool({ transaction, blocks }: TransactionPiece): Promise<void> {
     let id = this.#nextId;
     const interned = new Map<TableName, Interned>();
-    this.#write(() => {
+    const insert = (): void => {
       for (const block of blocks) this.#insertSpooled(id++, this.#intern(block.table, interned), transaction, block);
-    }, false);
+    };
+    // It need not be on the disk before the batch that adopts it is: that flushes it too.
+    this.#write(insert, bytesOf(blocks), false);
     for (const [name, table] of interned) this.#tables.set(name, table);
     this.#nextId = id;
   }
@@ -393,11 +393,10 @@ class SqliteJournal implements Journal {
     this.#sql.saveState.run(state.began, state.head?.at ?? null, state.head?.evidence ?? null, state.firstId);
   }
 
-  /** One transaction. What is only spooled need not be on the disk before the batch that adopts it is: that flushes the log whole. */
-  #write<T>(work: () => T, flushed = true): T {
+  /** One transaction, which brings so many bytes of changes; null: it brings none. */
+  #write<T>(work: () => T, bytes: number | null = null, flushed = true): T {
     try {
-      if (flushed !== this.#flushes) this.#db.exec(`PRAGMA synchronous = ${flushed ? 'FULL' : 'NORMAL'}`);
-      this.#flushes = flushed;
+      this.#file.mode.expect(bytes, flushed);
       this.#db.exec('BEGIN IMMEDIATE');
       const result = work();
       this.#db.exec('COMMIT');
@@ -421,6 +420,10 @@ class SqliteJournal implements Journal {
 
 function blockOf(table: TableName, row: FrameRow, bytes: Buffer, within: EndedTransaction | null): ChangeBlock {
   return { table, first: row.first as Position, last: row.last as Position, changes: row.changes, bytes, within };
+}
+
+function bytesOf(blocks: readonly { readonly bytes: Buffer }[]): number {
+  return blocks.reduce((sum, { bytes }) => sum + bytes.length, 0);
 }
 
 function idRange(block: ChangeBlock): { readonly lowest: string; readonly highest: string } {
