@@ -85,6 +85,25 @@ test.each(['moved-ahead', 'moved-ahead:2', 'draining', 'applied'])('killed while
   await holds(report['number']);
 });
 
+test('killed when many rows are written, and one of two connections has committed its own', async () => {
+  await primary.run(`INSERT INTO items SELECT n, 'first', CASE WHEN n % 10 = 0 THEN repeat('x', 3000) ELSE 'short' END
+    FROM generate_series(10000, 29999) n`);
+  await succeeds(directory, ['capture']);
+  const before = await primary.run(ITEMS);
+  await primary.run(`UPDATE items SET value = 'second' WHERE id >= 10000 AND id % 4 <> 0;
+    DELETE FROM items WHERE id BETWEEN 10000 AND 19999 AND id % 4 = 0;
+    UPDATE items SET long = repeat('z', 3000) WHERE id BETWEEN 21000 AND 21100`);
+  expect(await foreshadow(directory, ['capture'], 'lane-committed')).toMatchObject({ killed: true });
+  expect(await shadow.run('SELECT table_name FROM _foreshadow.progress WHERE low < high')).toEqual([{ table_name: 'public.items' }]);
+  await primary.run(`DELETE FROM items WHERE id % 7 = 0; UPDATE items SET value = 'third' WHERE id % 50 = 1;
+    UPDATE items SET id = id + 100000 WHERE id BETWEEN 25000 AND 25100`);
+  await write(2);
+  const report = await succeeds(directory, ['capture']);
+  expect(report).toMatchObject({ verdict: 'VALID', differences: [], coverage: { skipped: [] } });
+  await holds(report['number']);
+  expect(await succeeds(directory, ['query', '1', ITEMS])).toEqual(before);
+});
+
 test('killed between the copy and its indexes, and again while one is made', async () => {
   await appendFile(join(directory, 'foreshadow.yaml'), 'policy: { indexes: mirror }\n');
   await primary.run('CREATE INDEX by_value ON items (value); CREATE INDEX by_note ON notes (note)');

@@ -10,6 +10,7 @@ import type { Shadow } from '../shadowing/shadow.ts';
 import { type History, slotLengths } from '../tracking/history.ts';
 import type { Primary } from '../tracking/primary.ts';
 import { type Config, redactUrl } from './config.ts';
+import { failpoint } from './failpoint.ts';
 
 /** Opens stores by their URL. Each kind is imported only where it is used, so a driver loads only if it is configured. */
 type Scheme = 'sqlite' | 'postgres';
@@ -56,7 +57,7 @@ export async function openShadow(config: Config): Promise<OpenShadow> {
     return openSqliteShadow(config.shadow);
   }
   const { openPostgresShadow } = await import('../stores/postgres/shadow.ts');
-  return openPostgresShadow(config.shadow);
+  return openPostgresShadow(config.shadow, { failpoint });
 }
 
 export async function openRestoreTarget(config: Config, url: string): Promise<RestoreTarget> {

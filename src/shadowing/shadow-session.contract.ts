@@ -142,7 +142,8 @@ export class ShadowSession {
   async applyRows(rows: ApplyWork['rows'], signal: AbortSignal = never, state: ElementState = { kind: 'live' }): Promise<ApplyReport> {
     const progress = this.next();
     const from = this.#left ?? this.progress;
-    const work = { table: this.schema.table, rows, from, progress, state, savedThrough: this.savedThrough };
+    const distinct = Array.isArray(rows) && rows.length === 1;
+    const work = { table: this.schema.table, rows, from, progress, state, savedThrough: this.savedThrough, distinct };
     const report = await this.shadow.apply([work], signal);
     this.progress = progress;
     this.#left = null;

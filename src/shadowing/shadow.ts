@@ -15,7 +15,8 @@ import type { RowChunk, RowLimit, RowPack, StoreKind } from '../tracking/primary
  * superseded versions as [since, until). A row's old version is saved only the first time it changes after a capture. The table as
  * of capture N is: live rows with since <= N, and saved versions with since <= N < until.
  *
- * - Atomicity: `apply` is one transaction: rows, saved versions, states and progress together, or nothing.
+ * - Atomicity: `apply` is one transaction: rows, saved versions, states and progress together, or nothing. Of a work that is `distinct` a failure
+ *   may leave some rows, with a `high` that speaks of them.
  * - Once: an `apply` says where its elements stood. Where they stand elsewhere it is refused (SHADOW_MOVED), and `elements` tells where;
  *   whose progress would move back in its generation is refused too (FENCED).
  * - Durability: what resolved is on the disk, but for an `apply` whose works are all `unflushed`: a crash of the store may lose such ones, the
@@ -48,7 +49,7 @@ export interface Shadow extends AsyncDisposable {
 
   elements(): Promise<ReadonlyMap<TableName, Element>>;
 
-  /** All or nothing, in order. */
+  /** All or nothing, in order; but for works that are `distinct`. */
   apply(works: readonly ApplyWork[], signal: AbortSignal): Promise<ApplyReport>;
 
   /** Everything that was applied is on the disk when it resolves. Throws SHADOW_MOVED where some of it may be lost. */
@@ -180,6 +181,12 @@ export interface ApplyWork {
   readonly state: ElementState;
   /** It need not be on the disk when `apply` resolves. */
   readonly unflushed?: boolean;
+  /**
+   * No two of its batches name the same key, and none depends on what stands: they may be written in any order, and written again. Where `apply`
+   * rejects, some may be in, and the element at (`from.low`, `progress.high`]: where that is elsewhere than before, what is applied next is
+   * refused, and `elements` tells.
+   */
+  readonly distinct?: boolean;
   /**
    * Versions of rows whose since is at or below this are saved before they are overwritten: the newest capture, cut or being
    * drained, that the element no longer writes for.

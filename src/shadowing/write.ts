@@ -84,6 +84,7 @@ export class Write implements AsyncDisposable {
       // Where more waits the next fold takes it to the disk, or meets that it is lost. (How far a copy has come its place does not say.)
       unflushed: first.full && state.kind === 'live' && this.chunk === null,
       savedThrough: task.savedThrough,
+      distinct: isDistinct(element, fold),
     };
   }
 
@@ -139,6 +140,15 @@ export function inCaptureOf(element: Element | undefined, outcome: Outcome): Out
   const now = element?.progress.capture;
   if (now === undefined || outcome.element === null || outcome.element.progress.capture >= now) return outcome;
   return { ...outcome, element: { ...outcome.element, progress: { ...outcome.element.progress, capture: now } } };
+}
+
+/**
+ * Of a live table, in one piece, where no row is completed from another's or counted on from what stands: those must not be written again on top
+ * of some of them. Nor where it is not known which rows went ahead: keys that are taken by them would be looked for as free.
+ */
+function isDistinct({ state, progress }: Element, { first, goesOn }: OpenFold): boolean {
+  const known = progress.low === progress.high || first.high !== null;
+  return state.kind === 'live' && known && !goesOn && !first.truncated && first.entries.isPlain;
 }
 
 function stateAfter(state: ElementState, chunk: Chunk | null, scope: ChunkScope | null, touched: boolean): ElementState {

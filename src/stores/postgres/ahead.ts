@@ -1,7 +1,7 @@
 import type { Progress } from '../../model/progress.ts';
 import type { TableName } from '../../model/schema.ts';
 import { AheadInVain, type AheadWork, type ApplyReport, type RowBatch } from '../../shadowing/shadow.ts';
-import { BatchStep, type Counts } from './apply.ts';
+import { BatchStep, type Counts } from './batch-step.ts';
 import { literal } from './connection.ts';
 import { LiveKey } from './key.ts';
 import { OWN_SCHEMA } from './layout.ts';

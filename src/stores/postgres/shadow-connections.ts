@@ -32,18 +32,19 @@ export class Writer implements AsyncDisposable {
   }
 
   /**
-   * One transaction under the claim: durable when it resolves, or where it is `unflushed` with the next that is. All failures are
-   * ForeshadowErrors.
+   * One transaction under the claim: durable when it resolves, or where it is `unflushed` with the next that is; `beside`: with that of another
+   * connection, which comes after it. All failures are ForeshadowErrors.
    */
-  write<T>(work: (wire: Wire) => Promise<T>, signal?: AbortSignal, unflushed = false): Promise<T> {
-    const flushing = unflushed ? '; SET LOCAL synchronous_commit = off' : '';
+  write<T>(work: (wire: Wire) => Promise<T>, signal?: AbortSignal, durable: 'flushed' | 'unflushed' | 'beside' = 'flushed'): Promise<T> {
+    const flushing = durable === 'flushed' ? '' : '; SET LOCAL synchronous_commit = off';
     return this.#write(
       async (wire) => {
         const result = await work(wire);
         signal?.throwIfAborted();
+        const before = this.#unsettled;
         this.#unsettled = wire;
         await commit(wire);
-        if (!unflushed) this.#unsettled = null;
+        if (durable !== 'unflushed') this.#unsettled = durable === 'beside' ? before : null;
         return result;
       },
       signal,

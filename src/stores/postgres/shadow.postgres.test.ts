@@ -61,13 +61,18 @@ function foreignSql(table: TableSchema, write: ForeignWrite): { sql: string; val
   }
 }
 
-/** As a superuser on this server, or as a role of its own on an older one: then without RETURNING OLD, and not as a replica. */
+/**
+ * As a superuser on this server; or as a role of its own on an older one: then without RETURNING OLD, not as a replica, and by two
+ * connections at a time.
+ */
 async function open(as: 'superuser' | 'plain'): Promise<ShadowFixture> {
   const database = await createDatabase();
   const role = `${database.name}_role`;
   if (as === 'plain') await database.run(`CREATE ROLE ${role} LOGIN PASSWORD 'plain'; ALTER DATABASE ${database.name} OWNER TO ${role}`);
   const another: ShadowFixture['another'] = () =>
-    as === 'plain' ? openPostgresShadow(database.urlAs(role, 'plain'), 17) : openPostgresShadow(database.url);
+    as === 'plain'
+      ? openPostgresShadow(database.urlAs(role, 'plain'), { majorVersion: 17, laneRowsMin: 1 })
+      : openPostgresShadow(database.url);
   const opened = await another();
   const other = await database.client();
   return {

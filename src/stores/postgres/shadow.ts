@@ -26,6 +26,7 @@ import { Claim } from './claim.ts';
 import { notedAmong, noteForeign, readForeign, replaceStoredVersion, undoForeignRows } from './foreign.ts';
 import { renewGuardDdl } from './guard.ts';
 import { ensureKey } from './key.ts';
+import { type Beside, LANE_ROWS_MIN } from './lanes.ts';
 import { Layout } from './layout.ts';
 import { MirroredIndexes } from './mirrored-indexes.ts';
 import type { KnownTypes } from './mirror.ts';
@@ -52,15 +53,24 @@ import { isInTheWay, readDiff, readEveryRow, readRows, readRowsByKey, readVersio
 import type { Wire } from './wire.ts';
 
 /**
- * Opens the shadow of a PostgreSQL database, and its catalog. Nothing is made there before `claim`. `asVersion` treats the server as
- * if it were an older one, so that tests need not have one.
+ * Opens the shadow of a PostgreSQL database, and its catalog. Nothing is made there before `claim`. With what
+ * is `given` tests need not have an older server, nor many rows.
  */
-export async function openPostgresShadow(url: string, asVersion?: number): Promise<{ shadow: Shadow; catalog: Catalog }> {
+export async function openPostgresShadow(url: string, given: Partial<Means> = {}): Promise<{ shadow: Shadow; catalog: Catalog }> {
   const claim = new Claim(url);
   const catalogWriter = new Writer(url, 'catalog', claim);
   const majorVersion = await catalogWriter.read(async (wire) => Number((await wire.query(MAJOR_VERSION))[0]?.rows[0]?.[0]));
-  const shadow = new PostgresShadow(url, claim, catalogWriter, asVersion ?? majorVersion);
+  const shadow = new PostgresShadow(url, claim, catalogWriter, { majorVersion, laneRowsMin: LANE_ROWS_MIN, failpoint: () => {}, ...given });
   return { shadow, catalog: new PostgresCatalog(catalogWriter) };
+}
+
+interface Means {
+  /** As which the server is treated. */
+  readonly majorVersion: number;
+  /** From how many rows on a work is shared by two connections. */
+  readonly laneRowsMin: number;
+  /** Names a place where a test may kill the process. */
+  readonly failpoint: (name: string) => void;
 }
 
 /**
@@ -68,6 +78,8 @@ export async function openPostgresShadow(url: string, asVersion?: number): Promi
  * connections together.
  */
 const MADE_TOGETHER = 100;
+
+const ALONE_MS = 60_000;
 
 /** How long one who changes a table may wait for a long reading of ours. */
 const IN_THE_WAY_MS = 1000;
@@ -87,9 +99,11 @@ class PostgresShadow implements Shadow {
   readonly #second: Writer;
   readonly #readers: Readers;
   readonly #indexes: MirroredIndexes;
-  readonly #majorVersion: number;
+  readonly #means: Means;
+  /** Tables of which an apply failed that might have been of two transactions: for a while it is one, in whose way nothing of our own can be. */
+  readonly #aloneUntilMs = new Map<TableName, number>();
 
-  constructor(url: string, claim: Claim, catalogWriter: Writer, majorVersion: number) {
+  constructor(url: string, claim: Claim, catalogWriter: Writer, means: Means) {
     this.#url = url;
     this.#claim = claim;
     this.#catalogWriter = catalogWriter;
@@ -97,7 +111,7 @@ class PostgresShadow implements Shadow {
     this.#second = new Writer(url, 'shadowing beside', claim);
     this.#readers = new Readers(url);
     this.#indexes = new MirroredIndexes(url, claim);
-    this.#majorVersion = majorVersion;
+    this.#means = means;
   }
 
   /** In the words of the primary's: a shadow that is the primary itself is recognised by it. */
@@ -139,11 +153,21 @@ class PostgresShadow implements Shadow {
   }
 
   async apply(works: readonly ApplyWork[], signal: AbortSignal): Promise<ApplyReport> {
+    const [work] = works;
+    const alone = works.length > 1 || work === undefined || performance.now() < (this.#aloneUntilMs.get(work.table) ?? 0);
+    const mayShare = !alone && this.#writer.idle && this.#second.idle;
     const writer = this.#writer.idle || !this.#second.idle ? this.#writer : this.#second;
+    const write: Beside['write'] = async (lane) => {
+      await this.#second.write(lane, signal, 'beside');
+      this.#means.failpoint('lane-committed');
+    };
+    const { majorVersion, laneRowsMin: rowsMin } = this.#means;
+    const means = { majorVersion, beside: mayShare ? { rowsMin, write } : null };
+    const durable = works.every(({ unflushed }) => unflushed) ? 'unflushed' : 'flushed';
     try {
-      const unflushed = works.every((work) => work.unflushed);
-      return await writer.write((wire) => applyWorks(wire, works, this.#majorVersion, signal), signal, unflushed);
+      return await writer.write((wire) => applyWorks(wire, works, means, signal), signal, durable);
     } catch (error) {
+      if (mayShare) this.#aloneUntilMs.set(work.table, performance.now() + ALONE_MS);
       for (const { table } of works) {
         const blamed = await this.#indexes.blame(table, error);
         if (blamed !== null) throw blamed;

@@ -1,0 +1,108 @@
+import type { RowBatch } from '../../shadowing/shadow.ts';
+import type { Layout } from './layout.ts';
+import type { Wire } from './wire.ts';
+
+/** Below this a second transaction costs more than it saves. */
+export const LANE_ROWS_MIN = 10_000;
+
+/** What rows take the server, measured: looked up and deleted, looked up and changed, copied in. */
+const DELETE = 3;
+const CHANGE = 2;
+const INSERT = 1;
+
+/**
+ * If the two should wait for each other the server does not see it, for one of them waits here. Nothing of ours makes them; an index that somebody
+ * made by hand could.
+ */
+const WAIT = "SET LOCAL lock_timeout = '1s'";
+
+/** A transaction on another connection, for works of so many rows. */
+export interface Beside {
+  readonly rowsMin: number;
+  write(work: (wire: Wire) => Promise<void>): Promise<void>;
+}
+
+/** Batches for two transactions that run at the same time. */
+export interface Lanes {
+  readonly own: readonly RowBatch[];
+  readonly beside: readonly RowBatch[];
+}
+
+/**
+ * Shares batches of which no two name the same key, so that each transaction has as much to do; null where it is not worth it. What is deleted,
+ * and what is inserted without looking, stays together: of those two may have one key to the server, though their bytes differ (1.0, 1.00), or
+ * where the log lacks the delete between two inserts.
+ */
+export function lanesOf(batches: readonly RowBatch[], rowsMin: number): Lanes | null {
+  const of = (counted: (batch: RowBatch) => number): number => batches.reduce((total, batch) => total + counted(batch), 0);
+  const rows = of((batch) => batch.deletes.length + changesOf(batch));
+  const changes = CHANGE * of(changesOf);
+  if (rows < rowsMin || changes === 0) return null;
+  const others = of(
+    ({ deletes, puts, pack, fresh }) => DELETE * deletes.length + (fresh ? INSERT * (puts.length + (pack?.count ?? 0)) : 0),
+  );
+  const share = Math.min(1, (changes + others) / 2 / changes);
+  const own: RowBatch[] = [];
+  const beside: RowBatch[] = [];
+  for (const batch of batches) {
+    if (batch.fresh) {
+      own.push(batch);
+      continue;
+    }
+    const { deletes, patches = [], puts } = batch;
+    const [patched, put] = [Math.round(patches.length * share), Math.round(puts.length * share)];
+    beside.push({ deletes: [], patches: patches.slice(0, patched), puts: puts.slice(0, put), fresh: false });
+    own.push({ deletes, patches: patches.slice(patched, patches.length), puts: puts.slice(put, puts.length), fresh: false });
+  }
+  return { own, beside };
+}
+
+/**
+ * Runs two transactions at the same time, the other of which is committed first, and only when `own` is through with its statements. Whatever
+ * fails before undoes both. False: the other could not begin, and nothing was done.
+ */
+export async function bothOrNone(
+  beside: Beside,
+  { layout, wire, signal }: { readonly layout: Layout; readonly wire: Wire; readonly signal: AbortSignal },
+  own: (within: AbortSignal) => Promise<void>,
+  other: (wire: Wire, ready: Promise<void>, within: AbortSignal) => Promise<void>,
+): Promise<boolean> {
+  const begun = Promise.withResolvers<boolean>();
+  const ready = Promise.withResolvers<void>();
+  const failed = new AbortController();
+  const within = AbortSignal.any([signal, failed.signal]);
+  const committed = beside
+    .write(async (theirs) => {
+      // Before the first statement of the one: who waits for a strong lock of the table would else stand between them.
+      await theirs.query(`${WAIT}; LOCK TABLE ${layout.live}, ${layout.history} IN ROW EXCLUSIVE MODE`, signal);
+      begun.resolve(true);
+      await other(theirs, ready.promise, within);
+    })
+    .catch((error: unknown) => {
+      begun.resolve(false);
+      failed.abort(error);
+      throw error;
+    });
+  // Whoever fails first is heard of below.
+  for (const each of [ready.promise, committed]) each.catch(() => undefined);
+  if (!(await begun.promise)) {
+    signal.throwIfAborted();
+    return false;
+  }
+  try {
+    await wire.query(WAIT);
+    await own(within);
+  } catch (error) {
+    failed.abort(error);
+    ready.reject(error);
+    await committed.catch(() => undefined);
+    throw error;
+  }
+  ready.resolve();
+  await committed;
+  return true;
+}
+
+function changesOf({ patches, puts, fresh }: RowBatch): number {
+  return fresh ? 0 : (patches?.length ?? 0) + puts.length;
+}
