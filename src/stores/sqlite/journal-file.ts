@@ -128,7 +128,7 @@ export function journalFailure(path: string, doing: 'open' | 'read' | 'write', e
   }
   if (code === BUSY) {
     return new ForeshadowError('JOURNAL_ACCESS', `somebody else has the journal ${path} open`, {
-      remedy: 'Close the program that reads it; a copy of the file can be looked at instead.',
+      remedy: 'Close the program that has it open. It can be looked into while Foreshadow is stopped.',
       retry: 'later',
       cause,
     });

@@ -36,9 +36,7 @@ export class JournalMode {
    */
   expect(bytes: number | null, flushed: boolean): void {
     // What need not be flushed costs no flush at all in the log.
-    const suited = flushed && (bytes ?? 0) >= LARGE_BYTES ? 'rollback' : 'log';
-    if (bytes === null || suited === this.#mode) this.#unsuited = bytes === null ? this.#unsuited : Math.min(this.#unsuited, 0);
-    else if (++this.#unsuited >= (suited === 'rollback' ? LARGE_MIN : SMALL_MIN)) this.#turn(suited);
+    if (bytes !== null) this.#suit(flushed && bytes >= LARGE_BYTES ? 'rollback' : 'log');
     // With a rollback journal less than that would risk the file itself.
     this.#flush(flushed || this.#mode === 'rollback');
   }
@@ -46,6 +44,11 @@ export class JournalMode {
   /** When nothing more is written: others find the file as it is most of the time. */
   end(): void {
     if (this.#mode === 'rollback') this.#turn('log');
+  }
+
+  #suit(mode: 'log' | 'rollback'): void {
+    if (mode === this.#mode) this.#unsuited = Math.min(this.#unsuited, 0);
+    else if (++this.#unsuited >= (mode === 'rollback' ? LARGE_MIN : SMALL_MIN)) this.#turn(mode);
   }
 
   /** Whether commits wait for the disk: what `append` resolved for must survive the machine, because the primary is told to forget it. */
