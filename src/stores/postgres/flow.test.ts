@@ -88,6 +88,30 @@ describe('a flow', () => {
     expect(source.paused).toBe(true);
     await vi.waitFor(() => expect(source.paused).toBe(false));
   });
+
+  test('in gulps, little is not handed out while more is there, but in the end', async () => {
+    const { flow } = open(4 << 20, REST_MS);
+    const took: number[] = [];
+    const first = flow.take().then((items) => took.push(items?.length ?? 0));
+    flow.push('some', MUCH);
+    await turn();
+    await turn();
+    flow.push('more', MUCH);
+    await turn();
+    await turn();
+    expect(took).toEqual([]);
+    await first;
+    expect(took).toEqual([2]);
+  });
+
+  test('in gulps, enough is handed out though more is there', async () => {
+    const { flow } = open(4 << 20, REST_MS);
+    const first = flow.take();
+    flow.push('much', 2 << 20);
+    await turn();
+    await turn();
+    expect(await first).toEqual(['much']);
+  });
 });
 
 describe('gulps', () => {
@@ -124,6 +148,16 @@ describe('gulps', () => {
     gulps.rest(REST_MS);
     await vi.waitFor(() => expect(source.paused).toBe(false));
     expect([gulps.resting, source.pauses]).toEqual([false, 1]);
+  });
+
+  test('do not rest after little where more is there', async () => {
+    const source = new Source();
+    const gulps = new Gulps(source, REST_MS);
+    gulps.read(MUCH);
+    await turn();
+    await turn();
+    gulps.rest(REST_MS);
+    expect(source.pauses).toBe(0);
   });
 
   test('in a hurry they end a rest after little, and begin none', async () => {

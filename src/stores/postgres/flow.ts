@@ -7,6 +7,10 @@ const WINDOW_MS = 10;
 /** A turn of the event loop that read less than this has left nothing behind. */
 const DRAINED_BYTES = 32 << 10;
 
+/** So much is handed out though more is there, or what there is after so long. */
+const GATHERED_BYTES = 1 << 20;
+const GATHER_MS = 5;
+
 /** How long what is sent is left to gather: changes, and rows of a COPY, which come faster. Over a local socket, whose buffers are small, the server would wait too. */
 export function gulpMsOf(socket: Socket, what: 'changes' | 'rows'): number {
   return socket.remoteAddress === undefined ? 0 : what === 'changes' ? 30 : 5;
@@ -26,11 +30,13 @@ interface Source {
 export class Gulps {
   readonly #source: Source;
   readonly #muchMs: number;
-  readonly #turned: () => void;
+  readonly #turned: (drained: boolean) => void;
   readonly #rested: () => void;
   #resting = false;
   #timer: NodeJS.Timeout | undefined;
   #hurried = false;
+  /** The last turn of the event loop left nothing behind. */
+  #drained = true;
   /** Of a rest: because much comes. */
   #long = false;
   /** Read in this turn of the event loop, and since the window began. */
@@ -38,8 +44,11 @@ export class Gulps {
   #windowBytes = 0;
   #windowMs = 0;
 
-  /** `turned`: everything that was there to be read in a turn of the event loop is in. `rested` is told instead of resuming the source. */
-  constructor(source: Source, muchMs: number, turned: () => void = () => {}, rested = (): void => source.resume()) {
+  /**
+   * `turned`: everything that was to be read in a turn of the event loop is in; `drained`: and has left nothing behind. `rested` is told instead
+   * of resuming the source.
+   */
+  constructor(source: Source, muchMs: number, turned: (drained: boolean) => void = () => {}, rested = (): void => source.resume()) {
     this.#source = source;
     this.#muchMs = muchMs;
     this.#turned = turned;
@@ -62,15 +71,15 @@ export class Gulps {
       this.#windowBytes = 0;
     }
     this.#windowBytes += this.#turnBytes;
-    const drained = this.#turnBytes < DRAINED_BYTES;
+    this.#drained = this.#turnBytes < DRAINED_BYTES;
     this.#turnBytes = 0;
-    if (drained && this.#windowBytes >= MUCH_BYTES) this.#rest(this.#muchMs, true);
-    this.#turned();
+    if (this.#drained && this.#windowBytes >= MUCH_BYTES) this.#rest(this.#muchMs, true);
+    this.#turned(this.#drained);
   }
 
-  /** Little more is wanted for a moment, unless somebody waits for what comes next. */
+  /** Nothing is wanted for a moment, unless more is there already or somebody waits for what comes next. */
   rest(ms: number): void {
-    if (!this.#hurried) this.#rest(ms, false);
+    if (this.#drained && !this.#hurried) this.#rest(ms, false);
   }
 
   /** Whether somebody waits for what comes next: only much is then left to gather. */
@@ -122,6 +131,7 @@ export class Flow<Item> {
   #state: 'open' | 'ended' | 'discarded' = 'open';
   #error: unknown = null;
   #waiting: (() => void) | null = null;
+  #late: NodeJS.Timeout | undefined;
 
   constructor(bytesMax: number, source: Source, gulpMs: number | null = null) {
     this.#bytesMax = bytesMax;
@@ -129,7 +139,7 @@ export class Flow<Item> {
     const rested = (): void => {
       if (!this.#full) source.resume();
     };
-    this.#gulps = gulpMs === null ? null : new Gulps(source, gulpMs, () => this.#wake(), rested);
+    this.#gulps = gulpMs === null ? null : new Gulps(source, gulpMs, (drained) => this.#gather(drained), rested);
   }
 
   push(item: Item, bytes: number): void {
@@ -194,7 +204,15 @@ export class Flow<Item> {
     return this.#state === 'discarded' ? [] : items;
   }
 
+  /** What is handed out becomes one append of the journal, if it is not too much for one: so little is not handed out while more is there. */
+  #gather(drained: boolean): void {
+    if (drained || this.#bytes >= GATHERED_BYTES) this.#wake();
+    else this.#late ??= setTimeout(() => this.#wake(), GATHER_MS);
+  }
+
   #wake(): void {
+    clearTimeout(this.#late);
+    this.#late = undefined;
     this.#waiting?.();
     this.#waiting = null;
   }
