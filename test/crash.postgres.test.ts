@@ -48,11 +48,7 @@ async function holds(capture: unknown): Promise<void> {
   }
 }
 
-/** What the engine does the same on every store is left to `crash.sqlite.test.ts`, but for long runs. */
-const points = (always: readonly string[], long: readonly string[]): readonly string[] =>
-  process.env['LONG'] === '1' ? [...always, ...long] : always;
-
-test.each(points(['installed', 'draining'], ['chunk-applied', 'cut']))('killed during the first capture, at %s', async (failpoint) => {
+test.each(['installed', 'chunk-applied', 'draining', 'cut'])('killed during the first capture, at %s', async (failpoint) => {
   expect(await foreshadow(directory, ['capture'], failpoint)).toMatchObject({ killed: true });
   await write(1);
   const report = await succeeds(directory, ['capture']);
@@ -60,40 +56,34 @@ test.each(points(['installed', 'draining'], ['chunk-applied', 'cut']))('killed d
   await holds(report['number']);
 });
 
-test.each(points(['applied', 'crossed'], ['appended', 'acknowledged', 'sealed']))(
-  'killed during a later capture, at %s',
-  async (failpoint) => {
-    await succeeds(directory, ['capture']);
-    await write(1);
-    expect(await foreshadow(directory, ['capture'], failpoint)).toMatchObject({ killed: true });
-    await write(2);
-    const report = await succeeds(directory, ['capture']);
-    expect(report).toMatchObject({ verdict: 'VALID', differences: [] });
-    await holds(report['number']);
-    const slots = await primary.run(`SELECT count(*)::int AS n FROM pg_replication_slots WHERE database = current_database()`);
-    expect(slots).toEqual([{ n: 1 }]);
-  },
-);
+test.each(['appended', 'acknowledged', 'applied', 'crossed', 'sealed'])('killed during a later capture, at %s', async (failpoint) => {
+  await succeeds(directory, ['capture']);
+  await write(1);
+  expect(await foreshadow(directory, ['capture'], failpoint)).toMatchObject({ killed: true });
+  await write(2);
+  const report = await succeeds(directory, ['capture']);
+  expect(report).toMatchObject({ verdict: 'VALID', differences: [] });
+  await holds(report['number']);
+  const slots = await primary.run(`SELECT count(*)::int AS n FROM pg_replication_slots WHERE database = current_database()`);
+  expect(slots).toEqual([{ n: 1 }]);
+});
 
-test.each(points(['moved-ahead', 'applied'], ['moved-ahead:2', 'draining']))(
-  'killed while rows are held back, at %s',
-  async (failpoint) => {
-    await succeeds(directory, ['capture']);
-    // Large values that do not change are absent from the log: rows that wait, or went ahead, keep them.
-    await primary.run(`UPDATE items SET value = 'cold' WHERE id <= 100;
+test.each(['moved-ahead', 'moved-ahead:2', 'draining', 'applied'])('killed while rows are held back, at %s', async (failpoint) => {
+  await succeeds(directory, ['capture']);
+  // Large values that do not change are absent from the log: rows that wait, or went ahead, keep them.
+  await primary.run(`UPDATE items SET value = 'cold' WHERE id <= 100;
     UPDATE items SET value = 'hot' WHERE id % 2 = 0;
     DELETE FROM items WHERE id = 7;
     UPDATE items SET long = repeat('y', 3000) WHERE id > 280;
     INSERT INTO notes (note) SELECT 'held' FROM generate_series(1, 50)`);
-    expect(await holding(directory, failpoint)).toMatchObject({ killed: true });
-    const ahead = await shadow.run('SELECT table_name FROM _foreshadow.progress WHERE low < high');
-    expect(ahead.length > 0).toBe(failpoint !== 'applied');
-    await write(2);
-    const report = await succeeds(directory, ['capture']);
-    expect(report).toMatchObject({ verdict: 'VALID', differences: [] });
-    await holds(report['number']);
-  },
-);
+  expect(await holding(directory, failpoint)).toMatchObject({ killed: true });
+  const ahead = await shadow.run('SELECT table_name FROM _foreshadow.progress WHERE low < high');
+  expect(ahead.length > 0).toBe(failpoint !== 'applied');
+  await write(2);
+  const report = await succeeds(directory, ['capture']);
+  expect(report).toMatchObject({ verdict: 'VALID', differences: [] });
+  await holds(report['number']);
+});
 
 test('killed when many rows are written, and one of two connections has committed its own', async () => {
   await primary.run(`INSERT INTO items SELECT n, 'first', CASE WHEN n % 10 = 0 THEN repeat('x', 3000) ELSE 'short' END
