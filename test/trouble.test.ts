@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { setImmediate as otherWork, setTimeout as pause } from 'node:timers/promises';
 import { afterEach, describe, expect, test, vi } from 'vitest';
+import type { Journal } from '../src/journal/journal.ts';
 import { captureNumber } from '../src/model/capture.ts';
 import { ForeshadowError } from '../src/model/errors.ts';
 import { position } from '../src/model/position.ts';
@@ -246,6 +247,17 @@ describe('a schema that changes around a cut', () => {
   });
 });
 
+/** Appends wait until there is room: returns what makes it. */
+function withoutRoom(journal: Journal): () => void {
+  const append = journal.append.bind(journal);
+  const room = Promise.withResolvers<void>();
+  journal.append = async (batch, evidence) => {
+    await room.promise;
+    return append(batch, evidence);
+  };
+  return room.resolve;
+}
+
 describe('one table in trouble', () => {
   test('it is tried less and less often, however busy the primary is', async () => {
     const world = new MemoryWorld(ONE);
@@ -273,16 +285,10 @@ describe('one table in trouble', () => {
     world.primary.transaction([put(ITEMS, 1n, 'one')]);
     await running(world, async ({ orchestrator, shadow, signal }) => {
       await orchestrator.capture(quiet, signal);
-      const { journal } = world;
-      const append = journal.append.bind(journal);
-      const room = Promise.withResolvers<void>();
-      journal.append = async (batch, evidence) => {
-        await room.promise;
-        return append(batch, evidence);
-      };
+      const room = withoutRoom(world.journal);
       world.primary.transaction([put(ITEMS, 1n, 'two')]);
       const { record } = await orchestrator.capture(quiet, signal);
-      room.resolve();
+      room();
       expect(record.note).toBe('tracking did not come to where the primary stood before the drain deadline');
       expect(await read(shadow, ITEMS, record.number, signal)).toEqual(hex([item(1n, 'one')]));
       const { record: next } = await orchestrator.capture(quiet, signal);
@@ -296,13 +302,7 @@ describe('one table in trouble', () => {
     world.primary.transaction([put(ITEMS, 1n, 'one')]);
     await running(world, async ({ orchestrator, signal }) => {
       await orchestrator.capture(quiet, signal);
-      const { journal } = world;
-      const append = journal.append.bind(journal);
-      const room = Promise.withResolvers<void>();
-      journal.append = async (batch, evidence) => {
-        await room.promise;
-        return append(batch, evidence);
-      };
+      const room = withoutRoom(world.journal);
       world.primary.transaction([put(ITEMS, 1n, 'two')]);
       // Two minutes, shortened.
       const timeout = AbortSignal.timeout.bind(AbortSignal);
@@ -315,7 +315,7 @@ describe('one table in trouble', () => {
         );
       } finally {
         shortened.mockRestore();
-        room.resolve();
+        room();
       }
     });
   });

@@ -1,6 +1,7 @@
 import { stat } from 'node:fs/promises';
 import { rollback } from '../capture/rollback.ts';
 import { knownGood, lastReadable } from '../capture/states.ts';
+import { bytesOf } from '../model/change.ts';
 import { ForeshadowError, isAbort, messageOf } from '../model/errors.ts';
 import { Pulse } from '../model/pulse.ts';
 import type { TableName, TableSchema } from '../model/schema.ts';
@@ -312,7 +313,7 @@ class System implements LocalSystem {
     let waitingBytes = 0;
     const stop = tracker.onTracked((tracked) => {
       if (tracked.changes.size === 0) return;
-      const bytes = bytesOf(tracked);
+      const bytes = bytesOf(tracked.blocks ?? []);
       // What does not fit is read from the journal when its turn comes.
       const fits = waitingBytes + bytes <= TAIL_BYTES_MAX;
       if (fits) waitingBytes += bytes;
@@ -326,7 +327,7 @@ class System implements LocalSystem {
           await arrived.next(within);
           continue;
         }
-        waitingBytes -= bytesOf(tracked);
+        waitingBytes -= bytesOf(tracked.blocks ?? []);
         yield* tailLines(tracked, journal, (table) => engine.elements.get(table)?.schema, shadow.values, within);
       }
     } catch (error) {
@@ -369,10 +370,6 @@ function phases(progress: ProgressListener): (phase: string, table: string | nul
 
 function schemasOf(session: Session): Map<TableName, TableSchema> {
   return new Map(Array.from(session.engine.elements.values(), ({ schema }) => [schema.table, schema]));
-}
-
-function bytesOf({ blocks }: Tracked): number {
-  return (blocks ?? []).reduce((sum, { bytes }) => sum + bytes.length, 0);
 }
 
 async function fileBytes(path: string): Promise<number> {

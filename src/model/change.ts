@@ -119,3 +119,8 @@ export interface TrackedBatch {
   readonly adopts: readonly EndedTransaction[];
   readonly events: readonly TableEvent[];
 }
+
+/** How many bytes of changes there are. */
+export function bytesOf(blocks: readonly Pick<OpenBlock, 'bytes'>[]): number {
+  return blocks.reduce((sum, { bytes }) => sum + bytes.length, 0);
+}

@@ -1,4 +1,4 @@
-import type { TrackedBatch, TransactionId } from '../../model/change.ts';
+import { bytesOf, type TransactionId } from '../../model/change.ts';
 import { commitEndOf, type Position } from '../../model/position.ts';
 import { Pulse } from '../../model/pulse.ts';
 import { Batches, type BatchParts, type StreamItem } from './batches.ts';
@@ -110,7 +110,8 @@ export class ReplicationStream {
         const item = take();
         yield item;
         // Else each of many small transactions would be an append of its own, and written to the disk by itself.
-        if (item.kind === 'batch' && sizeOf(item.batch) < SMALL_BYTES) this.#copy.gulps.rest(restMsAfter(performance.now() - handedAt));
+        if (item.kind === 'batch' && bytesOf(item.batch.blocks) < SMALL_BYTES)
+          this.#copy.gulps.rest(restMsAfter(performance.now() - handedAt));
       }
     }
   }
@@ -189,10 +190,6 @@ export class ReplicationStream {
 
 function restMsAfter(tookMs: number): number {
   return Math.min(Math.max(REST_MS_MIN, REST_TIMES * tookMs), REST_MS_MAX);
-}
-
-function sizeOf({ blocks }: TrackedBatch): number {
-  return blocks.reduce((sum, { bytes }) => sum + bytes.length, 0);
 }
 
 /** `16/B374D848`, as the server writes log positions. */

@@ -4,16 +4,17 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { transactionIds, transactionsOf } from '../../journal/frame.ts';
 import type { Bookmark, Journal, SpooledBlock } from '../../journal/journal.ts';
 import { placeOf, prunedAway } from '../../journal/order.ts';
-import type {
-  ChangeBlock,
-  EndedTransaction,
-  OpenBlock,
-  ShapeChange,
-  TableEvent,
-  TrackedBatch,
-  TransactionId,
-  TransactionPart,
-  TransactionPiece,
+import {
+  bytesOf,
+  type ChangeBlock,
+  type EndedTransaction,
+  type OpenBlock,
+  type ShapeChange,
+  type TableEvent,
+  type TrackedBatch,
+  type TransactionId,
+  type TransactionPart,
+  type TransactionPiece,
 } from '../../model/change.ts';
 import { ORIGIN, type Position, maxPosition, minPosition, parsePosition, position } from '../../model/position.ts';
 import type { TableName } from '../../model/schema.ts';
@@ -420,10 +421,6 @@ class SqliteJournal implements Journal {
 
 function blockOf(table: TableName, row: FrameRow, bytes: Buffer, within: EndedTransaction | null): ChangeBlock {
   return { table, first: row.first as Position, last: row.last as Position, changes: row.changes, bytes, within };
-}
-
-function bytesOf(blocks: readonly { readonly bytes: Buffer }[]): number {
-  return blocks.reduce((sum, { bytes }) => sum + bytes.length, 0);
 }
 
 function idRange(block: ChangeBlock): { readonly lowest: string; readonly highest: string } {
