@@ -22,9 +22,9 @@ interface Waiting {
 
 /**
  * From how many waiting changes on the engine folds without pausing. Where changes come no faster than they are folded that is how large a fold
- * gets: larger ones coalesce more, smaller ones leave the server's caches warmer. Measured while the primary's server sends 100,000 a second (half
- * of the loads c and e of `npm run bench:postgres`, CPU seconds of the shadow's server, medians of 2 to 4): 3.1 and 4.4 with 5,000; 2.6 and 3.9
- * with 20,000; 2.8 and 3.8 with 50,000, where our process rests so often that the sender is slower for it.
+ * gets, and larger ones coalesce more. Measured while the primary's server sent 100,000 a second (half of the loads c and e of
+ * `npm run bench:postgres`, before reading gathered as decision 21 says; CPU seconds of the shadow's server, medians of 2 to 4): 3.1 and 4.4 with
+ * 5,000; 2.6 and 3.9 with 20,000; 2.8 and 3.8 with 50,000, where load c took longer in all, 5.9 s instead of 5.2.
  */
 const LARGE_ROWS = 20_000;
 
