@@ -21,10 +21,16 @@ export class RowList<Row extends Tuple = Tuple> implements Rows<Row> {
   /** Of each row: which buffer, start, end. */
   #places: Int32Array = new Int32Array(WORDS_PER_ROW * ROWS_FIRST);
   #length = 0;
+  #bytes = 0;
   #last: Buffer | null = null;
 
   get length(): number {
     return this.#length;
+  }
+
+  /** Of all rows together. */
+  get bytes(): number {
+    return this.#bytes;
   }
 
   add(bytes: Buffer, start: number, end: number): void {
@@ -42,6 +48,7 @@ export class RowList<Row extends Tuple = Tuple> implements Rows<Row> {
     this.#places[at + 1] = start;
     this.#places[at + 2] = end;
     this.#length++;
+    this.#bytes += end - start;
   }
 
   /** Shows the rows from `from` on, until one is enough. Returns where it stopped. */
@@ -69,6 +76,14 @@ export class RowList<Row extends Tuple = Tuple> implements Rows<Row> {
       yield bytes.subarray(this.#places[at + 1], this.#places[at + 2]) as Row;
     }
   }
+}
+
+/** Bytes of all rows together. */
+export function bytesOfRows(rows: Rows): number {
+  if (rows instanceof RowList) return rows.bytes;
+  let bytes = 0;
+  eachRow(rows, (_, start, end) => void (bytes += end - start));
+  return bytes;
 }
 
 /** Shows the rows from `from` on where they lie, until one is enough. Returns where it stopped. */

@@ -108,7 +108,7 @@ export async function applyWorks(
 /** All batches, and who writes which of them if they are shared. */
 async function shared(source: RowSource, beside: Beside | null): Promise<{ readonly batches: RowBatch[]; readonly lanes: Lanes | null }> {
   const batches = await Array.fromAsync<RowBatch>(source);
-  return { batches, lanes: beside === null ? null : lanesOf(batches, beside.rowsMin) };
+  return { batches, lanes: beside === null ? null : lanesOf(batches, beside.workMin) };
 }
 
 const NOTHING: Counts = { inserted: 0, updated: 0, deleted: 0 };

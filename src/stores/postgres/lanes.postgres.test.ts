@@ -58,7 +58,7 @@ const IDS = Array.from({ length: 40 }, (_, index) => index + 1);
 /** 40 rows of value 0 in capture 1, and capture 2 in progress at 3. */
 async function bench(failpoint: (name: string) => void): Promise<Bench> {
   const database = await createDatabase();
-  const { shadow } = await openPostgresShadow(database.url, { laneRowsMin: 1, failpoint });
+  const { shadow } = await openPostgresShadow(database.url, { laneWorkMin: 1, failpoint });
   await shadow.claim('the test');
   await shadow.prepare({ tables: [SCHEMA], before: [], after: [] }, at(1n, 1));
   const apply: Bench['apply'] = (rows, from, progress) => {

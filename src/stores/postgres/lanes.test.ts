@@ -36,15 +36,23 @@ describe('lanes', () => {
     expect([...textsOf(lanes.own), ...textsOf(lanes.beside)].toSorted()).toEqual(textsOf([mixed, inserts]).toSorted());
     expect(textsOf(lanes.own).filter((text) => text.startsWith('insert'))).toHaveLength(30);
     expect(textsOf(lanes.own).filter((text) => text.startsWith('delete'))).toHaveLength(11);
-    // 2 for each of 47, beside 3 for each of 11 and 1 for each of 30: as near to half of 157 as whole rows come.
-    expect(textsOf(lanes.beside)).toHaveLength(6 + 33);
+    // 2 for each of 47, beside 3 for each of 11 and 1 for each of 30, and 6 for the bytes of all: as near to half of 163 as whole rows come.
+    expect(textsOf(lanes.beside)).toHaveLength(6 + 34);
   });
 
   test('are not worth it for a few rows, nor where nothing is changed', () => {
-    expect(lanesOf([mixed, inserts], 59)).toBeNull();
+    expect(lanesOf([mixed, inserts], 131)).toBeNull();
+    expect(lanesOf([mixed, inserts], 130)).not.toBeNull();
     expect(lanesOf([inserts], 1)).toBeNull();
     expect(lanesOf([{ ...mixed, patches: [], puts: [] }, inserts], 1)).toBeNull();
     expect(lanesOf([], 1)).toBeNull();
+  });
+
+  test('weigh large rows by their bytes', () => {
+    const large = (count: number): RowList => listed(Array.from({ length: count }, () => packTuple([Buffer.alloc(6400)])));
+    expect(lanesOf([{ deletes: [], puts: large(20), fresh: false }], 1000)).not.toBeNull();
+    const lanes = lanesOf([mixed, { deletes: [], puts: large(4), fresh: true }], 1);
+    expect(textsOf(lanes?.beside ?? [])).toHaveLength(7 + 40);
   });
 
   test('where little is changed, all of that goes to the other one', () => {

@@ -1,14 +1,22 @@
+import { bytesOfRows, type Rows } from '../../model/rows.ts';
 import type { RowBatch } from '../../shadowing/shadow.ts';
 import type { Layout } from './layout.ts';
 import type { Wire } from './wire.ts';
 
-/** Below this a second transaction costs more than it saves. */
-export const LANE_ROWS_MIN = 10_000;
-
-/** What rows take the server, measured: looked up and deleted, looked up and changed, copied in. */
+/**
+ * What a row takes the server, by what is done with it: looked up and deleted, looked up and changed, copied in; and each so many bytes of it.
+ * One is some 5 microseconds.
+ */
 const DELETE = 3;
 const CHANGE = 2;
 const INSERT = 1;
+const BYTES = 128;
+
+/**
+ * Below so much work (25,000 small rows that are changed, or 6 MB of large ones) one transaction does it. Smaller folds are those of a shadow that
+ * keeps up with what it is sent, and its other core is better left to those who send and read; decision 20 has what was measured.
+ */
+export const LANE_WORK_MIN = 50_000;
 
 /**
  * If the two should wait for each other the server does not see it, for one of them waits here. Nothing of ours makes them; an index that somebody
@@ -16,9 +24,9 @@ const INSERT = 1;
  */
 const WAIT = "SET LOCAL lock_timeout = '1s'";
 
-/** A transaction on another connection, for works of so many rows. */
+/** A transaction on another connection, for so much work. */
 export interface Beside {
-  readonly rowsMin: number;
+  readonly workMin: number;
   write(work: (wire: Wire) => Promise<void>): Promise<void>;
 }
 
@@ -33,15 +41,13 @@ export interface Lanes {
  * and what is inserted without looking, stays together: of those two may have one key to the server, though their bytes differ (1.0, 1.00), or
  * where the log lacks the delete between two inserts.
  */
-export function lanesOf(batches: readonly RowBatch[], rowsMin: number): Lanes | null {
-  const of = (counted: (batch: RowBatch) => number): number => batches.reduce((total, batch) => total + counted(batch), 0);
-  const rows = of((batch) => batch.deletes.length + changesOf(batch));
-  const changes = CHANGE * of(changesOf);
-  if (rows < rowsMin || changes === 0) return null;
-  const others = of(
-    ({ deletes, puts, pack, fresh }) => DELETE * deletes.length + (fresh ? INSERT * (puts.length + (pack?.count ?? 0)) : 0),
-  );
-  const share = Math.min(1, (changes + others) / 2 / changes);
+export function lanesOf(batches: readonly RowBatch[], workMin: number): Lanes | null {
+  const of = (weigh: (batch: RowBatch) => number): number => batches.reduce((total, batch) => total + weigh(batch), 0);
+  const changed = of(({ patches, puts, fresh }) => (fresh ? 0 : weightOf(patches ?? [], CHANGE) + weightOf(puts, CHANGE)));
+  const deleted = of((batch) => weightOf(batch.deletes, DELETE));
+  if (changed + deleted < workMin || changed === 0) return null;
+  const copied = of(({ puts, pack, fresh }) => (fresh ? weightOf(puts, INSERT) + INSERT * (pack?.count ?? 0) : 0));
+  const share = Math.min(1, (changed + deleted + copied) / 2 / changed);
   const own: RowBatch[] = [];
   const beside: RowBatch[] = [];
   for (const batch of batches) {
@@ -103,6 +109,6 @@ export async function bothOrNone(
   return true;
 }
 
-function changesOf({ patches, puts, fresh }: RowBatch): number {
-  return fresh ? 0 : (patches?.length ?? 0) + puts.length;
+function weightOf(rows: Rows, each: number): number {
+  return each * rows.length + bytesOfRows(rows) / BYTES;
 }

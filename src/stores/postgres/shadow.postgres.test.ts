@@ -71,7 +71,7 @@ async function open(as: 'superuser' | 'plain'): Promise<ShadowFixture> {
   if (as === 'plain') await database.run(`CREATE ROLE ${role} LOGIN PASSWORD 'plain'; ALTER DATABASE ${database.name} OWNER TO ${role}`);
   const another: ShadowFixture['another'] = () =>
     as === 'plain'
-      ? openPostgresShadow(database.urlAs(role, 'plain'), { majorVersion: 17, laneRowsMin: 1 })
+      ? openPostgresShadow(database.urlAs(role, 'plain'), { majorVersion: 17, laneWorkMin: 1 })
       : openPostgresShadow(database.url);
   const opened = await another();
   const other = await database.client();

@@ -26,7 +26,7 @@ import { Claim } from './claim.ts';
 import { notedAmong, noteForeign, readForeign, replaceStoredVersion, undoForeignRows } from './foreign.ts';
 import { renewGuardDdl } from './guard.ts';
 import { ensureKey } from './key.ts';
-import { type Beside, LANE_ROWS_MIN } from './lanes.ts';
+import { type Beside, LANE_WORK_MIN } from './lanes.ts';
 import { Layout } from './layout.ts';
 import { MirroredIndexes } from './mirrored-indexes.ts';
 import type { KnownTypes } from './mirror.ts';
@@ -60,15 +60,15 @@ export async function openPostgresShadow(url: string, given: Partial<Means> = {}
   const claim = new Claim(url);
   const catalogWriter = new Writer(url, 'catalog', claim);
   const majorVersion = await catalogWriter.read(async (wire) => Number((await wire.query(MAJOR_VERSION))[0]?.rows[0]?.[0]));
-  const shadow = new PostgresShadow(url, claim, catalogWriter, { majorVersion, laneRowsMin: LANE_ROWS_MIN, failpoint: () => {}, ...given });
+  const shadow = new PostgresShadow(url, claim, catalogWriter, { majorVersion, laneWorkMin: LANE_WORK_MIN, failpoint: () => {}, ...given });
   return { shadow, catalog: new PostgresCatalog(catalogWriter) };
 }
 
 interface Means {
   /** As which the server is treated. */
   readonly majorVersion: number;
-  /** From how many rows on a work is shared by two connections. */
-  readonly laneRowsMin: number;
+  /** From how much work on it is shared by two connections (`lanes.ts`). */
+  readonly laneWorkMin: number;
   /** Names a place where a test may kill the process. */
   readonly failpoint: (name: string) => void;
 }
@@ -161,8 +161,8 @@ class PostgresShadow implements Shadow {
       await this.#second.write(lane, signal, 'beside');
       this.#means.failpoint('lane-committed');
     };
-    const { majorVersion, laneRowsMin: rowsMin } = this.#means;
-    const means = { majorVersion, beside: mayShare ? { rowsMin, write } : null };
+    const { majorVersion, laneWorkMin: workMin } = this.#means;
+    const means = { majorVersion, beside: mayShare ? { workMin, write } : null };
     const durable = works.every(({ unflushed }) => unflushed) ? 'unflushed' : 'flushed';
     try {
       return await writer.write((wire) => applyWorks(wire, works, means, signal), signal, durable);
