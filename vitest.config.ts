@@ -7,6 +7,7 @@ export default defineConfig({
     // No test says how long something may take; these end what hangs, on slow machines too.
     testTimeout: 180_000,
     hookTimeout: 180_000,
-    maxWorkers: 2,
+    // More than the cores: much of a test is waiting for a server (on two cores 742 s instead of 870).
+    maxWorkers: 3,
   },
 });

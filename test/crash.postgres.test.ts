@@ -87,7 +87,7 @@ test.each(['moved-ahead', 'moved-ahead:2', 'draining', 'applied'])('killed while
 
 test('killed when many rows are written, and one of two connections has committed its own', async () => {
   await primary.run(`INSERT INTO items SELECT n, 'first', CASE WHEN n % 10 = 0 THEN repeat('x', 3000) ELSE 'short' END
-    FROM generate_series(10000, 29999) n`);
+    FROM generate_series(10000, 39999) n`);
   await succeeds(directory, ['capture']);
   const before = await primary.run(ITEMS);
   await primary.run(`UPDATE items SET value = 'second' WHERE id >= 10000 AND id % 4 <> 0;
