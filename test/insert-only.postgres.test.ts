@@ -92,6 +92,12 @@ test(
     await shaped.primary.run(`UPDATE log SET note = 'rewritten' WHERE at = 7; UPDATE silent SET note = 'z' WHERE id = 2`);
     expect(await shaped.system.validate(null, quiet, signal)).toMatchObject({ verdict: 'INCONCLUSIVE', differences: [] });
     expect(await taken(shaped)).toMatchObject({ verdict: 'INCONCLUSIVE', skipped: ['public.log', 'public.silent'] });
+    const listed = (await shaped.system.captures(signal)).at(-1);
+    expect(listed).toMatchObject({ verdict: 'INCONCLUSIVE', absent: [] });
+    expect(listed?.notCompared.map(({ table, reason }) => [table, reason.includes('insert-only')]).toSorted()).toEqual([
+      ['public.log', true],
+      ['public.silent', true],
+    ]);
     const third = await taken(shaped);
     expect(third).toMatchObject({ verdict: 'VALID', skipped: [] });
     expect(await queried(shaped, third.number, 'SELECT note, count(*) FROM public.log WHERE at = 7 GROUP BY note ORDER BY note')).toEqual([

@@ -125,6 +125,8 @@ export interface CaptureListing {
   readonly verdict: Verdict | null;
   readonly rows: RowCounts | null;
   readonly absent: readonly { readonly table: string; readonly reason: string }[];
+  /** Tables that are in it and could not be compared with the primary: it is INCONCLUSIVE because of them. */
+  readonly notCompared: readonly { readonly table: string; readonly reason: string }[];
   /** What was left to move when it was due; null: not known, as before it was cut. */
   readonly residualRows: number | null;
   readonly note: string | null;

@@ -27,7 +27,22 @@ import type {
 
 export function listing(record: CaptureRecord): CaptureListing {
   const { number, state, cutAt, verdict, rows, absent, timings, note } = record;
-  return { number, state, at: cutAt, verdict, rows, absent, residualRows: timings?.residualRows ?? null, note, holds: [] };
+  const notCompared = (record.coverage?.skipped ?? []).filter(({ table }) => !absent.some((each) => each.table === table));
+  return { number, state, at: cutAt, verdict, rows, absent, notCompared, residualRows: timings?.residualRows ?? null, note, holds: [] };
+}
+
+/** How many tables a line of the log names. */
+const LOGGED_MAX = 5;
+
+/** What the log says of a capture. */
+export function logged({ number, verdict, note, coverage }: CaptureRecord): Readonly<Record<string, unknown>> {
+  const skipped = coverage?.skipped ?? [];
+  const said = { capture: number, verdict, note };
+  if (skipped.length === 0) return said;
+  const tables = Object.fromEntries(skipped.slice(0, LOGGED_MAX).map(({ table, reason }) => [table, reason]));
+  return skipped.length <= LOGGED_MAX
+    ? { ...said, notCompared: tables }
+    : { ...said, notCompared: tables, more: skipped.length - LOGGED_MAX };
 }
 
 export function differenceReports(differences: readonly DiagnosedDifference[], values: ValueCodec): DifferenceReport[] {

@@ -29,7 +29,17 @@ import type {
   ValidateReport,
 } from './operations.ts';
 import { type PlanReport, planReport } from './plan-report.ts';
-import { activityReport, captureReport, readable, round, slotLeft, tailLines, troubleReport, unmirroredIndexes } from './reports.ts';
+import {
+  activityReport,
+  captureReport,
+  logged,
+  readable,
+  round,
+  slotLeft,
+  tailLines,
+  troubleReport,
+  unmirroredIndexes,
+} from './reports.ts';
 import { RetainedWatch } from './retained.ts';
 import { Session } from './session.ts';
 import { type OpenShadow, openPrimary, openShadow, schemeOf } from './stores.ts';
@@ -97,7 +107,7 @@ class System implements LocalSystem {
         return;
       }
       const { record } = await session.orchestrator.capture(() => {}, signal);
-      log(record.verdict === 'VALID' ? 'info' : 'warn', 'captured', { capture: record.number, verdict: record.verdict, note: record.note });
+      log(record.verdict === 'VALID' ? 'info' : 'warn', 'captured', logged(record));
     } catch (error) {
       if (isAbort(error)) throw error;
       due.failed(Date.now());

@@ -4,7 +4,7 @@ import { EXIT } from '../failure.ts';
 import { newCommand, operationsOf } from '../invocation.ts';
 import type { Act } from '../invocation.ts';
 import { tableText } from '../table.ts';
-import { localTime, number } from '../words.ts';
+import { count, localTime, number } from '../words.ts';
 
 export function capturesCommand(act: Act): Command {
   return newCommand('captures', 'list the captures', ['foreshadow captures', 'foreshadow captures --json']).action(
@@ -41,8 +41,19 @@ function capturesText(listings: readonly CaptureListing[]): string {
   );
 }
 
+/** So many tables are named in a line; `--json` has them all. */
+const NAMED_MAX = 3;
+
 function notes(listing: CaptureListing): string {
-  const absent = listing.absent.map(({ table, reason }) => `without ${table} (${reason})`);
+  const named = (what: string, tables: CaptureListing['absent']): string[] => [
+    ...tables.slice(0, NAMED_MAX).map(({ table, reason }) => `${what} ${table} (${reason})`),
+    ...(tables.length > NAMED_MAX ? [`${what} ${count(tables.length - NAMED_MAX, 'more table', 'more tables')}`] : []),
+  ];
   const holds = listing.holds.map(({ name, until }) => `held: ${name}${until === null ? '' : ` until ${localTime(until)}`}`);
-  return [...(listing.note === null ? [] : [listing.note]), ...absent, ...holds].join('; ');
+  return [
+    ...(listing.note === null ? [] : [listing.note]),
+    ...named('without', listing.absent),
+    ...named('not compared:', listing.notCompared),
+    ...holds,
+  ].join('; ');
 }
