@@ -104,8 +104,7 @@ export class Judge {
       verdict,
       coverage: outcome?.coverage ?? notValidated(cut, seals.length),
       timings,
-      note:
-        noteOf(cut.note, cured?.note ?? failure) ?? (validate ? null : 'taken before a rollback, to keep what stood then; not compared'),
+      note: noteOf(cut.note, cured?.note ?? failure) ?? whyNotAsked(validate, policy.validate),
     });
     await catalog.seal(sealed, seals);
     if (outcome !== null) {
@@ -293,6 +292,12 @@ function cursorOf({ shape }: TableSchema, stored: StoredCursor | undefined): Cur
   // A key of another shape means nothing in this one.
   if (stored?.shape !== shape) return FROM_THE_START;
   return { pass: stored.pass, after: stored.after === null ? null : (Buffer.from(stored.after, 'base64') as unknown as Cursor['after']) };
+}
+
+/** Why a capture was not to be compared; null: it was. */
+function whyNotAsked(validate: boolean, policy: CapturePolicy['validate']): string | null {
+  if (!validate) return 'taken before a rollback, to keep what stood then; not compared';
+  return policy === 'none' ? 'not compared with the primary: captures.validate is none' : null;
 }
 
 function verdictOf(cut: CaptureRecord, outcome: ValidationOutcome | null): Verdict {
