@@ -1,3 +1,4 @@
+import { afterEach, beforeEach } from 'vitest';
 import type { Catalog } from '../capture/catalog.ts';
 import { type CaptureNumber, type CaptureRecord, NO_CAPTURE, captureNumber } from '../model/capture.ts';
 import { type Position, position } from '../model/position.ts';
@@ -274,4 +275,20 @@ export function emptyRecord(number: CaptureNumber): CaptureRecord {
 
 function batchOf(change: Change): RowBatch {
   return { deletes: change.deletes ?? [], puts: change.puts ?? [], fresh: change.fresh ?? false };
+}
+
+/** A session of its own for each test of a `describe`. */
+export function sessions(open: ShadowOpener): () => ShadowSession {
+  let session: ShadowSession | null = null;
+  beforeEach(async () => {
+    session = await ShadowSession.start(await open(), ITEMS);
+  });
+  afterEach(async () => {
+    await session?.close();
+    session = null;
+  });
+  return () => {
+    if (session === null) throw new Error('no shadow is open');
+    return session;
+  };
 }
