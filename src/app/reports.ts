@@ -35,14 +35,15 @@ export function listing(record: CaptureRecord): CaptureListing {
 const LOGGED_MAX = 5;
 
 /** What the log says of a capture. */
-export function logged({ number, verdict, note, coverage }: CaptureRecord): Readonly<Record<string, unknown>> {
-  const skipped = coverage?.skipped ?? [];
-  const said = { capture: number, verdict, note };
-  if (skipped.length === 0) return said;
-  const tables = Object.fromEntries(skipped.slice(0, LOGGED_MAX).map(({ table, reason }) => [table, reason]));
-  return skipped.length <= LOGGED_MAX
-    ? { ...said, notCompared: tables }
-    : { ...said, notCompared: tables, more: skipped.length - LOGGED_MAX };
+export function logged(record: CaptureRecord): Readonly<Record<string, unknown>> {
+  const { number, verdict, note, absent, notCompared } = listing(record);
+  return { capture: number, verdict, note, ...firstOf('absent', absent), ...firstOf('notCompared', notCompared) };
+}
+
+function firstOf(what: string, tables: CaptureListing['absent']): Readonly<Record<string, unknown>> {
+  if (tables.length === 0) return {};
+  const named = tables.slice(0, LOGGED_MAX).map(({ table, reason }) => `${table}: ${reason}`);
+  return { [what]: tables.length > LOGGED_MAX ? [...named, `and ${tables.length - LOGGED_MAX} more`] : named };
 }
 
 export function differenceReports(differences: readonly DiagnosedDifference[], values: ValueCodec): DifferenceReport[] {
