@@ -13,7 +13,7 @@ const INSERT = 1;
 const BYTES = 128;
 
 /**
- * Below so much work (25,000 small rows that are changed, or 6 MB of large ones) one transaction does it. Smaller folds are those of a shadow that
+ * Below so much work (20,000 small rows that are changed, or 6 MB of large ones) one transaction does it. Smaller folds are those of a shadow that
  * keeps up with what it is sent, and its other core is better left to those who send and read; decision 20 has what was measured.
  */
 export const LANE_WORK_MIN = 50_000;
